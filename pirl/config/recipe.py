@@ -1,0 +1,213 @@
+"""The knobs of a piRL run: one frozen-in-spirit dataclass per owner, a docstring under each field.
+
+Owns names, types, defaults and units (`algorithm.md` 15.4 for the algorithm; `product.md` 4-5 for the
+runtime). Refuses to know torch, LeRobot or how a file is read: rules live in `pirl.config.rules`, loading
+in `pirl.config.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RECIPE = "pi-rl"
+"""The one spelling of the recipe."""
+
+VARIANTS = ("flow-sde", "flow-noise")
+"""The two variants; each has a section of the same name with an underscore."""
+
+QUALIFIED_POLICIES = ("xvla",)
+"""Policy types with a contract adapter (`pirl.contract`)."""
+
+PROTOCOL_VERSION = 1
+"""Version of identity tensors, metadata keys and `pirl_*` transition fields."""
+
+
+@dataclass(kw_only=True)
+class LastStepStd:
+    """Std of the last denoising step per channel group, in action units (`algorithm.md` 3.9)."""
+
+    xyz: float = 0.005
+    """Metres."""
+    rot6d: float = 0.02
+    """Entries of the 6-D rotation, unitless."""
+    joint: float = 0.02
+    """Radians."""
+    gripper_logit: float = 1.0
+    """Logits of hidden gripper channels."""
+    other: float = 0.1
+    """Every other channel (`auto`), in action units; 0.1 of the data set's per-dim std is a start."""
+
+
+@dataclass(kw_only=True)
+class FlowSDEConfig:
+    """Flow-SDE: noise from the ODE-to-SDE conversion (`algorithm.md` 3, 5)."""
+
+    noise_method: str = "flow_sde"
+    """`flow_sde` or `flow_cps` (`algorithm.md` 3.10)."""
+    noise_level: float = 0.5
+    """`a` of the paper; unitless."""
+    w_rule: str = "sde"
+    """`sde` keeps the SDE drift; `vp` keeps the carried noise at unit variance."""
+    stochastic_steps: str = "one"
+    """`one` stochastic step per chunk (hybrid, the paper's default) or `all` steps, each its own sample."""
+    step_sampling: str = "uniform"
+    """Law of the stochastic step: `uniform`, `exclude_last` or `weights`."""
+    step_weights: tuple[float, ...] | None = None
+    """K weights, only with `step_sampling=weights`."""
+
+
+@dataclass(kw_only=True)
+class FlowNoiseConfig:
+    """Flow-Noise: learned std on every step, joint likelihood (`algorithm.md` 6)."""
+
+    noise_std_range: tuple[float, float] = (0.08, 0.16)
+    """Lower and upper bound of the learned std, in flow units."""
+    noise_head_hidden: tuple[int, ...] = (128, 64)
+    noise_head_detach: bool = False
+    """True stops the gradient from the noise head into the transformer."""
+    joint_reduction: str = "mean"
+    """`mean` over the K+1 terms (the published numbers) or `sum` (the exact likelihood)."""
+    noise_lr: float | None = None
+    """Learning rate of the noise head; null means `actor_lr`."""
+
+
+@dataclass(kw_only=True)
+class PiRLConfig:
+    """Variant and algorithm knobs; names and defaults of `algorithm.md` 15.4."""
+
+    variant: str | None = None
+    """`flow-sde` or `flow-noise`; required with the recipe, no default."""
+    flow_sde: FlowSDEConfig | None = None
+    flow_noise: FlowNoiseConfig | None = None
+
+    base_sampler: str = "native"
+    """`native` (carried noise, equals stock generation at zero noise) or `euler`."""
+    last_step_rule: str = "additive"
+    """`additive`: mean is the prediction, std is `last_step_std`; `sde`: the paper's own last step."""
+    last_step_std: LastStepStd = field(default_factory=LastStepStd)
+    noise_on_unused: bool = False
+    gripper_mode: str = "last_step"
+    """`last_step`, `bernoulli` or `none` (`algorithm.md` 7.2)."""
+    executed_dims: tuple[int, ...] | None = None
+    """Model action dims the robot executes; null means all real dims of the action mode."""
+    mask_unexecuted_rows: str = "auto"
+    """`auto`, `never` or `always` (`algorithm.md` 7.3)."""
+    logprob_level: str = "chunk"
+    """`chunk`, `action` or `token`."""
+
+    gamma: float = 0.99
+    """Discount per chunk."""
+    gae_lambda: float = 0.95
+    normalize_advantages: bool = True
+    shuffle_advantages: bool = False
+    """Negative control: permute advantages within the batch. A run with it must not learn."""
+    bootstrap_on_truncation: bool = False
+    adv_type: str = "gae"
+    """`gae` or `grpo`."""
+    group_size: int = 8
+    reward_filter: tuple[float, float] = (0.1, 0.9)
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    clip_dual: float = 3.0
+    log_ratio_clamp: float = 20.0
+    value_clip: float = 0.2
+    huber_delta: float = 10.0
+    value_coef: float = 1.0
+    loss_weighting: str = "trajectory"
+    """`trajectory` (each episode counts equally) or `chunk`."""
+    entropy_bonus: float = 0.0
+    kl_beta: float = 0.0
+    target_kl: float | None = None
+    """k3 estimate in nats above which the epoch loop stops; the set point of `kl_adaptive`."""
+    bc_weight: float = 0.0
+
+    actor_lr: float = 5e-6
+    actor_lr_max: float | None = None
+    """Cap of the adaptive rate; only with `lr_schedule=kl_adaptive`."""
+    value_lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    lr_schedule: str = "constant"
+    """`constant`, `cosine` (to a tenth over `runtime.total_updates`) or `kl_adaptive`."""
+    critic_warmup_steps: int = 0
+    """Updates in which only the critic trains."""
+    update_epochs: int = 4
+    global_batch: int = 2048
+    """Decisions per optimiser step."""
+    micro_batch: int = 128
+    """Decisions per backward pass; divides `global_batch`."""
+
+    value_hidden: tuple[int, ...] = (1024, 512, 256)
+    value_last_init: str = "zero"
+    """`zero` or `normal` (RLinf: std 0.02)."""
+    value_source: str = "vlm"
+    """`vlm` (mean-pooled tokens), `vlm_tokens` (primary-view tokens flattened) or `action_tokens`."""
+    value_epochs: int = 0
+    """Extra critic-only epochs per update over the last `value_buffer_updates` updates; 0 is the paper."""
+    value_buffer_updates: int = 1
+
+    recompute_proximal: bool = True
+    staleness_threshold: int = 1
+    """Versions a rollout may lag in `async` mode."""
+    behave_weight_threshold: float = 2.0
+    train_scope: str = "transformer"
+
+    @property
+    def is_flow_noise(self) -> bool:
+        """Whether the variant is Flow-Noise."""
+        return self.variant == "flow-noise"
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """Knobs of learner, actors and the link between them; never part of the policy config."""
+
+    host: str = "127.0.0.1"
+    """Address the learner binds and actors dial; anything but loopback needs `token`. Host-local."""
+    port: int = 50051
+    """Host-local; 0 lets `pirl launch` pick a free one."""
+    token: str | None = None
+    """Shared secret carried as gRPC metadata; host-local, never written to evidence."""
+    tls_cert: str | None = None
+    """PEM certificate file; host-local."""
+    tls_key: str | None = None
+    """PEM key file of the learner; host-local."""
+    actors: int = 1
+    envs_per_actor: int = 1
+    env_workers: int = 1
+    """Simulator subprocesses per actor; divides `envs_per_actor`."""
+    mode: str = "sync"
+    """`sync` (a rollout belongs to exactly one policy version) or `async` (bounded staleness)."""
+    rollout_chunks: int = 24576
+    """Decisions per update."""
+    total_updates: int = 500
+    checkpoint_every_updates: int = 10
+    """0 writes only the final checkpoint."""
+    config_identity: str = "path+hash"
+    """`path+hash`, or `hash` for several machines."""
+    learner_device: str = "cpu"
+    """Host-local."""
+    actor_device: str = "cpu"
+    """Host-local."""
+    torch_threads: int = 1
+    """Threads of each torch process; two processes with default threads fight for the same cores."""
+    connect_timeout_s: float = 120.0
+    """An actor waits this long for its learner to answer."""
+    reconnect_s: float = 0.0
+    """An actor that lost its learner tries this long to get it back; 0 ends at once."""
+    rollout_timeout_s: float = 1800.0
+    """The learner stops when no decision arrives for this long."""
+    heartbeat_s: float = 5.0
+    actor_timeout_s: float = 30.0
+    """A silent actor is given up after this long."""
+    parity_tol: float = 1e-3
+    """Largest |replayed - recorded| decision log-prob, nats, fp32 CPU (`algorithm.md` I11)."""
+    ratio_tol: float = 1e-3
+    """Largest |ratio - 1| at the first minibatch of an update (`algorithm.md` I12)."""
+    split_file: str | None = None
+    """JSON file of train and held-out initial states per task; null means the built-in split."""
+    split: str = "train"
+    """`train`, `heldout` or `all` (peer-comparable, labelled)."""

@@ -1,0 +1,1 @@
+"""What piRL needs of a policy, executable; and X-VLA behind it."""
