@@ -1,0 +1,116 @@
+"""LeRobot transitions to one `DecisionBatch`, and a sampled decision to one LeRobot transition.
+
+Owns the field placement of `algorithm.md` 13; knows no socket and no simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lerobot.utils.transition import Transition
+from torch import Tensor
+
+from pirl.errors import TransportError
+from pirl.records import ActionSpec, DecisionBatch, Observation
+
+STATE_KEY = "observation.state"
+INPUT_IDS = "pirl_input_ids"
+DOMAIN_ID = "pirl_domain_id"
+
+
+def observation_of(state: dict[str, Tensor], info: dict[str, Tensor]) -> Observation:
+    """The policy inputs of one transition side; language and domain travel beside the state."""
+    return Observation(
+        images={name: value for name, value in state.items() if name != STATE_KEY},
+        state=state[STATE_KEY],
+        input_ids=info[INPUT_IDS],
+        domain_id=info[DOMAIN_ID],
+    )
+
+
+def state_of(observation: Observation) -> dict[str, Tensor]:
+    """Inverse of `observation_of` without language and domain."""
+    return {**observation.images, STATE_KEY: observation.state}
+
+
+def build_transition(
+    *,
+    state: dict[str, Tensor],
+    next_state: dict[str, Tensor],
+    action: Tensor,
+    step_rewards: np.ndarray,
+    valid_steps: int,
+    terminated: bool,
+    truncated: bool,
+    info: dict[str, Tensor],
+    spec: ActionSpec,
+) -> Transition:
+    """One decision as a LeRobot transition.
+
+    Args:
+        state: uint8 images [1, 3, h, w] and float32 state [1, S]; `next_state` shares its tensors with
+            the following decision's `state`, so that serialisation stores them once.
+        action: [1, E, D] float32, model space.
+        step_rewards: [E] float32, zero past `valid_steps`.
+        info: replay fields and identifiers of `algorithm.md` 13.1, each with leading dim 1.
+    """
+    rewards = torch.zeros(1, spec.executed_steps)
+    rewards[0, : len(step_rewards)] = torch.from_numpy(np.asarray(step_rewards, dtype=np.float32))
+    return Transition(
+        state=state,
+        action=action,
+        reward=float(rewards.sum()),
+        next_state=next_state,
+        done=terminated,
+        truncated=truncated,
+        complementary_info={
+            **info,
+            "pirl_valid_steps": torch.tensor([valid_steps]),
+            "pirl_step_rewards": rewards,
+            "is_intervention": torch.tensor([0]),
+        },
+    )
+
+
+def build_batch(transitions: Sequence[Transition], *, policy_version: int) -> DecisionBatch:
+    """All transitions sorted by (episode, chunk); arrival order is irrelevant.
+
+    Raises:
+        TransportError: no transition, an episode with a gap or a repeated chunk, or an episode whose
+            weights changed between two chunks in `sync` data.
+    """
+    if not transitions:
+        raise TransportError("an update was asked for with no decision in the store")
+    infos = [dict(t.get("complementary_info") or {}) for t in transitions]
+    keys = [(int(i["pirl_episode_id"]), int(i["pirl_chunk_idx"])) for i in infos]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    _check_contiguous([keys[row] for row in order])
+    ordered = [transitions[row] for row in order]
+    infos = [infos[row] for row in order]
+    fields = {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
+    pairs = list(zip(ordered, infos, strict=True))
+    return DecisionBatch(
+        observation=Observation.cat([observation_of(t["state"], i) for t, i in pairs]),
+        next_observation=Observation.cat([observation_of(t["next_state"], i) for t, i in pairs]),
+        action=torch.cat([t["action"] for t in ordered]),
+        reward=torch.tensor([float(t["reward"]) for t in ordered]),
+        terminated=torch.tensor([bool(t["done"]) for t in ordered]),
+        truncated=torch.tensor([bool(t["truncated"]) for t in ordered]),
+        fields=fields,
+        policy_version=policy_version,
+    )
+
+
+def _check_contiguous(keys: Sequence[tuple[int, int]]) -> None:
+    """Chunk indices of every episode must be 0, 1, 2, ... without gap or repetition."""
+    previous: tuple[int, int] | None = None
+    for episode, chunk in keys:
+        expected = 0 if previous is None or previous[0] != episode else previous[1] + 1
+        if chunk != expected:
+            raise TransportError(
+                f"episode {episode}: chunk {chunk} where chunk {expected} must follow; the rollout has a "
+                "gap or a repeated decision"
+            )
+        previous = (episode, chunk)

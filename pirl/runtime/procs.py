@@ -1,0 +1,157 @@
+"""Child processes that cannot outlive their parent and cannot be waited for without a deadline.
+
+Owns spawning, group shutdown and the process table that evidence needs. Refuses to know what the children
+do. Read `pirl.runtime.launch` next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.05
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with(parent_pid: int) -> Callable[[], None]:
+    """A pre-exec hook: the kernel kills the child when the thread that forked it ends."""
+
+    def hook() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have died between fork and prctl.
+        if os.getppid() != parent_pid:
+            os._exit(1)
+        # Shells start background jobs with SIGINT ignored; children must see Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return hook
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One child process in its own session, with the log it writes."""
+
+    role: str
+    argv: tuple[str, ...]
+    log_path: Path | None
+    process: subprocess.Popen[bytes]
+    started_unix: float = field(default_factory=time.time)
+    ended_unix: float | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs. Never blocks."""
+        code = self.process.poll()
+        if code is not None and self.ended_unix is None:
+            self.ended_unix = time.time()
+        return code
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Exit code, or None when the deadline passes first."""
+        deadline = time.monotonic() + timeout_s
+        while (code := self.poll()) is None:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_POLL_S)
+        return code
+
+    def signal_group(self, signum: int) -> None:
+        """Send `signum` to the child's whole session; a group that is gone is no error."""
+        try:
+            os.killpg(self.pid, signum)
+        except ProcessLookupError:
+            return
+
+    def stop(self, grace_s: float = 5.0) -> int:
+        """TERM the group, wait `grace_s`, then KILL it; returns the exit code."""
+        if self.poll() is None:
+            self.signal_group(signal.SIGTERM)
+            self.wait(grace_s)
+        # The leader may have ended and left members of its group behind.
+        self.signal_group(signal.SIGKILL)
+        code = self.wait(5.0)
+        return -signal.SIGKILL if code is None else code
+
+
+def spawn(
+    role: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    log_path: Path | None = None,
+    cwd: Path | None = None,
+    stdout: int | IO[bytes] | None = None,
+) -> Child:
+    """Start `argv` in its own session with no standard input.
+
+    With `log_path`, stdout and stderr go there; with `stdout`, both go to that stream or pipe.
+    """
+    full_env = {**os.environ, **(env or {})}
+    stream: int | IO[bytes] | None = stdout
+    opened: IO[bytes] | None = None
+    if log_path is not None:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        opened = log_path.open("ab")
+        stream = opened
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT if stream is not None else None,
+            env=full_env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )
+    finally:
+        if opened is not None:
+            opened.close()
+    return Child(role=role, argv=tuple(argv), log_path=log_path, process=process)
+
+
+class ProcessGroup:
+    """Children that end together: leaving the block stops whatever still runs."""
+
+    def __init__(self, *, grace_s: float = 8.0) -> None:
+        self.children: list[Child] = []
+        self._grace_s = grace_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def add(self, child: Child) -> Child:
+        """Own `child` until the block ends."""
+        self.children.append(child)
+        return child
+
+    def stop(self) -> None:
+        """TERM all groups at once, then KILL what is left after the grace period."""
+        for child in self.children:
+            if child.poll() is None:
+                child.signal_group(signal.SIGTERM)
+        deadline = time.monotonic() + self._grace_s
+        for child in self.children:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        for child in self.children:
+            child.stop(grace_s=0.0)
