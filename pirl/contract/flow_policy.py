@@ -43,6 +43,11 @@ class FlowPolicy(Protocol):
         """W: width of `Prediction.features`."""
         ...
 
+    @property
+    def primary_view_shape(self) -> tuple[int, int]:
+        """(tokens, Wv) of the primary view: the first tokens of `Context.vlm_features`."""
+        ...
+
     def encode(self, observation: Observation) -> Context:
         """Encode raw observations once per decision; no gradient."""
         ...
