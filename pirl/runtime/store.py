@@ -83,10 +83,10 @@ class RolloutStore:
 
     def on_interaction(self, rank: int, actor_id: str, message: Mapping[str, Any]) -> None:
         """Accept an actor's end-of-rollout or episode message; heartbeats only show life."""
+        if message.get("type") != "rollout_done":
+            return
         with self._ready:
             self._last_arrival = time.monotonic()
-            if message.get("type") != "rollout_done":
-                return
             version = int(message["version"])
             if self._is_too_old(version):
                 return
@@ -112,12 +112,20 @@ class RolloutStore:
 
     # -- take: called from the learner's loop ------------------------------------------------------
 
+    def begin_version(self, version: int) -> None:
+        """Admit decisions of `version`; called before it is published, so that none arrives too early."""
+        with self._ready:
+            self._current_version = version
+            self._last_arrival = time.monotonic()
+            for key in [k for k in self._rollouts if self._is_too_old(k[0])]:
+                self.dropped["stale"] += len(self._rollouts.pop(key).transitions)
+
     def take(
-        self, *, version: int, min_decisions: int, timeout_s: float, stop: threading.Event
+        self, *, min_decisions: int, timeout_s: float, stop: threading.Event
     ) -> TakenRollouts | None:
         """Block until an update's decisions are there; None when `stop` is set meanwhile.
 
-        `sync`: exactly one complete rollout of `version` from every rank. `async`: complete rollouts of
+        `sync`: exactly one complete rollout of the current version from every rank. `async`: complete rollouts of
         admissible versions with at least `min_decisions` decisions in all, oldest first.
 
         Raises:
@@ -125,21 +133,18 @@ class RolloutStore:
             TransportError: a rollout is inconsistent.
         """
         with self._ready:
-            self._current_version = version
-            self._drop_too_old()
-            self._last_arrival = time.monotonic()
             while True:
                 if self._error is not None:
                     raise self._error
                 keys = self._complete_keys(min_decisions)
                 if keys:
-                    return self._consume(keys, version)
+                    return self._consume(keys)
                 if stop.is_set():
                     return None
                 silent_s = time.monotonic() - self._last_arrival
                 if silent_s > timeout_s:
                     raise LinkClosedError(
-                        f"no decision for version {version} arrived for {silent_s:.0f} s "
+                        f"no decision for version {self._current_version} arrived for {silent_s:.0f} s "
                         f"(runtime.rollout_timeout_s = {timeout_s}); have: {self._summary()}"
                     )
                 self._ready.wait(timeout=0.2)
@@ -183,10 +188,6 @@ class RolloutStore:
         lag = self._current_version - version
         return lag > (self._staleness_threshold if self._mode == "async" else 0)
 
-    def _drop_too_old(self) -> None:
-        for key in [k for k in self._rollouts if self._is_too_old(k[0])]:
-            self.dropped["stale"] += len(self._rollouts.pop(key).transitions)
-
     def _complete_keys(self, min_decisions: int) -> list[tuple[int, int, str]]:
         for (version, rank, actor_id), rollout in self._rollouts.items():
             expected = rollout.expected_decisions
@@ -204,7 +205,8 @@ class RolloutStore:
             chosen.setdefault(key[1], key)
         return list(chosen.values()) if len(chosen) == len(self._ranks) else []
 
-    def _consume(self, keys: Sequence[tuple[int, int, str]], version: int) -> TakenRollouts:
+    def _consume(self, keys: Sequence[tuple[int, int, str]]) -> TakenRollouts:
+        version = self._current_version
         taken = [self._rollouts.pop(key) for key in keys]
         transitions = [t for rollout in taken for t in rollout.transitions]
         self.consumed += len(transitions)

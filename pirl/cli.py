@@ -1,0 +1,75 @@
+"""`pirl <command>`: the only place that parses top-level arguments, prints results and chooses exit codes.
+
+Results go to stdout, progress and errors to stderr, nothing ever prompts. Each command imports what it
+needs when it is called: `pirl --help` costs no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from pirl.errors import ExitCode, PirlError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
+    "verify": ("pirl.evidence.verify", "check a bundle offline and recompute its verdict"),
+    "doctor": ("pirl.gate.doctor", "check this machine and the X-VLA x LIBERO profile"),
+    "validate": ("pirl.config.validate", "check a config and print its preflight summary"),
+    "launch": ("pirl.runtime.launch", "run a learner and its actors on this machine"),
+    "learner": ("pirl.learner", "run the learner"),
+    "actor": ("pirl.actor", "run one actor"),
+    "train": ("pirl.runtime.train_guard", "lerobot-train, guarded against the pi-rl recipe"),
+    "eval": ("pirl.learn.evaluate", "evaluate policies with counts and intervals"),
+    "demo": ("pirl.learn.demo", "demonstrations, warm start, piRL, evaluation: the learning proof"),
+    "bench": ("pirl.learn.bench", "bounded benchmarks with JSON results"),
+    "serve": ("pirl.gate.serve", "serve the Prefect deployment of phase2-gate"),
+}
+
+
+def usage() -> str:
+    """The list of commands and exit codes."""
+    lines = ["usage: pirl <command> [options]", "", "commands:"]
+    lines += [f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [
+        "",
+        "exit codes: 0 passed or done, 1 a check failed, 2 usage or invalid config,",
+        "            3 environment not ready, 4 interrupted, 5 mismatch",
+        "`pirl <command> --help` explains a command.",
+    ]
+    return "\n".join(lines)
+
+
+def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a command; every deliberate error becomes one message on stderr and its exit code.
+
+    An unexpected exception is not caught: Python prints its traceback and the process ends with code 1.
+    """
+    try:
+        return int(command(argv))
+    except PirlError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return int(ExitCode.INTERRUPTED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] in (["-h"], ["--help"]):
+        print(usage())
+        return int(ExitCode.OK)
+    if not args or args[0] not in COMMANDS:
+        print(usage(), file=sys.stderr)
+        if args:
+            print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
+        return int(ExitCode.USAGE)
+    module = import_module(COMMANDS[args[0]][0])
+    return run_guarded(module.main, args[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
