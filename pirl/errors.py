@@ -1,7 +1,7 @@
 """Every error pirl raises on purpose, and the exit code each one ends a process with.
 
-Owns the exception tree and the text format of a teaching error. Knows nothing of configs, tensors or
-sockets. Read `pirl.config` next.
+Owns the exception tree and the text format of a teaching error. Knows nothing of configs, tensors
+or sockets. Read `pirl.config` next.
 
     PirlError                    exit code 1
     |-- ConfigError              2  one or more fields of a config are wrong; carries all of them
@@ -11,7 +11,8 @@ sockets. Read `pirl.config` next.
     |-- NumericsError            1  not finite, or an invariant broken; carries the first offender
     |-- TransportError           1  the other side is gone, or sent what no peer may send
     |   `-- LinkClosedError      1  the other side ended or never answered within its deadline
-    |-- CheckpointError          1  incomplete, damaged or inconsistent checkpoint; carries the parts
+    |-- CheckpointError          1  incomplete, damaged or inconsistent; carries the parts
+    |-- EvidenceError            1  missing, malformed or leaking; carries the problems
     `-- EnvError                 1  the simulator failed; carries task and seed
 """
 
@@ -102,14 +103,26 @@ class EnvironmentNotReadyError(PirlError):
 
 
 class MismatchError(PirlError):
-    """Two sides disagree; every differing field is in `fields` with both values."""
+    """Two sides disagree; every differing field is in `fields` with both values.
+
+    `sides` says in the message what `ours` and `theirs` are, where that is clearer.
+    """
 
     exit_code = ExitCode.MISMATCH
 
-    def __init__(self, where: str, fields: Sequence[FieldMismatch]) -> None:
+    def __init__(
+        self,
+        where: str,
+        fields: Sequence[FieldMismatch],
+        *,
+        sides: tuple[str, str] = ("ours", "theirs"),
+    ) -> None:
         self.where = where
         self.fields = tuple(fields)
-        super().__init__(f"{where}: mismatch\n" + "\n".join(f"  {f}" for f in self.fields))
+        lines = (
+            f"  {f.field}: {sides[0]} = {f.ours!r}, {sides[1]} = {f.theirs!r}" for f in self.fields
+        )
+        super().__init__(f"{where}: mismatch\n" + "\n".join(lines))
 
 
 class NumericsError(PirlError):
@@ -130,6 +143,15 @@ class CheckpointError(PirlError):
     def __init__(self, message: str, *, parts: Sequence[str] = ()) -> None:
         self.parts = tuple(parts)
         detail = "".join(f"\n  {part}" for part in self.parts)
+        super().__init__(message + detail)
+
+
+class EvidenceError(PirlError):
+    """Evidence is missing, malformed or would leak; `problems` names each one."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = ()) -> None:
+        self.problems = tuple(problems)
+        detail = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(message + detail)
 
 
