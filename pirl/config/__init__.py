@@ -1,0 +1,32 @@
+"""Configuration: knobs, strict loading, rules and identity.
+
+Importing this package costs nothing: it pulls in neither torch nor LeRobot. The doors to LeRobot are
+`pirl.config.train` (the config class), `pirl.config.load` and `pirl.config.schema` (they decode into it).
+Read `pirl.config.recipe` next.
+"""
+
+from __future__ import annotations
+
+from pirl.config.recipe import (
+    PROTOCOL_VERSION,
+    QUALIFIED_POLICIES,
+    RECIPE,
+    VARIANTS,
+    FlowNoiseConfig,
+    FlowSDEConfig,
+    LastStepStd,
+    PiRLConfig,
+    RuntimeConfig,
+)
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "QUALIFIED_POLICIES",
+    "RECIPE",
+    "VARIANTS",
+    "FlowNoiseConfig",
+    "FlowSDEConfig",
+    "LastStepStd",
+    "PiRLConfig",
+    "RuntimeConfig",
+]

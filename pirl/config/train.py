@@ -1,0 +1,115 @@
+"""The config of a run: LeRobot's RL training config plus `recipe`, `pirl` and `runtime`.
+
+Owns the draccus classes; one of the doors to LeRobot (importing it imports torch). Refuses to know how
+a file is read. Read `pirl.config.load` next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import draccus
+from lerobot.configs.default import EvalConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.rl.train_rl import TrainRLServerPipelineConfig
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.rules import check_rules
+from pirl.errors import ConfigError, FieldError
+
+METAWORLD_IMAGE_KEY = f"{OBS_IMAGES}.image"
+"""The one camera of `pirl_metaworld`, as the policy sees it."""
+
+
+def _one_env_eval() -> EvalConfig:
+    # LeRobot's default derives the batch from this machine's core count, which would make the identity
+    # of one and the same file differ between machines.
+    return EvalConfig(batch_size=1)
+
+
+@dataclass(kw_only=True)
+class PiRLTrainConfig(TrainRLServerPipelineConfig):
+    """LeRobot's RL config with the piRL recipe; without `recipe` it behaves as LeRobot's own."""
+
+    eval: EvalConfig = field(default_factory=_one_env_eval)
+    recipe: str | None = None
+    """`pi-rl`, or null for LeRobot's own SAC path."""
+    pirl: PiRLConfig = field(default_factory=PiRLConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def validate(self) -> None:
+        """Check the config; with the recipe nothing is filled in.
+
+        LeRobot's own `validate` would set `algorithm` to SAC and put the policy's supervised optimiser
+        preset in place, so it runs only when `recipe` is absent.
+
+        Raises:
+            ConfigError: with the recipe, every rule that does not hold.
+        """
+        if self.recipe is None:
+            super().validate()
+            return
+        errors = check_rules(encode_config(self))
+        if errors:
+            raise ConfigError(errors)
+
+
+@EnvConfig.register_subclass("pirl_metaworld")
+@dataclass
+class PiRLMetaWorldEnvConfig(EnvConfig):
+    """MetaWorld driven by pirl: rendered only when the policy looks (`learning.md`, 64 px, one camera)."""
+
+    task: str | None = "button-press-topdown-v3"
+    tasks: list[str] | None = None
+    """Task names by task id; null means `task` alone."""
+    fps: int = 16
+    """Control steps per second: MetaWorld's 80 Hz divided by `action_repeat`."""
+    image_size: int = 64
+    """Side of the square image, pixels."""
+    action_repeat: int = 5
+    """Simulator steps per policy action."""
+    episode_length: int = 95
+    """Time limit in simulator steps."""
+    camera: str = "corner2"
+
+    def __post_init__(self) -> None:
+        pixels = f"pixels/{self.camera}"
+        self.features = {
+            ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(4,)),
+            "agent_pos": PolicyFeature(type=FeatureType.STATE, shape=(4,)),
+            pixels: PolicyFeature(
+                type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3)
+            ),
+        }
+        self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, pixels: METAWORLD_IMAGE_KEY}
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        """Nothing: there is no gym id behind this environment."""
+        return {}
+
+    def create_envs(self, n_envs: int, use_async_envs: bool = False) -> Any:
+        """Refuse: pirl's own runtime drives this environment.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            [
+                FieldError(
+                    field="env.type",
+                    value="pirl_metaworld",
+                    expected="an environment that LeRobot itself can create",
+                    fix="this one is driven by pirl: run `pirl eval`, `pirl learner` and `pirl actor`;"
+                    " LeRobot's commands can use --env.type=metaworld",
+                )
+            ]
+        )
+
+
+def encode_config(cfg: PiRLTrainConfig) -> dict[str, Any]:
+    """The config as plain JSON values, `type` keys included."""
+    return draccus.encode(cfg, PiRLTrainConfig)
