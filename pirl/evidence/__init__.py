@@ -1,0 +1,1 @@
+"""Numbers, verdicts and the folder that carries them. Read `metrics`, `criteria`, `verify`."""
