@@ -1,0 +1,350 @@
+"""Sample a denoising chain, and replay a recorded one under other weights.
+
+Owns the sampling loop of `algorithm.md` 4-6 and its mirror image on the learner. Refuses to know
+advantages, simulators and sockets. Read `pirl.algorithm.log_prob` for what is made of the steps.
+
+Everything here is fp32 (the dtype of the recorded fields), whatever the network computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pirl.algorithm.draws import Draws, draw_decision, draw_initial, stochastic_step
+from pirl.algorithm.flow_noise import NoiseHead
+from pirl.algorithm.gaussian import GaussianStep
+from pirl.algorithm.log_prob import (
+    ReducedLogProb,
+    ReplayedLogProb,
+    recorded_log_prob,
+    reduce_log_prob,
+    score_steps,
+    step_kl,
+)
+from pirl.algorithm.mask import decision_masks
+from pirl.algorithm.recording import (
+    CARRIED,
+    CHAIN,
+    DENOISE_INDEX,
+    GRIPPER,
+    LOG_PROB,
+    LOG_PROB_LAST,
+    LOG_PROB_MASK,
+    NOISE,
+    X_K,
+    X_LAST,
+    X_NEXT,
+    read_steps,
+    stores_all_steps,
+)
+from pirl.algorithm.transition import (
+    StepTables,
+    build_tables,
+    flow_sde_settings,
+    refresh_carried,
+    transition,
+)
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.errors import ContractError, FieldError
+from pirl.records import ActionSpec, Context, SampledChunk
+
+__all__ = [
+    "ReducedLogProb",
+    "ReplayedLogProb",
+    "recorded_log_prob",
+    "reduce_log_prob",
+    "replay_log_prob",
+    "sample_chunk",
+    "step_kl",
+]
+
+BERNOULLI_LOGIT = 10.0
+"""Logit that stands for a drawn gripper state in the chunk: its sigmoid is 5e-5 from 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trace:
+    """Every step of a batch of sampled chains."""
+
+    chain: Float[Tensor, "B K+1 C D"]
+    carried: Float[Tensor, "B K C D"]
+    law: GaussianStep
+    """Mean and std [B, K, C, D] of every step."""
+    last_clean: Float[Tensor, "B C D"]
+    """The prediction at the last step."""
+
+
+@torch.no_grad()
+def sample_chunk(
+    policy: FlowPolicy,
+    context: Context,
+    *,
+    pirl: PiRLConfig,
+    noise_head: NoiseHead | None,
+    rngs: Sequence[torch.Generator],
+    stochastic: bool = True,
+) -> SampledChunk:
+    """One action chunk per context row, with what replay needs to score it again.
+
+    Args:
+        context: encoded observations.
+        noise_head: only with Flow-Noise.
+        rngs: one generator per row; a row's chunk depends on its own generator only.
+        stochastic: False is the deterministic sampler (stock semantics: initial noise random, no
+        noise
+            after it); the chunk then has no log-prob and `fields` is empty.
+
+    Returns:
+        The chunk x_K in model space and the fields 9-17 of `algorithm.md` 13.1, fp32.
+
+    Raises:
+        ContractError: the number of generators or the noise head does not fit.
+        NumericsError: a step whose density the recipe asks for has none.
+
+    Invariant: without noise and with the native base the chunk is bit-identical to the policy's own
+    sampler at equal initial noise.
+    """
+    spec = policy.spec
+    _check_call(policy, context, pirl=pirl, noise_head=noise_head, rows=len(rngs))
+    device = context.proprio.device
+    tables = build_tables(spec, pirl, device=device)
+    num_steps = tables.num_steps
+    if not stochastic:
+        initial = draw_initial(spec, rngs, device=device)
+        nowhere = torch.zeros(len(rngs), num_steps, dtype=torch.bool, device=device)
+        trace = _run_chain(
+            policy, context, tables=tables, initial=initial, stochastic=nowhere, pirl=pirl
+        )
+        return SampledChunk(chunk=trace.chain[:, -1], fields={})
+    every_step = stores_all_steps(pirl)
+    draws = draw_decision(
+        spec, rngs, stochastic_steps=num_steps if every_step else 1, device=device
+    )
+    indices = torch.arange(num_steps, device=device).expand(len(rngs), -1)
+    if every_step:
+        step = indices
+    else:
+        settings = flow_sde_settings(pirl)
+        step = stochastic_step(draws.step_quantile, num_steps=num_steps, settings=settings)[:, None]
+    trace = _run_chain(
+        policy,
+        context,
+        tables=tables,
+        initial=draws.initial,
+        stochastic=(indices[:, None] == step[..., None]).any(dim=1),
+        noise=draws.noise.expand(-1, num_steps, -1, -1),
+        pirl=pirl,
+        noise_head=noise_head,
+    )
+    return _record(spec, pirl, trace=trace, step=step, draws=draws)
+
+
+def replay_log_prob(
+    policy: FlowPolicy,
+    context: Context,
+    *,
+    fields: Mapping[str, Tensor],
+    pirl: PiRLConfig,
+    noise_head: NoiseHead | None,
+) -> ReplayedLogProb:
+    """Log-prob of recorded decisions under the policy's current weights, with gradients.
+
+    One batched network call: B rows in hybrid mode (2B with a Bernoulli gripper), B*K when every
+    step is recorded. In hybrid mode, and with `stochastic_steps=all` under the native base, the
+    recorded x_k and carried noise are constants: the gradient is that of the recorded steps only (a
+    semi-gradient, `algorithm.md` 5), although the carried noise of a later step was computed from
+    earlier predictions.
+
+    Args:
+        context: encoded observations; must be the ones the actor saw.
+        fields: as recorded; `pirl_valid_steps` and `is_intervention` shape the mask where present.
+
+    Raises:
+        ContractError: a field is missing or has the wrong shape.
+        NumericsError: a masked coordinate has no density, or the result is not finite.
+
+    Invariant: same weights and same fields give the recorded value within 1e-5 per decision (fp32
+    CPU).
+    """
+    spec = policy.spec
+    _check_call(policy, context, pirl=pirl, noise_head=noise_head, rows=len(context))
+    steps = read_steps(spec, pirl, fields)
+    rows, stored = steps.step.shape
+    device, dtype = steps.x.device, steps.x.dtype
+    tables = build_tables(spec, pirl, dtype=dtype, device=device)
+    row = torch.arange(rows, device=device).repeat_interleave(stored)
+    step, x = steps.step.flatten(), steps.x.flatten(0, 1)
+    time = tables.time[step]
+    if steps.x_last is not None:
+        row = torch.cat([row, torch.arange(rows, device=device)])
+        x, time = torch.cat([x, steps.x_last]), torch.cat([time, tables.time[-2].expand(rows)])
+    one_pass_per_row = len(row) == rows
+    prediction = policy.predict(context if one_pass_per_row else context.index(row), x, time)
+    clean = prediction.clean.to(dtype)
+    count = rows * stored
+    learned = None if noise_head is None else noise_head(prediction.features[:count]).to(dtype)
+    law = transition(
+        tables,
+        step=step,
+        x=x[:count],
+        clean=clean[:count],
+        carried=steps.carried.flatten(0, 1),
+        learned_std=learned,
+    )
+    law = GaussianStep(
+        mean=law.mean.unflatten(0, (rows, stored)), std=law.std.unflatten(0, (rows, stored))
+    )
+    last_clean = clean.unflatten(0, (-1, rows))[-1] if steps.x_last is not None else None
+    if last_clean is None:
+        last_clean = clean.unflatten(0, (rows, stored))[:, -1]
+    return score_steps(
+        spec,
+        pirl,
+        steps=steps,
+        law=law,
+        gripper_logit=_gripper_logit(spec, pirl, last_clean),
+        masks=decision_masks(spec, pirl, step=steps.step, fields=fields),
+    )
+
+
+def _run_chain(
+    policy: FlowPolicy,
+    context: Context,
+    *,
+    tables: StepTables,
+    initial: Float[Tensor, "B C D"],
+    stochastic: Tensor,
+    pirl: PiRLConfig,
+    noise: Tensor | None = None,
+    noise_head: NoiseHead | None = None,
+) -> _Trace:
+    """Denoise from `initial`; `stochastic` [B, K] says which steps of which rows add `noise`."""
+    x, carried = initial, initial
+    chain, carries, means, stds = [x], [carried], [], []
+    clean = initial
+    for k in range(tables.num_steps):
+        step = torch.full((len(initial),), k, device=initial.device)
+        prediction = policy.predict(context, x, tables.time[step])
+        clean = prediction.clean.to(initial.dtype)
+        learned = None if noise_head is None else noise_head(prediction.features).to(clean.dtype)
+        law = transition(
+            tables,
+            step=step,
+            x=x,
+            clean=clean,
+            carried=carried,
+            stochastic=stochastic[:, k],
+            learned_std=learned,
+        )
+        x = law.mean if noise is None else law.mean + law.std * noise[:, k]
+        if not pirl.is_flow_noise and k + 1 < tables.num_steps:
+            carried = refresh_carried(
+                tables, step=k, x_next=x, clean=clean, carried=carried, std=law.std
+            )
+        chain.append(x)
+        carries.append(carried)
+        means.append(law.mean)
+        stds.append(law.std)
+    return _Trace(
+        chain=torch.stack(chain, dim=1),
+        carried=torch.stack(carries[:-1], dim=1),
+        law=GaussianStep(mean=torch.stack(means, dim=1), std=torch.stack(stds, dim=1)),
+        last_clean=clean,
+    )
+
+
+def _record(
+    spec: ActionSpec, pirl: PiRLConfig, *, trace: _Trace, step: Tensor, draws: Draws
+) -> SampledChunk:
+    """Fields of a sampled chain, scored as replay will score them."""
+    row = torch.arange(len(step), device=step.device)[:, None]
+    chain = trace.chain
+    fields: dict[str, Tensor]
+    if stores_all_steps(pirl):
+        fields = {CHAIN: chain}
+        if not pirl.is_flow_noise and pirl.base_sampler == "native":
+            fields[CARRIED] = trace.carried
+    else:
+        at, index = row[:, 0], step[:, 0]
+        fields = {DENOISE_INDEX: index, NOISE: chain[:, 0]}
+        fields |= {X_K: chain[at, index], X_NEXT: chain[at, index + 1]}
+    chunk = chain[:, -1]
+    gripper_logit = _gripper_logit(spec, pirl, trace.last_clean)
+    if gripper_logit is not None:
+        closed = draws.gripper_quantile < torch.sigmoid(gripper_logit)
+        fields[GRIPPER] = closed.to(torch.uint8)
+        if not stores_all_steps(pirl):
+            fields[X_LAST] = chain[:, -2]
+        chunk = chunk.clone()
+        drawn = torch.where(closed, BERNOULLI_LOGIT, -BERNOULLI_LOGIT)
+        chunk[:, : spec.executed_steps, list(spec.gripper_dims)] = drawn
+    scored = score_steps(
+        spec,
+        pirl,
+        steps=read_steps(spec, pirl, fields),
+        law=GaussianStep(mean=trace.law.mean[row, step], std=trace.law.std[row, step]),
+        gripper_logit=gripper_logit,
+        masks=decision_masks(spec, pirl, step=step, fields={}),
+    )
+    one_sample = scored.log_prob.shape[1] == 1
+    fields[LOG_PROB] = scored.log_prob[:, 0] if one_sample else scored.log_prob
+    fields[LOG_PROB_MASK] = scored.mask[:, 0] if one_sample else scored.mask
+    if pirl.is_flow_noise:
+        fields[LOG_PROB_LAST] = scored.last_share
+    return SampledChunk(chunk=chunk, fields=fields)
+
+
+def _gripper_logit(
+    spec: ActionSpec, pirl: PiRLConfig, last_clean: Float[Tensor, "B C D"]
+) -> Float[Tensor, "B E G"] | None:
+    if pirl.gripper_mode != "bernoulli":
+        return None
+    return last_clean[:, : spec.executed_steps, list(spec.gripper_dims)]
+
+
+def _check_call(
+    policy: FlowPolicy,
+    context: Context,
+    *,
+    pirl: PiRLConfig,
+    noise_head: NoiseHead | None,
+    rows: int,
+) -> None:
+    """Rows fit, and the noise head is there exactly when the variant has one."""
+    clauses: list[FieldError] = []
+    if rows != len(context):
+        clauses.append(
+            FieldError(
+                field="rngs",
+                value=rows,
+                expected=f"{len(context)} generators, one per context row",
+                fix="pass one torch.Generator per decision",
+            )
+        )
+    if pirl.is_flow_noise != (noise_head is not None):
+        clauses.append(
+            FieldError(
+                field="noise_head",
+                value=noise_head,
+                expected="a NoiseHead with Flow-Noise, None with Flow-SDE",
+                fix="build it with the variant of the recipe",
+            )
+        )
+    wanted = pirl.executed_dims
+    if wanted is not None and tuple(wanted) != policy.spec.executed_dims:
+        clauses.append(
+            FieldError(
+                field="pirl.executed_dims",
+                value=tuple(wanted),
+                expected=f"what the policy adapter was built with, {policy.spec.executed_dims}",
+                fix="build the policy with the recipe's executed_dims",
+            )
+        )
+    if clauses:
+        raise ContractError(clauses)
