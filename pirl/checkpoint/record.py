@@ -1,0 +1,209 @@
+"""What a checkpoint says about the run that wrote it, and in what a resuming process differs.
+
+Owns `run_state.json`, the list of fields that may change on resume and `resume_log.jsonl`. Refuses
+to know weights. Read `pirl.checkpoint.load` next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from pirl import __version__
+from pirl.checkpoint.layout import RUN_STATE
+from pirl.checkpoint.manifest import canonical
+from pirl.checkpoint.state import RunState
+from pirl.config.identity import canonical_json, config_hash
+from pirl.config.train import PiRLTrainConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.xvla import architecture_digest
+from pirl.errors import CheckpointError, FieldMismatch
+
+RECORD_VERSION = 1
+"""Version of the fields of `run_state.json`."""
+
+LIBRARIES = ("lerobot", "torch", "numpy", "transformers", "safetensors")
+"""Their versions decide the bits of a run, so a resume needs the same ones."""
+
+RESUME_LOG = "resume_log.jsonl"
+
+_FIELDS = (
+    "run_id",
+    "step",
+    "policy_version",
+    "counters",
+    "env_cursor",
+    "identity",
+    "config",
+    "policy",
+    "versions",
+    "digests",
+)
+
+MAY_CHANGE = (
+    "job_name",
+    "log_freq",
+    "save_freq",
+    "runtime.checkpoint_every_updates",
+    "runtime.total_updates",
+)
+"""Fields that a resume may change: length, logging, cadence. Host-local ones (job, wandb, devices,
+addresses) are not part of a config's identity at all; everything else decides what the run
+computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeDifferences:
+    """Fields in which two configs differ; `ours` is the new value, `theirs` the old one."""
+
+    allowed: tuple[FieldMismatch, ...]
+    forbidden: tuple[FieldMismatch, ...]
+
+
+def resume_differences(old_cfg: PiRLTrainConfig, new_cfg: PiRLTrainConfig) -> ResumeDifferences:
+    """Sort the fields in which two configs differ by whether a resume may change them.
+
+    Host-local fields (`pirl.config.identity`) are ignored.
+    """
+    return _differences(config_tree(old_cfg), config_tree(new_cfg))
+
+
+def config_tree(cfg: PiRLTrainConfig) -> dict[str, Any]:
+    """The config's canonical form, without host-local fields."""
+    return json.loads(canonical_json(cfg))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that decide the bits of a run; Python without its patch level."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, "pirl": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def describe_run(
+    state: RunState, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """The content of `run_state.json`."""
+    return {
+        "record_version": RECORD_VERSION,
+        "run_id": state.run_id,
+        "step": state.step,
+        "policy_version": state.policy_version,
+        "counters": dict(state.counters),
+        "env_cursor": dict(state.env_cursor),
+        "identity": _identity(cfg) | {"config_path": state.config_path},
+        "config": config_tree(cfg),
+        "policy": _describe_policy(flow_policy),
+        "versions": library_versions(),
+        "digests": dict(digests),
+    }
+
+
+def read_record(step_dir: Path) -> dict[str, Any]:
+    """`run_state.json` of a step folder.
+
+    Raises:
+        CheckpointError: it is missing, not JSON, of another version or lacks a field.
+    """
+    problem = f"{step_dir}: cannot read the run's record"
+    try:
+        content = json.loads((step_dir / RUN_STATE).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(problem, parts=[f"{RUN_STATE}: {error}"]) from error
+    record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    if record.get("record_version") != RECORD_VERSION:
+        found = record.get("record_version")
+        part = f"{RUN_STATE}: record_version is {found!r}, expected {RECORD_VERSION}"
+        raise CheckpointError(problem, parts=[part])
+    missing = [name for name in _FIELDS if name not in record]
+    if missing:
+        raise CheckpointError(problem, parts=[f"{RUN_STATE}: no field {name}" for name in missing])
+    return record
+
+
+def compare_run(
+    record: Mapping[str, Any], *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy
+) -> ResumeDifferences:
+    """In what this process differs from the run that wrote `record`.
+
+    Compared: every config field, recipe, variant and config hash as recorded beside the config (an
+    edited record contradicts itself), the policy's architecture and action space, library versions.
+    """
+    recorded_config = record["config"]
+    config = _differences(recorded_config, config_tree(cfg))
+    recorded_identity = record["identity"]
+    own_hash = hashlib.sha256(canonical(recorded_config).encode()).hexdigest()
+    identity = _identity(cfg) | {"config_hash": own_hash}
+    identity["config_path"] = recorded_identity.get("config_path")
+    pairs = (
+        ("identity", recorded_identity, identity),
+        ("policy", record["policy"], _describe_policy(flow_policy)),
+        ("versions", record["versions"], library_versions()),
+    )
+    rest = [field for name, old, new in pairs for field in _compare(old, new, prefix=name)]
+    return ResumeDifferences(allowed=config.allowed, forbidden=(*config.forbidden, *rest))
+
+
+def log_resume(run_dir: Path, step: int, differences: ResumeDifferences) -> Path:
+    """Append one line to the run's `resume_log.jsonl`: when, from where, with which changes."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "versions": library_versions(),
+        "changed": [
+            {"field": field.field, "checkpoint": field.theirs, "now": field.ours}
+            for field in differences.allowed
+        ],
+    }
+    path = run_dir / RESUME_LOG
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _identity(cfg: PiRLTrainConfig) -> dict[str, Any]:
+    return {"recipe": cfg.recipe, "variant": cfg.pirl.variant, "config_hash": config_hash(cfg)}
+
+
+def _describe_policy(flow_policy: FlowPolicy) -> dict[str, Any]:
+    spec = flow_policy.spec
+    return {
+        "architecture": architecture_digest(flow_policy),
+        "action_mode": spec.action_mode,
+        "chunk_size": spec.chunk_size,
+        "executed_steps": spec.executed_steps,
+        "model_dim": spec.model_dim,
+        "env_dim": spec.env_dim,
+        "denoising_steps": spec.denoising_steps,
+        "executed_dims": list(spec.executed_dims),
+        "hidden_gripper_dims": list(spec.hidden_gripper_dims),
+        "group_of_dim": list(spec.group_of_dim),
+    }
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> ResumeDifferences:
+    found = _compare(old, new, prefix="")
+    allowed = tuple(field for field in found if field.field in MAY_CHANGE)
+    forbidden = tuple(field for field in found if field.field not in MAY_CHANGE)
+    return ResumeDifferences(allowed=allowed, forbidden=forbidden)
+
+
+def _compare(old: Any, new: Any, *, prefix: str) -> list[FieldMismatch]:
+    """Differing leaves by dotted name; a field that one side lacks is shown as None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        mine, theirs = cast("dict[str, Any]", new), cast("dict[str, Any]", old)
+        found: list[FieldMismatch] = []
+        for key in sorted(mine.keys() | theirs.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            found.extend(_compare(theirs.get(key), mine.get(key), prefix=name))
+        return found
+    return [] if old == new else [FieldMismatch(field=prefix, ours=new, theirs=old)]
