@@ -1,0 +1,36 @@
+"""Where everything of a run lies below its output folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run; the learner owns the folder, each actor writes only below its own."""
+
+    root: Path
+
+    @property
+    def learner_metrics(self) -> Path:
+        """One row per update."""
+        return self.root / "learner" / "metrics.jsonl"
+
+    @property
+    def episodes(self) -> Path:
+        """One record per consumed episode."""
+        return self.root / "learner" / "episodes.jsonl"
+
+    @property
+    def run_record(self) -> Path:
+        """Identity, digests before and after, counters, exit reason."""
+        return self.root / "learner" / "run.json"
+
+    def actor_metrics(self, rank: int) -> Path:
+        """One row per rollout of that actor."""
+        return self.root / f"actor-{rank}" / "metrics.jsonl"
+
+    def actor_record(self, rank: int) -> Path:
+        """Handshake, versions acted with, counters, exit reason."""
+        return self.root / f"actor-{rank}" / "run.json"

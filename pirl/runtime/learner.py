@@ -1,0 +1,327 @@
+"""The learner: take a rollout, update, publish, checkpoint. Each is a call to a tested function.
+
+Owns the loop, the run folder and the books (`learner/run.json`). Refuses to know the maths and the bytes on
+the wire. Read `pirl.runtime.store` for what it waits on, `pirl.algorithm.update` for what it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pirl.checkpoint.digests import state_digests
+from pirl.checkpoint.load import load_checkpoint
+from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.save import save_checkpoint
+from pirl.checkpoint.state import RunState
+from pirl.config.load import LoadedConfig, load_config, write_resolved
+from pirl.config.preflight import preflight_summary
+from pirl.config.routing import is_pi_rl
+from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
+from pirl.evidence.metric_log import JsonLines, MetricLog
+from pirl.hooks import active_hooks
+from pirl.records import EpisodeRecord
+from pirl.runtime.batch import build_batch
+from pirl.runtime.layout import RunFolder
+from pirl.runtime.session import Session, build_session, configure_logging, stop_on_signals
+from pirl.runtime.store import RolloutStore, TakenRollouts
+from pirl.runtime.timers import StageTimers
+from pirl.transport.server import LearnerServer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Books:
+    """Totals of a run that checkpoints carry on and the gate audits."""
+
+    updates: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    successes: int = 0
+    versions_published: list[int] = field(default_factory=list[int])
+
+
+class Learner:
+    """One run, from a fresh start or a checkpoint, to its last update."""
+
+    def __init__(self, session: Session, *, folder: RunFolder, stop: threading.Event) -> None:
+        cfg = session.loaded.cfg
+        self._session = session
+        self._cfg = cfg
+        self._folder = folder
+        self._stop = stop
+        self._books = Books()
+        self._version = 0
+        self._timers = StageTimers()
+        self._store = RolloutStore(
+            actors=cfg.runtime.actors,
+            mode=cfg.runtime.mode,
+            staleness_threshold=cfg.pirl.staleness_threshold,
+        )
+        self._server = LearnerServer(
+            session.identity, runtime=cfg.runtime, sink=self._store, schema=session.schema
+        )
+        self._started = time.monotonic()
+
+    def restore(self, step_dir: Path) -> None:
+        """Continue from `step_dir`: everything is restored, or an error ends the run.
+
+        Raises:
+            CheckpointError, MismatchError: as `load_checkpoint`.
+        """
+        state = load_checkpoint(
+            step_dir,
+            cfg=self._cfg,
+            flow_policy=self._session.policy,
+            algorithm=self._session.algorithm,
+            run_dir=self._folder.root,
+        )
+        self._version = state.policy_version
+        counters = dict(state.counters)
+        self._books = Books(**counters.pop("books"))
+        self._store.restore_counters(counters)
+        for path in (self._folder.learner_metrics, self._folder.episodes):
+            _set_aside_rows_after(path, self._version)
+
+    def run(self) -> ExitCode:
+        """Serve, update until `runtime.total_updates`, close the books.
+
+        Raises:
+            PirlError: the reason is in `run.json` before the error leaves.
+        """
+        before = self._digests()
+        self._server.start()
+        reason = "failed"
+        try:
+            with (
+                MetricLog(self._folder.learner_metrics) as metrics,
+                JsonLines(self._folder.episodes) as episodes,
+            ):
+                code = self._loop(metrics, episodes)
+            reason = "finished" if code is ExitCode.OK else "interrupted"
+            return code
+        except PirlError as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._server.stop(finished=reason == "finished")
+            self._store.drop_held("run_ended")
+            self._write_record(before, reason)
+
+    def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
+        runtime = self._cfg.runtime
+        self._publish()
+        while self._version < runtime.total_updates:
+            with self._timers.stage("wait"):
+                taken = self._store.take(
+                    min_decisions=runtime.rollout_chunks,
+                    timeout_s=runtime.rollout_timeout_s,
+                    stop=self._stop,
+                )
+            if taken is None:
+                return ExitCode.INTERRUPTED
+            row = self._update(taken)
+            self._publish()
+            for record in taken.episodes:
+                episodes.write(asdict(record) | {"update": self._version})
+            if self._is_checkpoint_due():
+                with self._timers.stage("checkpoint"):
+                    self._save()
+            metrics.write(
+                step=self._version, version=self._version, metrics=row | self._timers.drain()
+            )
+            logger.info(
+                "update %d/%d: %d decisions, %d/%d episodes succeeded, kl %.2e",
+                self._version,
+                runtime.total_updates,
+                len(taken.transitions),
+                row["rollout/successes"],
+                row["rollout/episodes"],
+                row["update/approx_kl"],
+            )
+        return ExitCode.OK
+
+    def _update(self, taken: TakenRollouts) -> dict[str, float]:
+        """One update; afterwards the version is one higher."""
+        batch = build_batch(taken.transitions, policy_version=self._version)
+        with self._timers.stage("update"):
+            stats = self._session.algorithm.update(iter([batch]))
+        self._version += 1
+        self._books.updates += 1
+        self._books.episodes += len(taken.episodes)
+        self._books.successes += sum(e.success for e in taken.episodes)
+        self._books.env_steps += sum(e.env_steps for e in taken.episodes)
+        return {
+            **stats.to_log_dict(),
+            **episode_metrics(taken.episodes),
+            **self._store.counters(),
+            "version/current": float(self._version),
+            "version/lag_max": float(taken.policy_lag_max),
+            "counters/updates": float(self._books.updates),
+            "counters/env_steps": float(self._books.env_steps),
+            "counters/rejected_peers": float(self._server.rejected_calls),
+            "link/bytes_received": float(self._store.bytes_received),
+            "time/wall_s": time.monotonic() - self._started,
+        }
+
+    def _publish(self) -> None:
+        """Make the current version the one actors act with; encoded once, sent to each."""
+        with self._timers.stage("publish"):
+            self._store.begin_version(self._version)
+            self._server.publish(
+                self._session.algorithm.get_weights(),
+                version=self._version,
+                final=self._version >= self._cfg.runtime.total_updates,
+            )
+        self._books.versions_published.append(self._version)
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self._cfg.runtime.checkpoint_every_updates
+        last = self._version == self._cfg.runtime.total_updates
+        return last or (every > 0 and self._version % every == 0)
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self._folder.root,
+            state=self._run_state(),
+            total_steps=self._cfg.runtime.total_updates,
+            cfg=self._cfg,
+            flow_policy=self._session.policy,
+            algorithm=self._session.algorithm,
+            for_libero=self._cfg.env.type == "libero",
+        )
+
+    def _run_state(self) -> RunState:
+        return RunState(
+            run_id=self._session.identity.run_id,
+            step=self._version,
+            policy_version=self._version,
+            config_path=self._session.loaded.identity.path,
+            counters={**self._store.counters(), "books": asdict(self._books)},
+            # Episodes are a function of (seed, version, rank): the version is the whole cursor.
+            env_cursor={"policy_version": self._version},
+        )
+
+    def _digests(self) -> dict[str, str]:
+        return dict(
+            state_digests(self._session.policy, self._session.algorithm, self._run_state())
+        )
+
+    def _write_record(self, before: Mapping[str, str], reason: str) -> None:
+        record: dict[str, Any] = {
+            "role": "learner",
+            "identity": asdict(self._session.identity),
+            "exit_reason": reason,
+            "hooks": sorted(active_hooks()),
+            "torch_threads": torch.get_num_threads(),
+            "digests_before": dict(before),
+            "digests_after": self._digests(),
+            "counters": self._store.counters(),
+            "books": asdict(self._books),
+            "connections": self._server.connections(),
+            "rejections": self._server.rejections(),
+        }
+        path = self._folder.run_record
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def episode_metrics(episodes: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Counts first; a rate never stands without them."""
+    count = len(episodes)
+    successes = sum(e.success for e in episodes)
+    return {
+        "rollout/episodes": float(count),
+        "rollout/successes": float(successes),
+        "rollout/success_rate": successes / count if count else 0.0,
+        "rollout/env_steps": float(sum(e.env_steps for e in episodes)),
+        "rollout/mean_env_steps": sum(e.env_steps for e in episodes) / max(count, 1),
+        "rollout/mean_decisions": sum(e.decisions for e in episodes) / max(count, 1),
+        "rollout/mean_return": sum(e.reward for e in episodes) / max(count, 1),
+    }
+
+
+def _set_aside_rows_after(path: Path, version: int) -> None:
+    """Move rows of updates that a crash undid to a file of their own; nothing is deleted.
+
+    The torn last line of a killed process is moved as well.
+    """
+    if not path.exists():
+        return
+    kept: list[bytes] = []
+    undone: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        is_whole = line.endswith(b"\n")
+        row = json.loads(line) if is_whole else {}
+        update = row.get("update", row.get("step", version + 1))
+        (kept if is_whole and update <= version else undone).append(line)
+    if not undone:
+        return
+    with path.with_suffix(f".undone-{os.getpid()}.jsonl").open("ab") as aside:
+        aside.writelines(undone)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(b"".join(kept))
+    temporary.replace(path)
+
+
+def open_run_folder(loaded: LoadedConfig) -> RunFolder:
+    """The run's output folder; a folder that holds another run is refused.
+
+    Raises:
+        ConfigError: the folder exists and the run does not resume.
+    """
+    folder = RunFolder(Path(str(loaded.cfg.output_dir)))
+    if not loaded.cfg.resume and folder.root.exists() and any(folder.root.iterdir()):
+        raise ConfigError(
+            [
+                FieldError(
+                    field="output_dir",
+                    value=str(loaded.cfg.output_dir),
+                    expected="a folder that does not exist yet, or --resume=true",
+                    fix="choose another output_dir, or resume with --resume=true "
+                    "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
+                )
+            ]
+        )
+    folder.root.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run_learner(loaded: LoadedConfig, *, stop: threading.Event) -> ExitCode:
+    """Run the learner of a validated pi-rl config to its end."""
+    folder = open_run_folder(loaded)
+    session = build_session(
+        loaded, device=loaded.cfg.runtime.learner_device, run_id=uuid.uuid4().hex
+    )
+    learner = Learner(session, folder=folder, stop=stop)
+    if loaded.cfg.resume:
+        learner.restore(resolve_checkpoint(loaded.source_path))
+    else:
+        write_resolved(loaded.cfg, folder.root / "train_config.json")
+    return learner.run()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of the learner: `--config_path F` and dotted overrides.
+
+    A config without `recipe` goes to LeRobot's own learner, unchanged.
+    """
+    if not is_pi_rl(argv):
+        return run_lerobot_learner(argv)
+    config_path, overrides = split_config_path(argv)
+    loaded = load_config(config_path, overrides)
+    configure_logging("learner")
+    stop = stop_on_signals()
+    logger.info("\n%s", preflight_summary(loaded))
+    return int(run_learner(loaded, stop=stop))

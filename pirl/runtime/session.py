@@ -1,0 +1,106 @@
+"""What learner and actor build alike from one config: policy, algorithm, identity, seeds, threads.
+
+Owns the construction order, so that both roles build the same objects from the same bytes. Refuses to know
+sockets and simulators.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+
+from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
+from pirl.config.load import LoadedConfig
+from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, build_policy
+from pirl.transport.identity import Identity
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The objects of one role."""
+
+    loaded: LoadedConfig
+    policy: XVLAFlowPolicy
+    algorithm: PiRLAlgorithm
+    identity: Identity
+
+
+def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
+    """Policy and algorithm from a validated config, deterministic in `cfg.seed`.
+
+    Args:
+        device: the role's own device (`runtime.learner_device` or `runtime.actor_device`).
+        run_id: the learner's run id; an actor passes "" and adopts the learner's at first contact.
+
+    Raises:
+        EnvironmentNotReadyError: the policy's weights cannot be had.
+    """
+    cfg = loaded.cfg
+    torch.set_num_threads(cfg.runtime.torch_threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    seed = cfg.seed or 0
+    policy = build_policy(
+        cfg.policy,
+        executed_dims=cfg.pirl.executed_dims,
+        device=device,
+        seed=seed,
+        value_source=cfg.pirl.value_source,
+    )
+    algorithm = PiRLAlgorithm(
+        policy,
+        PiRLAlgorithmConfig(
+            pirl=cfg.pirl,
+            policy_config=cfg.policy,
+            total_updates=cfg.runtime.total_updates,
+            seed=seed,
+        ),
+        parity_tol=cfg.runtime.parity_tol,
+        ratio_tol=cfg.runtime.ratio_tol,
+    )
+    identity = Identity(
+        recipe=str(cfg.recipe),
+        variant=str(cfg.pirl.variant),
+        config_path=loaded.identity.path,
+        config_hash=loaded.identity.hash,
+        run_id=run_id,
+        policy_type=cfg.policy.type,
+        policy_architecture=architecture_digest(policy),
+        action_mode=policy.spec.action_mode,
+        denoising_steps=policy.spec.denoising_steps,
+        executed_steps=policy.spec.executed_steps,
+    )
+    return Session(loaded=loaded, policy=policy, algorithm=algorithm, identity=identity)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; the loops look at it and end in order."""
+    stop = threading.Event()
+
+    def handler(signum: int, _frame: FrameType | None) -> None:
+        logger.info("received %s, stopping", signal.Signals(signum).name)
+        stop.set()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, handler)
+    return stop
+
+
+def configure_logging(role: str) -> None:
+    """One line per event on stderr, prefixed with the role."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    # These libraries log every file they touch at INFO.
+    for name in ("httpx", "urllib3", "filelock", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
