@@ -23,8 +23,8 @@ from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.state import RunState
 from pirl.config.identity import canonical_json, config_hash
 from pirl.config.train import PiRLTrainConfig
+from pirl.contract.digests import architecture_digest
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.xvla import architecture_digest
 from pirl.errors import CheckpointError, FieldMismatch
 
 RECORD_VERSION = 1
