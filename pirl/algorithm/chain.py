@@ -9,12 +9,12 @@ Everything here is fp32 (the dtype of the recorded fields), whatever the network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pirl.algorithm.denoise import Noise, Trace, run_chain
 from pirl.algorithm.draws import Draws, draw_decision, draw_initial, stochastic_step
 from pirl.algorithm.flow_noise import NoiseHead
 from pirl.algorithm.gaussian import GaussianStep
@@ -39,6 +39,7 @@ from pirl.algorithm.recording import (
     X_K,
     X_LAST,
     X_NEXT,
+    RecordedSteps,
     read_steps,
     stores_all_steps,
 )
@@ -46,7 +47,6 @@ from pirl.algorithm.transition import (
     StepTables,
     build_tables,
     flow_sde_settings,
-    refresh_carried,
     transition,
 )
 from pirl.config.recipe import PiRLConfig
@@ -68,18 +68,6 @@ BERNOULLI_LOGIT = 10.0
 """Logit that stands for a drawn gripper state in the chunk: its sigmoid is 5e-5 from 0 or 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trace:
-    """Every step of a batch of sampled chains."""
-
-    chain: Float[Tensor, "B K+1 C D"]
-    carried: Float[Tensor, "B K C D"]
-    law: GaussianStep
-    """Mean and std [B, K, C, D] of every step."""
-    last_clean: Float[Tensor, "B C D"]
-    """The prediction at the last step."""
-
-
 @torch.no_grad()
 def sample_chunk(
     policy: FlowPolicy,
@@ -94,10 +82,9 @@ def sample_chunk(
 
     Args:
         context: encoded observations.
-        noise_head: only with Flow-Noise.
+        noise_head: needed by stochastic Flow-Noise, not read otherwise.
         rngs: one generator per row; a row's chunk depends on its own generator only.
-        stochastic: False is the deterministic sampler (stock semantics: initial noise random, no
-        noise
+        stochastic: False is the deterministic sampler (stock semantics: initial noise random, none
             after it); the chunk then has no log-prob and `fields` is empty.
 
     Returns:
@@ -111,35 +98,29 @@ def sample_chunk(
     sampler at equal initial noise.
     """
     spec = policy.spec
-    _check_call(policy, context, pirl=pirl, noise_head=noise_head, rows=len(rngs))
+    _check_call(policy, context, pirl=pirl, rows=len(rngs))
     device = context.proprio.device
     tables = build_tables(spec, pirl, device=device)
-    num_steps = tables.num_steps
     if not stochastic:
         initial = draw_initial(spec, rngs, device=device)
-        nowhere = torch.zeros(len(rngs), num_steps, dtype=torch.bool, device=device)
-        trace = _run_chain(
-            policy, context, tables=tables, initial=initial, stochastic=nowhere, pirl=pirl
-        )
+        trace = run_chain(policy, context, tables=tables, initial=initial)
         return SampledChunk(chunk=trace.chain[:, -1], fields={})
+    _check_noise_head(pirl, noise_head)
     every_step = stores_all_steps(pirl)
-    draws = draw_decision(
-        spec, rngs, stochastic_steps=num_steps if every_step else 1, device=device
-    )
-    indices = torch.arange(num_steps, device=device).expand(len(rngs), -1)
+    drawn_steps = tables.num_steps if every_step else 1
+    draws = draw_decision(spec, rngs, stochastic_steps=drawn_steps, device=device)
     if every_step:
-        step = indices
+        step = torch.arange(tables.num_steps, device=device).expand(len(rngs), -1)
     else:
-        settings = flow_sde_settings(pirl)
-        step = stochastic_step(draws.step_quantile, num_steps=num_steps, settings=settings)[:, None]
-    trace = _run_chain(
+        step = stochastic_step(
+            draws.step_quantile, num_steps=tables.num_steps, settings=flow_sde_settings(pirl)
+        )[:, None]
+    trace = run_chain(
         policy,
         context,
         tables=tables,
         initial=draws.initial,
-        stochastic=(indices[:, None] == step[..., None]).any(dim=1),
-        noise=draws.noise.expand(-1, num_steps, -1, -1),
-        pirl=pirl,
+        noise=Noise(step=step, draw=draws.noise, refresh=not pirl.is_flow_noise),
         noise_head=noise_head,
     )
     return _record(spec, pirl, trace=trace, step=step, draws=draws)
@@ -173,36 +154,13 @@ def replay_log_prob(
     CPU).
     """
     spec = policy.spec
-    _check_call(policy, context, pirl=pirl, noise_head=noise_head, rows=len(context))
     steps = read_steps(spec, pirl, fields)
-    rows, stored = steps.step.shape
-    device, dtype = steps.x.device, steps.x.dtype
-    tables = build_tables(spec, pirl, dtype=dtype, device=device)
-    row = torch.arange(rows, device=device).repeat_interleave(stored)
-    step, x = steps.step.flatten(), steps.x.flatten(0, 1)
-    time = tables.time[step]
-    if steps.x_last is not None:
-        row = torch.cat([row, torch.arange(rows, device=device)])
-        x, time = torch.cat([x, steps.x_last]), torch.cat([time, tables.time[-2].expand(rows)])
-    one_pass_per_row = len(row) == rows
-    prediction = policy.predict(context if one_pass_per_row else context.index(row), x, time)
-    clean = prediction.clean.to(dtype)
-    count = rows * stored
-    learned = None if noise_head is None else noise_head(prediction.features[:count]).to(dtype)
-    law = transition(
-        tables,
-        step=step,
-        x=x[:count],
-        clean=clean[:count],
-        carried=steps.carried.flatten(0, 1),
-        learned_std=learned,
+    _check_call(policy, context, pirl=pirl, rows=len(steps.step))
+    _check_noise_head(pirl, noise_head)
+    tables = build_tables(spec, pirl, dtype=steps.x.dtype, device=steps.x.device)
+    law, last_clean = _replay_steps(
+        policy, context, steps=steps, tables=tables, noise_head=noise_head
     )
-    law = GaussianStep(
-        mean=law.mean.unflatten(0, (rows, stored)), std=law.std.unflatten(0, (rows, stored))
-    )
-    last_clean = clean.unflatten(0, (-1, rows))[-1] if steps.x_last is not None else None
-    if last_clean is None:
-        last_clean = clean.unflatten(0, (rows, stored))[:, -1]
     return score_steps(
         spec,
         pirl,
@@ -213,54 +171,46 @@ def replay_log_prob(
     )
 
 
-def _run_chain(
+def _replay_steps(
     policy: FlowPolicy,
     context: Context,
     *,
+    steps: RecordedSteps,
     tables: StepTables,
-    initial: Float[Tensor, "B C D"],
-    stochastic: Tensor,
-    pirl: PiRLConfig,
-    noise: Tensor | None = None,
-    noise_head: NoiseHead | None = None,
-) -> _Trace:
-    """Denoise from `initial`; `stochastic` [B, K] says which steps of which rows add `noise`."""
-    x, carried = initial, initial
-    chain, carries, means, stds = [x], [carried], [], []
-    clean = initial
-    for k in range(tables.num_steps):
-        step = torch.full((len(initial),), k, device=initial.device)
-        prediction = policy.predict(context, x, tables.time[step])
-        clean = prediction.clean.to(initial.dtype)
-        learned = None if noise_head is None else noise_head(prediction.features).to(clean.dtype)
-        law = transition(
-            tables,
-            step=step,
-            x=x,
-            clean=clean,
-            carried=carried,
-            stochastic=stochastic[:, k],
-            learned_std=learned,
-        )
-        x = law.mean if noise is None else law.mean + law.std * noise[:, k]
-        if not pirl.is_flow_noise and k + 1 < tables.num_steps:
-            carried = refresh_carried(
-                tables, step=k, x_next=x, clean=clean, carried=carried, std=law.std
-            )
-        chain.append(x)
-        carries.append(carried)
-        means.append(law.mean)
-        stds.append(law.std)
-    return _Trace(
-        chain=torch.stack(chain, dim=1),
-        carried=torch.stack(carries[:-1], dim=1),
-        law=GaussianStep(mean=torch.stack(means, dim=1), std=torch.stack(stds, dim=1)),
-        last_clean=clean,
+    noise_head: NoiseHead | None,
+) -> tuple[GaussianStep, Float[Tensor, "B C D"]]:
+    """Law [B, S, C, D] of the recorded steps, and the prediction of the last of them.
+
+    With `steps.x_last` that is the prediction at x_{K-1}, appended to the same network call.
+    """
+    rows, stored = steps.step.shape
+    count = rows * stored
+    row = torch.arange(rows, device=steps.x.device).repeat_interleave(stored)
+    step, x = steps.step.flatten(), steps.x.flatten(0, 1)
+    time = tables.time[step]
+    if steps.x_last is not None:
+        row = torch.cat([row, row])
+        x = torch.cat([x, steps.x_last])
+        time = torch.cat([time, tables.time[-2].expand(rows)])
+    prediction = policy.predict(context if len(row) == rows else context.index(row), x, time)
+    clean = prediction.clean.to(x.dtype)
+    learned = None if noise_head is None else noise_head(prediction.features).to(x.dtype)
+    law = transition(
+        tables,
+        step=step,
+        x=x[:count],
+        clean=clean[:count],
+        carried=steps.carried.flatten(0, 1),
+        learned_std=learned,
     )
+    shape = (rows, stored)
+    by_step = GaussianStep(mean=law.mean.unflatten(0, shape), std=law.std.unflatten(0, shape))
+    last_clean = clean[count:] if steps.x_last is not None else clean.unflatten(0, shape)[:, -1]
+    return by_step, last_clean
 
 
 def _record(
-    spec: ActionSpec, pirl: PiRLConfig, *, trace: _Trace, step: Tensor, draws: Draws
+    spec: ActionSpec, pirl: PiRLConfig, *, trace: Trace, step: Tensor, draws: Draws
 ) -> SampledChunk:
     """Fields of a sampled chain, scored as replay will score them."""
     row = torch.arange(len(step), device=step.device)[:, None]
@@ -308,43 +258,37 @@ def _gripper_logit(
     return last_clean[:, : spec.executed_steps, list(spec.gripper_dims)]
 
 
-def _check_call(
-    policy: FlowPolicy,
-    context: Context,
-    *,
-    pirl: PiRLConfig,
-    noise_head: NoiseHead | None,
-    rows: int,
-) -> None:
-    """Rows fit, and the noise head is there exactly when the variant has one."""
+def _check_call(policy: FlowPolicy, context: Context, *, pirl: PiRLConfig, rows: int) -> None:
+    """One generator or record per context row, and the recipe's executed dims are the policy's."""
     clauses: list[FieldError] = []
     if rows != len(context):
-        clauses.append(
-            FieldError(
-                field="rngs",
-                value=rows,
-                expected=f"{len(context)} generators, one per context row",
-                fix="pass one torch.Generator per decision",
-            )
+        clause = FieldError(
+            field="context",
+            value=len(context),
+            expected=f"{rows} rows, one per generator or recorded decision",
+            fix="encode exactly the observations of these decisions",
         )
-    if pirl.is_flow_noise != (noise_head is not None):
-        clauses.append(
-            FieldError(
-                field="noise_head",
-                value=noise_head,
-                expected="a NoiseHead with Flow-Noise, None with Flow-SDE",
-                fix="build it with the variant of the recipe",
-            )
-        )
+        clauses.append(clause)
     wanted = pirl.executed_dims
     if wanted is not None and tuple(wanted) != policy.spec.executed_dims:
-        clauses.append(
-            FieldError(
-                field="pirl.executed_dims",
-                value=tuple(wanted),
-                expected=f"what the policy adapter was built with, {policy.spec.executed_dims}",
-                fix="build the policy with the recipe's executed_dims",
-            )
+        clause = FieldError(
+            field="pirl.executed_dims",
+            value=tuple(wanted),
+            expected=f"what the policy adapter was built with, {policy.spec.executed_dims}",
+            fix="build the policy with the recipe's executed_dims",
         )
+        clauses.append(clause)
     if clauses:
         raise ContractError(clauses)
+
+
+def _check_noise_head(pirl: PiRLConfig, noise_head: NoiseHead | None) -> None:
+    if pirl.is_flow_noise == (noise_head is not None):
+        return
+    clause = FieldError(
+        field="noise_head",
+        value=noise_head,
+        expected="a NoiseHead with Flow-Noise, None with Flow-SDE",
+        fix="build it with the variant of the recipe",
+    )
+    raise ContractError([clause])
