@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from pirl.algorithm.pi_rl import metric_row
 from pirl.checkpoint.digests import state_digests
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import resolve_checkpoint
@@ -26,13 +27,14 @@ from pirl.checkpoint.save import save_checkpoint
 from pirl.checkpoint.state import RunState
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
-from pirl.config.routing import is_pi_rl
+from pirl.config.routing import is_pi_rl, split_config_path
 from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
-from pirl.hooks import active_hooks
-from pirl.records import EpisodeRecord
+from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.lerobot_sac import run_lerobot
+from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.session import Session, build_session, configure_logging, stop_on_signals
 from pirl.runtime.store import RolloutStore, TakenRollouts
 from pirl.runtime.timers import StageTimers
@@ -163,9 +165,11 @@ class Learner:
         self._books.successes += sum(e.success for e in taken.episodes)
         self._books.env_steps += sum(e.env_steps for e in taken.episodes)
         return {
-            **stats.to_log_dict(),
+            **metric_row(stats),
             **episode_metrics(taken.episodes),
-            **self._store.counters(),
+            "counters/received": float(self._store.received),
+            "counters/consumed": float(self._store.consumed),
+            "counters/dropped": float(sum(self._store.dropped.values())),
             "version/current": float(self._version),
             "version/lag_max": float(taken.policy_lag_max),
             "counters/updates": float(self._books.updates),
@@ -223,7 +227,7 @@ class Learner:
             "role": "learner",
             "identity": asdict(self._session.identity),
             "exit_reason": reason,
-            "hooks": sorted(active_hooks()),
+            "hooks": list(hooks_active()),
             "torch_threads": torch.get_num_threads(),
             "digests_before": dict(before),
             "digests_after": self._digests(),
@@ -235,21 +239,6 @@ class Learner:
         path = self._folder.run_record
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def episode_metrics(episodes: Sequence[EpisodeRecord]) -> dict[str, float]:
-    """Counts first; a rate never stands without them."""
-    count = len(episodes)
-    successes = sum(e.success for e in episodes)
-    return {
-        "rollout/episodes": float(count),
-        "rollout/successes": float(successes),
-        "rollout/success_rate": successes / count if count else 0.0,
-        "rollout/env_steps": float(sum(e.env_steps for e in episodes)),
-        "rollout/mean_env_steps": sum(e.env_steps for e in episodes) / max(count, 1),
-        "rollout/mean_decisions": sum(e.decisions for e in episodes) / max(count, 1),
-        "rollout/mean_return": sum(e.reward for e in episodes) / max(count, 1),
-    }
 
 
 def _set_aside_rows_after(path: Path, version: int) -> None:
@@ -318,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
     A config without `recipe` goes to LeRobot's own learner, unchanged.
     """
     if not is_pi_rl(argv):
-        return run_lerobot_learner(argv)
+        return run_lerobot("learner", argv)
     config_path, overrides = split_config_path(argv)
     loaded = load_config(config_path, overrides)
     configure_logging("learner")

@@ -19,7 +19,8 @@ from pirl.algorithm.flow_noise import NoiseHead
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.envs.base import ChunkResult, EnvObservation, VectorEnv
-from pirl.envs.schedule import EpisodeSchedule, stream_seed
+from pirl.envs.schedule import plan_episode, stream_seed
+from pirl.envs.split import StateSplit
 from pirl.records import EpisodePlan, EpisodeRecord, Observation
 from pirl.runtime.batch import DOMAIN_ID, INPUT_IDS, build_transition, state_of
 from pirl.runtime.timers import StageTimers
@@ -46,6 +47,16 @@ class _Slot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which of all streams of episodes this collector runs."""
+
+    seed: int
+    rank: int
+    num_actors: int
+    split: StateSplit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
     """Instruction tokens per task, computed once, and the embodiment's domain id."""
 
@@ -67,10 +78,8 @@ class RolloutCollector:
         noise_head: NoiseHead | None,
         env: VectorEnv,
         pirl: PiRLConfig,
-        schedule: EpisodeSchedule,
+        placement: Placement,
         language: Language,
-        seed: int,
-        rank: int,
         timers: StageTimers,
         stochastic: bool = True,
     ) -> None:
@@ -78,39 +87,34 @@ class RolloutCollector:
         self._noise_head = noise_head
         self._env = env
         self._pirl = pirl
-        self._schedule = schedule
+        self._placement = placement
         self._language = language
-        self._seed = seed
-        self._rank = rank
         self._timers = timers
         self._stochastic = stochastic
+        self._version = -1
+        self._started: dict[int, int] = {}
 
-    def collect(
-        self, *, version: int, min_decisions: int = 0, min_episodes: int = 0
-    ) -> Iterator[FinishedEpisode]:
-        """Yield complete episodes until at least that many decisions and episodes were run.
+    def collect(self, *, version: int, min_decisions: int) -> Iterator[FinishedEpisode]:
+        """Yield complete episodes until at least `min_decisions` decisions were executed.
 
-        New episodes start while fewer decisions have been executed (or episodes started) than asked for,
-        and, with groups, until the last group is complete. All slots advance together, so the set of
-        episodes does not depend on timing.
+        All slots advance together and a slot starts another episode only while too few decisions have
+        been executed, so the set of episodes does not depend on timing. With GRPO all slots start
+        together, which keeps groups complete. A second call with the same version goes on to the
+        version's next episodes.
 
         Raises:
             EnvError: the simulator failed; carries task and seed.
         """
-        started = 0
+        if version != self._version:
+            self._version = version
+            self._started = dict.fromkeys(range(self._env.num_envs), 0)
+        in_rounds = self._pirl.adv_type == "grpo"
         executed = 0
-        group = self._pirl.group_size if self._pirl.adv_type == "grpo" else 1
         slots: dict[int, _Slot] = {}
         while True:
-            plans: dict[int, EpisodePlan] = {}
-            for index in range(self._env.num_envs):
-                wanted = executed < min_decisions or started < min_episodes or started % group != 0
-                if index not in slots and wanted:
-                    plans[index] = self._schedule.plan(
-                        policy_version=version, rank=self._rank, counter=started
-                    )
-                    started += 1
-            slots |= self._start(plans)
+            if executed < min_decisions and not (in_rounds and slots):
+                idle = [i for i in range(self._env.num_envs) if i not in slots]
+                slots |= self._start({index: self._plan(index) for index in idle})
             if not slots:
                 return
             results = self._step(slots, version)
@@ -118,6 +122,25 @@ class RolloutCollector:
             for index, result in results.items():
                 if result.terminated or result.truncated:
                     yield self._finish(slots.pop(index), result, version)
+
+    def _plan(self, index: int) -> EpisodePlan:
+        """The next episode of a slot."""
+        where = self._placement
+        plan = plan_episode(
+            seed=where.seed,
+            policy_version=self._version,
+            rank=where.rank,
+            env_index=index,
+            episode_index=self._started[index],
+            task_names=self._env.task_names,
+            split=where.split,
+            num_envs=self._env.num_envs,
+            num_actors=where.num_actors,
+            group_size=self._pirl.group_size,
+            adv_type=self._pirl.adv_type,
+        )
+        self._started[index] += 1
+        return plan
 
     def _start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, _Slot]:
         if not plans:
@@ -143,10 +166,10 @@ class RolloutCollector:
         rngs = [
             torch.Generator().manual_seed(
                 stream_seed(
-                    self._seed,
+                    self._placement.seed,
                     "policy",
                     version,
-                    self._rank,
+                    self._placement.rank,
                     slots[i].plan.episode_id,
                     len(slots[i].transitions),
                 )
@@ -165,7 +188,7 @@ class RolloutCollector:
             )
             rows = self._policy.spec.executed_steps
             env_chunk = self._policy.postprocess(sampled.chunk)[:, :rows].cpu()
-        actions = self._env.to_env_actions(env_chunk)
+        actions = self._env.to_env_actions(env_chunk.numpy())
         results = self._env.step_chunk({i: actions[row] for row, i in enumerate(order)})
         for row, index in enumerate(order):
             info = {name: value[row : row + 1].cpu() for name, value in sampled.fields.items()}
@@ -183,8 +206,8 @@ class RolloutCollector:
         version: int,
     ) -> None:
         """Turn one executed chunk into a transition and move the slot on."""
-        for stage, seconds in result.timings.items():
-            self._timers.add(stage, seconds)
+        self._timers.add("env_step", result.timings["step_s"])
+        self._timers.add("render", result.timings["render_s"])
         following = self._observe(result.observation, slot.plan.task_id)
         identifiers = {
             "pirl_version": torch.tensor([version]),
@@ -208,7 +231,7 @@ class RolloutCollector:
             )
         )
         slot.frames.extend(result.frames)
-        slot.env_steps += result.env_steps
+        slot.env_steps += result.sim_steps
         slot.observation = following
 
     def _finish(self, slot: _Slot, last: ChunkResult, version: int) -> FinishedEpisode:

@@ -17,7 +17,9 @@ import torch
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
 from pirl.config.load import LoadedConfig
 from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, build_policy
+from pirl.envs import describe_env
 from pirl.transport.identity import Identity
+from pirl.transport.schema import TransitionSchema, transition_schema
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class Session:
     policy: XVLAFlowPolicy
     algorithm: PiRLAlgorithm
     identity: Identity
+    schema: TransitionSchema
+    """What a transition of this recipe must look like."""
 
 
 def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
@@ -52,7 +56,6 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         executed_dims=cfg.pirl.executed_dims,
         device=device,
         seed=seed,
-        value_source=cfg.pirl.value_source,
     )
     algorithm = PiRLAlgorithm(
         policy,
@@ -77,7 +80,18 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         denoising_steps=policy.spec.denoising_steps,
         executed_steps=policy.spec.executed_steps,
     )
-    return Session(loaded=loaded, policy=policy, algorithm=algorithm, identity=identity)
+    env = describe_env(cfg.env)
+    schema = transition_schema(
+        policy.spec,
+        cfg.pirl,
+        image_shapes={name: env.image_shapes[name] for name in policy.image_keys},
+        state_dim=env.state_width,
+        language_tokens=cfg.policy.tokenizer_max_length,
+        domains=cfg.policy.num_domains,
+    )
+    return Session(
+        loaded=loaded, policy=policy, algorithm=algorithm, identity=identity, schema=schema
+    )
 
 
 def stop_on_signals() -> threading.Event:

@@ -52,6 +52,7 @@ class RolloutStore:
         self._mode = mode
         self._staleness_threshold = staleness_threshold
         self._rollouts: dict[tuple[int, int, str], _Rollout] = {}
+        self._reports: list[_Rollout] = []
         self._current_version = 0
         self._last_arrival = time.monotonic()
         self._error: TransportError | None = None
@@ -88,9 +89,14 @@ class RolloutStore:
         with self._ready:
             self._last_arrival = time.monotonic()
             version = int(message["version"])
-            if self._is_too_old(version):
+            if self._mode == "async":
+                # Episodes are admitted one by one; the report only carries their records.
+                rollout = _Rollout()
+                self._reports.append(rollout)
+            elif self._is_too_old(version):
                 return
-            rollout = self._rollout(version, rank, actor_id)
+            else:
+                rollout = self._rollout(version, rank, actor_id)
             rollout.expected_decisions = int(message["decisions"])
             rollout.episodes = [EpisodeRecord(**episode) for episode in message["episodes"]]
             rollout.metrics = {k: float(v) for k, v in message.get("metrics", {}).items()}
@@ -125,8 +131,8 @@ class RolloutStore:
     ) -> TakenRollouts | None:
         """Block until an update's decisions are there; None when `stop` is set meanwhile.
 
-        `sync`: exactly one complete rollout of the current version from every rank. `async`: complete rollouts of
-        admissible versions with at least `min_decisions` decisions in all, oldest first.
+        `sync`: exactly one complete rollout of the current version from every rank. `async`: every held
+        episode of an admissible version, once they have at least `min_decisions` decisions in all.
 
         Raises:
             LinkClosedError: nothing arrived for `timeout_s`.
@@ -150,24 +156,23 @@ class RolloutStore:
                 self._ready.wait(timeout=0.2)
 
     def counters(self) -> dict[str, int]:
-        """received = consumed + dropped + held, by reason; names of the metric table."""
+        """received = consumed + dropped + held; the dropped ones by reason as well."""
         with self._ready:
-            held = sum(len(r.transitions) for r in self._rollouts.values())
             row = {
-                "counters/received": self.received,
-                "counters/consumed": self.consumed,
-                "counters/dropped": sum(self.dropped.values()),
-                "counters/held": held,
-                "counters/bytes_received": self.bytes_received,
+                "received": self.received,
+                "consumed": self.consumed,
+                "dropped": sum(self.dropped.values()),
+                "held": sum(len(r.transitions) for r in self._rollouts.values()),
+                "bytes_received": self.bytes_received,
             }
-            return row | {f"counters/dropped_{k}": v for k, v in sorted(self.dropped.items())}
+            return row | {f"dropped_{k}": v for k, v in sorted(self.dropped.items())}
 
     def restore_counters(self, counters: Mapping[str, int]) -> None:
         """Continue the counts of a checkpoint; what was held then is collected again."""
         with self._ready:
-            self.consumed = counters["counters/consumed"]
-            self.bytes_received = counters["counters/bytes_received"]
-            prefix = "counters/dropped_"
+            self.consumed = counters["consumed"]
+            self.bytes_received = counters["bytes_received"]
+            prefix = "dropped_"
             self.dropped = Counter(
                 {k.removeprefix(prefix): v for k, v in counters.items() if k.startswith(prefix)}
             )
@@ -189,20 +194,22 @@ class RolloutStore:
         return lag > (self._staleness_threshold if self._mode == "async" else 0)
 
     def _complete_keys(self, min_decisions: int) -> list[tuple[int, int, str]]:
-        for (version, rank, actor_id), rollout in self._rollouts.items():
+        """Keys of the rollouts an update may consume now; empty while it must wait."""
+        if self._mode == "async":
+            held = sum(len(rollout.transitions) for rollout in self._rollouts.values())
+            return sorted(self._rollouts) if held >= max(min_decisions, 1) else []
+        chosen: dict[int, tuple[int, int, str]] = {}
+        for key in sorted(self._rollouts):
+            version, rank, actor_id = key
+            rollout = self._rollouts[key]
             expected = rollout.expected_decisions
             if expected is not None and len(rollout.transitions) > expected:
                 raise TransportError(
                     f"actor {actor_id} (rank {rank}) sent {len(rollout.transitions)} decisions for "
                     f"version {version} and announced {expected}"
                 )
-        complete = sorted(key for key, rollout in self._rollouts.items() if rollout.is_complete)
-        if self._mode == "async":
-            decisions = sum(len(self._rollouts[key].transitions) for key in complete)
-            return complete if decisions >= min_decisions else []
-        chosen: dict[int, tuple[int, int, str]] = {}
-        for key in complete:
-            chosen.setdefault(key[1], key)
+            if rollout.is_complete:
+                chosen.setdefault(rank, key)
         return list(chosen.values()) if len(chosen) == len(self._ranks) else []
 
     def _consume(self, keys: Sequence[tuple[int, int, str]]) -> TakenRollouts:
@@ -211,13 +218,16 @@ class RolloutStore:
         transitions = [t for rollout in taken for t in rollout.transitions]
         self.consumed += len(transitions)
         if self._mode == "sync":
+            reports = taken
             # What a replaced actor had delivered for this version is a second copy of the same decisions.
             for key in [k for k in self._rollouts if k[0] == version]:
                 self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
+        else:
+            reports, self._reports = self._reports, []
         return TakenRollouts(
             transitions=transitions,
-            episodes=[episode for rollout in taken for episode in rollout.episodes],
-            actor_metrics=[rollout.metrics for rollout in taken],
+            episodes=[episode for report in reports for episode in report.episodes],
+            actor_metrics=[report.metrics for report in reports],
             policy_lag_max=version - min(key[0] for key in keys),
         )
 

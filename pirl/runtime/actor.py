@@ -1,0 +1,241 @@
+"""The actor: wait for a version, collect its rollout, send it, say that it is complete.
+
+Owns the loop and the actor's own records. Refuses to know how weights are trained. Read
+`pirl.runtime.rollout` for the collecting and `pirl.transport.client` for the link.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pirl.config.load import LoadedConfig, load_config
+from pirl.config.routing import is_pi_rl, split_config_path
+from pirl.contract.xvla import domain_id_of, tokenize_instruction
+from pirl.envs import make_vector_env
+from pirl.envs.base import VectorEnv
+from pirl.envs.split import StateSplit, load_split
+from pirl.errors import ExitCode, PirlError
+from pirl.evidence.metric_log import MetricLog
+from pirl.hooks import hooks_active
+from pirl.records import EpisodeRecord
+from pirl.runtime.layout import RunFolder
+from pirl.runtime.lerobot_sac import run_lerobot
+from pirl.runtime.metrics import episode_metrics
+from pirl.runtime.rollout import Language, Placement, RolloutCollector
+from pirl.runtime.session import Session, build_session, configure_logging, stop_on_signals
+from pirl.runtime.timers import StageTimers
+from pirl.transport.client import ActorLink
+from pirl.transport.wire import ParameterMessage
+
+logger = logging.getLogger(__name__)
+
+_WAIT_SLICE_S = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class _Totals:
+    """What this actor did, for its record."""
+
+    decisions_sent: int = 0
+    episodes_sent: int = 0
+    env_steps: int = 0
+    versions_received: list[int] = field(default_factory=list[int])
+    versions_acted: list[int] = field(default_factory=list[int])
+
+
+class Actor:
+    """One actor, from first contact to the learner's end of run."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        env: VectorEnv,
+        split: StateSplit,
+        link: ActorLink,
+        rank: int,
+        stop: threading.Event,
+    ) -> None:
+        cfg = session.loaded.cfg
+        self._session = session
+        self._runtime = cfg.runtime
+        self._link = link
+        self._rank = rank
+        self._stop = stop
+        self._timers = StageTimers()
+        self._totals = _Totals()
+        self._started = time.monotonic()
+        self._collector = RolloutCollector(
+            policy=session.policy,
+            noise_head=session.algorithm.noise_head,
+            env=env,
+            pirl=cfg.pirl,
+            placement=Placement(
+                seed=cfg.seed or 0,
+                rank=rank,
+                num_actors=cfg.runtime.actors,
+                split=split,
+            ),
+            language=Language(
+                input_ids={
+                    task_id: tokenize_instruction(cfg.policy, env.instruction(task_id))
+                    for task_id in range(len(env.task_names))
+                },
+                domain_id=domain_id_of(cfg.policy),
+            ),
+            timers=self._timers,
+        )
+
+    def run(self, folder: RunFolder) -> ExitCode:
+        """Act until the learner publishes its final version or the process is told to stop.
+
+        Raises:
+            MismatchError: the learner is not the one this actor was configured for.
+            LinkClosedError: the learner is gone and did not come back in time.
+            EnvError: the simulator failed.
+        """
+        reason = "failed"
+        try:
+            message = self._next_version(0)
+            with MetricLog(folder.actor_metrics(self._rank)) as metrics:
+                while message is not None and not message.final:
+                    self._act(message, metrics)
+                    message = self._next_version(message.version + 1)
+            reason = "finished" if message is not None else "interrupted"
+            return ExitCode.INTERRUPTED if message is None else ExitCode.OK
+        except PirlError as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._write_record(folder.actor_record(self._rank), reason)
+
+    def _next_version(self, at_least: int) -> ParameterMessage | None:
+        """The newest published version from `at_least` on; None when told to stop."""
+        if self._runtime.mode == "async":
+            at_least = max(at_least - 1, 0)
+        with self._timers.stage("wait"):
+            while not self._stop.is_set():
+                message = self._link.wait_for_version(at_least, timeout_s=_WAIT_SLICE_S)
+                if message is not None:
+                    self._totals.versions_received.append(message.version)
+                    return message
+        return None
+
+    def _act(self, message: ParameterMessage, metrics: MetricLog) -> None:
+        """Collect and send the rollout of one version."""
+        self._session.algorithm.load_weights(dict(message.weights))
+        quota = -(-self._runtime.rollout_chunks // self._runtime.actors)
+        records: list[EpisodeRecord] = []
+        decisions = 0
+        start = time.monotonic()
+        for episode in self._collector.collect(version=message.version, min_decisions=quota):
+            with self._timers.stage("send"):
+                self._link.send_transitions(episode.transitions)
+            decisions += len(episode.transitions)
+            records.append(episode.record)
+            if self._stop.is_set():
+                return
+        self._totals.decisions_sent += decisions
+        self._totals.episodes_sent += len(records)
+        self._totals.env_steps += sum(r.env_steps for r in records)
+        self._totals.versions_acted.append(message.version)
+        row = {
+            **episode_metrics(records),
+            "version/acted": float(message.version),
+            "counters/sent": float(self._totals.decisions_sent),
+            "counters/episodes_sent": float(self._totals.episodes_sent),
+            "counters/env_steps": float(self._totals.env_steps),
+            "link/bytes_sent": float(self._link.bytes_sent),
+            "time/collect_s": time.monotonic() - start,
+            "time/wall_s": time.monotonic() - self._started,
+            **self._timers.drain(),
+        }
+        self._link.send_interaction(
+            {
+                "type": "rollout_done",
+                "version": message.version,
+                "rank": self._rank,
+                "decisions": decisions,
+                "episodes": [asdict(record) for record in records],
+                "metrics": row,
+            }
+        )
+        metrics.write(step=len(self._totals.versions_acted), version=message.version, metrics=row)
+        logger.info(
+            "version %d: %d decisions, %d/%d episodes succeeded",
+            message.version,
+            decisions,
+            row["rollout/successes"],
+            row["rollout/episodes"],
+        )
+
+    def _write_record(self, path: Path, reason: str) -> None:
+        record: dict[str, Any] = {
+            "role": f"actor-{self._rank}",
+            "identity": asdict(self._session.identity),
+            "exit_reason": reason,
+            "hooks": list(hooks_active()),
+            "handshake": self._link.handshake(),
+            "totals": asdict(self._totals),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def run_actor(loaded: LoadedConfig, *, rank: int, stop: threading.Event) -> ExitCode:
+    """Run one actor of a validated pi-rl config.
+
+    The link is made before the simulator is built: a mismatch must cost seconds, not a LIBERO start.
+    """
+    cfg = loaded.cfg
+    session = build_session(loaded, device=cfg.runtime.actor_device, run_id="")
+    folder = RunFolder(Path(str(cfg.output_dir)))
+    actor_id = f"{rank}-{uuid.uuid4().hex[:12]}"
+    with ActorLink(
+        session.identity,
+        runtime=cfg.runtime,
+        rank=rank,
+        actor_id=actor_id,
+        expected=session.algorithm.get_weights(),
+    ) as link:
+        link.connect(timeout_s=cfg.runtime.connect_timeout_s)
+        split = load_split(
+            cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file
+        )
+        env = make_vector_env(
+            cfg.env,
+            num_envs=cfg.runtime.envs_per_actor,
+            num_workers=cfg.runtime.env_workers,
+            image_keys=tuple(session.policy.image_keys),
+            split=split,
+        )
+        try:
+            actor = Actor(session, env=env, split=split, link=link, rank=rank, stop=stop)
+            return actor.run(folder)
+        finally:
+            env.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of an actor: `--config_path F [--rank R]` and dotted overrides.
+
+    A config without `recipe` goes to LeRobot's own actor, unchanged.
+    """
+    if not is_pi_rl(argv):
+        return run_lerobot("actor", argv)
+    parser = argparse.ArgumentParser(prog="pirl actor", description=__doc__)
+    parser.add_argument("--rank", type=int, default=0, help="0 .. runtime.actors - 1")
+    args, rest = parser.parse_known_args(list(argv))
+    config_path, overrides = split_config_path(rest)
+    loaded = load_config(config_path, overrides)
+    configure_logging(f"actor-{args.rank}")
+    return int(run_actor(loaded, rank=args.rank, stop=stop_on_signals()))
