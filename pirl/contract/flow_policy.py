@@ -1,7 +1,7 @@
 """The four questions piRL asks of a flow policy. Policies qualify by answering them, not by type.
 
-Owns the protocol; refuses to know any concrete policy or algorithm. Read `pirl.contract.check` next: the
-same contract as a program.
+Owns the protocol; refuses to know any concrete policy or algorithm. Read `pirl.contract.check`
+next: the same contract as a program.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ class FlowPolicy(Protocol):
         """Every other parameter."""
         ...
 
-    def demo_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The policy's own supervised loss on a demonstration batch, in eval mode."""
+    def demo_loss(self, batch: Mapping[str, Tensor], *, rng: torch.Generator) -> Tensor:
+        """The policy's own supervised loss on a demonstration batch, in eval mode; draws from
+        `rng`."""
         ...
 
     @property

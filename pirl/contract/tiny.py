@@ -1,8 +1,8 @@
 """A complete X-VLA of about 0.3 M parameters, for tests, the smoke profile and the learning proof.
 
-Owns the tiny geometry, its 128-word tokenizer and how a checkpoint of it is written. Refuses to be anything
-but a stock `XVLAConfig`: everything downstream treats it like the 0.9 B policy. Read `pirl.contract.xvla`
-next.
+Owns the tiny geometry, its 128-word tokenizer and how a checkpoint of it is written. Refuses to be
+anything but a stock `XVLAConfig`: everything downstream treats it like the 0.9 B policy. Read
+`pirl.contract.xvla` next.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from pirl.contract.xvla import build_policy, save_pretrained
+
 TOKENIZER_PATH = "configs/tokenizer_tiny"
 """Relative to the repository root, as LeRobot resolves names: against the working directory."""
 
@@ -24,18 +26,19 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 """Ids 0 to 3, BART's own."""
 
 LIBERO_WORDS = (
-    "akita alphabet and at back basket bbq between black book both bottle bottom bowl box butter cabinet "
-    "caddy center cheese chocolate close compartment cookies cream drawer dressing from front frying in "
-    "inside it juice ketchup layer left microwave middle milk moka mug next of off on open orange pan pick "
-    "place plate pot pots pudding push put rack ramekin red right salad sauce shelf soup stack stove table "
-    "the them to tomato top tray turn under up white wine wooden yellow"
+    "akita alphabet and at back basket bbq between black book both bottle bottom bowl box "
+    "butter cabinet caddy center cheese chocolate close compartment cookies cream drawer "
+    "dressing from front frying in inside it juice ketchup layer left microwave middle milk "
+    "moka mug next of off on open orange pan pick place plate pot pots pudding push put rack "
+    "ramekin red right salad sauce shelf soup stack stove table the them to tomato top tray "
+    "turn under up white wine wooden yellow"
 )
 """Every word of the instructions of the four LIBERO suites and of LIBERO-90."""
 
 METAWORLD_WORDS = (
-    "a bin button by bypass coffee cover dial door down faucet goal grasp gripper hammer handle hole insert "
-    "into lever lock machine nut onto out peg position press puck pull reach rotate screw sideways slide "
-    "soccer stick sweep unlock unplug wall window with"
+    "a bin button by bypass coffee cover dial door down faucet goal grasp gripper hammer handle "
+    "hole insert into lever lock machine nut onto out peg position press puck pull reach rotate "
+    "screw sideways slide soccer stick sweep unlock unplug wall window with"
 )
 """The most frequent further words of LeRobot's MetaWorld task descriptions; the rest is `<unk>`."""
 
@@ -67,7 +70,8 @@ def tiny_xvla_config(
     tokenizer_max_length: int = 24,
     tokenizer_name: str = TOKENIZER_PATH,
 ) -> XVLAConfig:
-    """A tiny X-VLA; the defaults fit LIBERO (ee6d, 20 dims, two views and an empty one, state of 20).
+    """A tiny X-VLA; the defaults fit LIBERO (ee6d, 20 dims, two views and an empty one, state of
+    20).
 
     Source of the geometry: the smallest X-VLA that was seen to learn from 64-pixel images.
 
@@ -116,7 +120,8 @@ def tiny_xvla_config(
 def tiny_metaworld_config(
     *, chunk_size: int = 4, num_denoising_steps: int = 2, image_size: int = 64
 ) -> XVLAConfig:
-    """The tiny X-VLA of the embedded MetaWorld profile: `auto`, 4-dim action and state, one view."""
+    """The tiny X-VLA of the embedded MetaWorld profile: `auto`, 4-dim action and state, one
+    view."""
     return tiny_xvla_config(
         "auto",
         chunk_size=chunk_size,
@@ -173,7 +178,7 @@ def write_tiny_tokenizer(folder: str | Path) -> Path:
     """Write the tiny tokenizer as `AutoTokenizer` files; same bytes every time."""
     words = [*SPECIAL_TOKENS, *sorted(LIBERO_WORDS.split()), *sorted(METAWORLD_WORDS.split())]
     tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")  # noqa: S106
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -190,3 +195,10 @@ def write_tiny_tokenizer(folder: str | Path) -> Path:
     )
     files.save_pretrained(str(folder))
     return Path(folder)
+
+
+def write_tiny_checkpoint(folder: str | Path, config: XVLAConfig, seed: int) -> Path:
+    """A randomly initialised checkpoint in the format of the 0.9 B one; `ee6d` is saved for
+    LIBERO."""
+    policy = build_policy(config, executed_dims=None, device="cpu", seed=seed)
+    return save_pretrained(policy, folder, for_libero=config.action_mode == "ee6d")

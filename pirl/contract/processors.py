@@ -1,0 +1,203 @@
+"""Words, domain ids and the processor files of a checkpoint that stock LeRobot must be able to run.
+
+Owns tokenisation, the domain id of a checkpoint and what `policy_preprocessor.json` holds. Refuses
+to know weights. Read `pirl.contract.xvla` next.
+
+Limit: LeRobot resolves `tokenizer_name` against the working directory, then against the hub, and
+never against the checkpoint folder. A saved checkpoint therefore carries its tokenizer at the very
+relative path that `tokenizer_name` names: stock LeRobot finds it with the checkpoint folder as
+working directory, pirl finds it from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from jaxtyping import Int64
+from lerobot.lerobot_types import TransitionKey
+from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+from lerobot.policies.xvla.processor_xvla import (
+    XVLAAddDomainIdProcessorStep,
+    XVLAImageNetNormalizeProcessorStep,
+    XVLAImageToFloatProcessorStep,
+    make_xvla_pre_post_processors,
+)
+from lerobot.processor import PolicyProcessorPipeline, TokenizerProcessorStep
+from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, POLICY_PREPROCESSOR_DEFAULT_NAME
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from pirl.errors import CheckpointError, EnvironmentNotReadyError
+
+PREPROCESSOR_FILE = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
+ABSOLUTE_TOKENIZER_FOLDER = "tokenizer"
+"""Where a tokenizer with an absolute name is kept inside a checkpoint."""
+
+type Pipeline = PolicyProcessorPipeline[Any, Any]
+
+
+def tokenizer_folder(policy_config: XVLAConfig, checkpoint: str | Path) -> Path:
+    """Where `checkpoint` keeps the tokenizer files of this config."""
+    name = Path(policy_config.tokenizer_name)
+    return Path(checkpoint) / (ABSOLUTE_TOKENIZER_FOLDER if name.is_absolute() else name)
+
+
+def tokenizer_source(policy_config: XVLAConfig) -> str:
+    """Folder or hub id of the tokenizer; the copy inside the starting checkpoint comes first."""
+    if policy_config.pretrained_path is not None:
+        inside = tokenizer_folder(policy_config, policy_config.pretrained_path)
+        if inside.is_dir():
+            return str(inside)
+    return policy_config.tokenizer_name
+
+
+@lru_cache(maxsize=4)
+def _load_tokenizer(source: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise EnvironmentNotReadyError(
+            f"tokenizer {source!r} cannot be loaded: {_first_line(error)}",
+            remedy="run from the repository root, or make the hub reachable, or set "
+            "policy.tokenizer_name to a folder with tokenizer files",
+        ) from error
+
+
+def tokenize_instruction(policy_config: XVLAConfig, text: str) -> Int64[Tensor, "1 L"]:
+    """Token ids of an instruction, as LeRobot's own tokenizer step makes them.
+
+    Raises:
+        EnvironmentNotReadyError: the tokenizer is neither a folder here nor reachable on the hub.
+    """
+    step = TokenizerProcessorStep(
+        tokenizer=_load_tokenizer(tokenizer_source(policy_config)),
+        max_length=policy_config.tokenizer_max_length,
+        padding=policy_config.pad_language_to,
+        padding_side=policy_config.tokenizer_padding_side,
+    )
+    transition = step(
+        {TransitionKey.OBSERVATION: {}, TransitionKey.COMPLEMENTARY_DATA: {"task": [text]}}
+    )
+    return transition[TransitionKey.OBSERVATION][OBS_LANGUAGE_TOKENS]
+
+
+def domain_id_of(policy_config: XVLAConfig) -> int:
+    """Embodiment id of the starting checkpoint, read from its saved preprocessor; 0 without one.
+
+    Raises:
+        CheckpointError: the saved preprocessor is not readable, or its id is outside `num_domains`.
+    """
+    file = None
+    if policy_config.pretrained_path is not None:
+        file = _preprocessor_file(policy_config)
+    if file is None:
+        return 0
+    try:
+        steps = json.loads(file.read_text())["steps"]
+        ids = [s["config"]["domain_id"] for s in steps if s.get("registry_name") == _DOMAIN_STEP]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is not a LeRobot preprocessor", parts=[str(error)]
+        ) from error
+    domain_id = int(ids[-1]) if ids else 0
+    if not 0 <= domain_id < policy_config.num_domains:
+        raise CheckpointError(
+            f"{file}: domain_id = {domain_id}, expected 0..{policy_config.num_domains - 1}"
+        )
+    return domain_id
+
+
+_DOMAIN_STEP = "xvla_add_domain_id"
+
+
+def _preprocessor_file(policy_config: XVLAConfig) -> Path | None:
+    source = str(policy_config.pretrained_path)
+    if Path(source).is_dir():
+        file = Path(source) / PREPROCESSOR_FILE
+        return file if file.is_file() else None
+    try:
+        return Path(
+            hf_hub_download(source, PREPROCESSOR_FILE, revision=policy_config.pretrained_revision)
+        )
+    except EntryNotFoundError as error:
+        # "Not in the cache" is no proof that the hub has no such file.
+        if not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise _unreachable(source, error) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _unreachable(source, error) from error
+
+
+def _unreachable(source: str, error: Exception) -> EnvironmentNotReadyError:
+    return EnvironmentNotReadyError(
+        f"{PREPROCESSOR_FILE} of {source!r} cannot be fetched: {_first_line(error)}",
+        remedy="make the hub reachable, or set policy.pretrained_path to a local folder",
+    )
+
+
+def make_saved_processors(
+    policy_config: XVLAConfig, *, for_libero: bool, domain_id: int = 0
+) -> tuple[Pipeline, Pipeline]:
+    """Pre- and postprocessor to save beside the weights.
+
+    Trap: for an X-VLA policy `lerobot-eval` always runs LeRobot's LIBERO environment processors,
+    which already scale and normalise images. With X-VLA's two image steps in the saved preprocessor
+    the images would be normalised twice, so `for_libero` leaves exactly these two out.
+    """
+    _load_tokenizer(tokenizer_source(policy_config))
+    found = deepcopy(policy_config)
+    found.tokenizer_name = tokenizer_source(policy_config)
+    pre, post = make_xvla_pre_post_processors(found)
+    pre.steps = [step for step in pre.steps if not (for_libero and _is_image_step(step))]
+    steps: list[Any] = list(pre.steps)
+    for step in steps:
+        if isinstance(step, TokenizerProcessorStep):
+            step.tokenizer_name = policy_config.tokenizer_name
+        if isinstance(step, XVLAAddDomainIdProcessorStep):
+            step.domain_id = domain_id
+    return pre, post
+
+
+def _is_image_step(step: object) -> bool:
+    return isinstance(step, (XVLAImageToFloatProcessorStep, XVLAImageNetNormalizeProcessorStep))
+
+
+def save_processors(
+    policy_config: XVLAConfig, folder: str | Path, *, for_libero: bool, domain_id: int
+) -> None:
+    """Write processors and tokenizer files into a checkpoint folder."""
+    pre, post = make_saved_processors(policy_config, for_libero=for_libero, domain_id=domain_id)
+    pre.save_pretrained(folder)
+    post.save_pretrained(folder)
+    tokenizer = _load_tokenizer(tokenizer_source(policy_config))
+    tokenizer.save_pretrained(str(tokenizer_folder(policy_config, folder)))
+
+
+def imagenet_normalize(images: dict[str, Tensor]) -> dict[str, Tensor]:
+    """uint8 images to the floats of LeRobot's LIBERO path: /255, then its own ImageNet step.
+
+    Dividing by a tensor, not by a number: CUDA multiplies by the reciprocal of a number, which is
+    off by one unit in the last place.
+    """
+    floats = {
+        name: image.float() / torch.tensor(255.0, device=image.device)
+        for name, image in images.items()
+    }
+    step = XVLAImageNetNormalizeProcessorStep()
+    return step({TransitionKey.OBSERVATION: floats})[TransitionKey.OBSERVATION]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,328 @@
+"""LeRobot's X-VLA behind the flow-policy protocol; the only door to it.
+
+Owns how raw observations become tokens, which parameters train, and what X-VLA must not be when it
+is trained by RL (half precision, train mode, normalised actions). Refuses to know samplers, noise
+and losses. Read `pirl.contract.xvla` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.utils.constants import OBS_IMAGES, OBS_LANGUAGE_TOKENS, OBS_STATE
+from torch import Tensor, nn
+
+from pirl.contract.action_modes import action_mode_of, make_action_spec
+from pirl.contract.clauses import broken, refuse_unfit_config
+from pirl.contract.processors import imagenet_normalize
+from pirl.records import ActionSpec, Context, Observation, Prediction
+
+TRAINED_PREFIX = "model.transformer."
+EMPTY_CAMERA_PREFIX = f"{OBS_IMAGES}.empty_camera_"
+"""LeRobot's name of a view that is padding by declaration; its pixels are never read."""
+
+
+class XVLAFlowPolicy:
+    """X-VLA as a `FlowPolicy`. Trains `model.transformer.*`, freezes every other parameter by name.
+
+    Args:
+        policy: a stock policy; switched to eval mode, its `requires_grad` flags set.
+        executed_dims: model action dims that the robot executes; None means all real dims of the
+            mode.
+
+    Raises:
+        ContractError: the policy cannot be trained by RL as it is; all reasons at once.
+        ConfigError: `executed_dims` does not fit the action mode.
+    """
+
+    def __init__(self, policy: XVLAPolicy, *, executed_dims: Sequence[int] | None = None) -> None:
+        config = policy.model.config
+        refuse_unfit_config(config)
+        self._policy = policy
+        self._model = policy.model
+        space = policy.model.action_space
+        mode = action_mode_of(
+            config.action_mode.lower(),
+            auto_real_dim=int(getattr(space, "real_dim", 0)),
+            auto_model_dim=int(space.dim_action),
+        )
+        self._spec = make_action_spec(
+            config.action_mode.lower(),
+            mode,
+            chunk_size=config.chunk_size,
+            executed_steps=config.n_action_steps,
+            denoising_steps=config.num_denoising_steps,
+            executed_dims=executed_dims,
+        )
+        self._cameras = [
+            key for key in config.image_features if not key.startswith(EMPTY_CAMERA_PREFIX)
+        ]
+        florence: Any = policy.model.vlm.config
+        self._pad_id = int(florence.text_config.pad_token_id)
+        self._view_shape = _view_shape(policy)
+        self._modules = tuple(policy.modules())
+        for name, parameter in policy.named_parameters():
+            # By name: LeRobot's freeze flags leave the multi-modal projector trainable.
+            parameter.requires_grad_(name.startswith(TRAINED_PREFIX))
+        self.eval_mode()
+        if self.device.type == "cuda":
+            turn_off_tf32()
+
+    @property
+    def spec(self) -> ActionSpec:
+        """Shape and meaning of the action chunk."""
+        return self._spec
+
+    @property
+    def module(self) -> XVLAPolicy:
+        """The stock policy."""
+        return self._policy
+
+    @property
+    def critic_width(self) -> int:
+        """F: pooled primary view, pooled text, pooled further views (if the robot has any),
+        proprio."""
+        pooled = 3 if len(self._cameras) > 1 else 2
+        return pooled * self._view_shape[1] + int(self._model.dim_proprio)
+
+    @property
+    def feature_width(self) -> int:
+        """W: width of the transformer."""
+        return int(self._model.config.hidden_size)
+
+    @property
+    def primary_view_shape(self) -> tuple[int, int]:
+        """(tokens, Wv) of the primary view: the first tokens of `Context.vlm_features`."""
+        return self._view_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self._model.transformer.pos_emb.device
+
+    def eval_mode(self) -> None:
+        """Put every module back in eval mode; for use after foreign code that called `train()`."""
+        self._policy.eval()
+
+    def trained_parameters(self) -> Mapping[str, nn.Parameter]:
+        """`model.transformer.*`: blocks, projections, position, action coders, soft prompts."""
+        return {
+            name: parameter
+            for name, parameter in self._policy.named_parameters()
+            if name.startswith(TRAINED_PREFIX)
+        }
+
+    def frozen_parameters(self) -> Mapping[str, nn.Parameter]:
+        """Everything else: all of `model.vlm.*`."""
+        return {
+            name: parameter
+            for name, parameter in self._policy.named_parameters()
+            if not name.startswith(TRAINED_PREFIX)
+        }
+
+    @torch.no_grad()
+    def encode(self, observation: Observation) -> Context:
+        """Vision-language features of raw observations, and the critic's features; once per
+        decision.
+
+        Images are scaled by 1/255 and ImageNet-normalised with the floats of LeRobot's LIBERO path;
+        views that are missing are padded by LeRobot. Rotation of simulator images is the
+        environment's part.
+
+        Raises:
+            ContractError: train mode, a half-precision copy, or an observation of another robot.
+        """
+        self._guard()
+        batch = self.stock_batch(observation)
+        # LeRobot's own view order, padding and state padding: a copy of it here would drift.
+        inputs: dict[str, Any] = self._policy._build_model_inputs(batch)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        dtype = self._dtype
+        features = self._model.forward_vlm(
+            inputs["input_ids"], inputs["image_input"].to(dtype), inputs["image_mask"]
+        )
+        proprio = inputs["proprio"].to(dtype)
+        return Context(
+            vlm_features=features["vlm_features"],
+            aux_visual_inputs=features["aux_visual_inputs"],
+            proprio=proprio,
+            domain_id=inputs["domain_id"],
+            critic_features=self._pool(
+                features, proprio, inputs["input_ids"], views=_present_views(batch)
+            ),
+        )
+
+    def predict(
+        self, context: Context, x: Float[Tensor, "B C D"], t: Float[Tensor, " B"]
+    ) -> Prediction:
+        """Clean chunk and action-token features at (x_k, t_k); gradients reach the transformer
+        only."""
+        self._guard()
+        proprio, visible = self._model.action_space.preprocess(context.proprio, x)
+        with _output_of(self._model.transformer.norm) as normed:
+            clean = self._model.transformer(
+                domain_id=context.domain_id,
+                vlm_features=context.vlm_features,
+                aux_visual_inputs=context.aux_visual_inputs,
+                action_with_noise=visible,
+                proprio=proprio,
+                t=t,
+            )
+        # The final LayerNorm already reads action tokens only.
+        return Prediction(clean=clean, features=normed[0])
+
+    def postprocess(self, chunk: Float[Tensor, "B C D"]) -> Tensor:
+        """Environment chunk [B, C, A]. Trap: X-VLA's own applies the gripper sigmoid in place."""
+        return self._model.action_space.postprocess(chunk.clone())
+
+    def demo_loss(self, batch: Mapping[str, Tensor], *, rng: torch.Generator) -> Tensor:
+        """X-VLA's supervised loss, in eval mode and differentiable; noise and flow times come from
+        `rng`.
+
+        Args:
+            batch: what LeRobot's X-VLA preprocessor yields, or `stock_batch` plus `action` [B, C,
+                D].
+        """
+        self._guard()
+        seed = int(torch.randint(2**62, (), generator=rng))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            loss, _ = self._policy.forward(dict(batch))
+        return loss
+
+    def stock_batch(self, observation: Observation) -> dict[str, Tensor]:
+        """The observation under LeRobot's keys, on the policy's device, images normalised."""
+        self._check_observation(observation)
+        device = self.device
+        images = {key: observation.images[key].to(device) for key in _views(observation)}
+        batch = imagenet_normalize(images)
+        batch[OBS_STATE] = observation.state.to(device)
+        batch[OBS_LANGUAGE_TOKENS] = observation.input_ids.to(device)
+        batch[self._model.config.domain_feature_key or "domain_id"] = observation.domain_id.to(
+            device
+        )
+        return batch
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._model.transformer.pos_emb.dtype
+
+    def _guard(self) -> None:
+        if any(module.training for module in self._modules):
+            raise broken(
+                "eval-mode",
+                value="training",
+                expected="every module in eval mode: dropout 0.1 would ruin the ratio",
+                fix="call eval_mode() after anything that calls policy.train()",
+            )
+        if self._dtype not in (torch.float32, torch.float64):
+            raise broken(
+                "precision",
+                value=str(self._dtype),
+                expected="torch.float32 parameters",
+                fix="load the policy with policy.dtype=float32 and do not cast it",
+            )
+        if self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+            raise broken(
+                "precision",
+                value="TF32 matrix products",
+                expected="TF32 off: log-probs of metre-scale actions need full fp32",
+                fix="call pirl.contract.xvla.turn_off_tf32() after LeRobot turned it on",
+            )
+
+    def _check_observation(self, observation: Observation) -> None:
+        known = set(self._cameras)
+        views = set(_views(observation))
+        if not views or not views <= known:
+            raise broken(
+                "observation",
+                value=sorted(observation.images),
+                expected=f"one or more of the policy's cameras {self._cameras}",
+                fix="match the environment's camera names with policy.input_features",
+            )
+        wrong = [key for key in views if observation.images[key].dtype != torch.uint8]
+        if wrong:
+            raise broken(
+                "observation",
+                value={key: str(observation.images[key].dtype) for key in wrong},
+                expected="raw uint8 images",
+                fix="do not scale or normalise images before the policy",
+            )
+        if observation.state.shape[-1] > self._model.dim_proprio:
+            raise broken(
+                "observation",
+                value=observation.state.shape[-1],
+                expected=f"at most {self._model.dim_proprio} state entries (policy.max_state_dim)",
+                fix="LeRobot would cut the state silently; raise policy.max_state_dim",
+            )
+
+    def _pool(
+        self, features: Mapping[str, Tensor], proprio: Tensor, input_ids: Tensor, *, views: int
+    ) -> Tensor:
+        """Critic features (`algorithm.md` 8.2): padding, be it words or views, does not count."""
+        tokens, width = self._view_shape
+        vlm, aux = features["vlm_features"], features["aux_visual_inputs"]
+        if vlm.shape[1] != tokens + input_ids.shape[1]:
+            raise broken(
+                "observation",
+                value=f"{vlm.shape[1] - input_ids.shape[1]} image tokens",
+                expected=f"{tokens}, from the image size in policy.input_features",
+                fix="render images of that size, or set policy.resize_imgs_with_padding",
+            )
+        words = (input_ids != self._pad_id).to(vlm.dtype).unsqueeze(-1)
+        parts = [
+            vlm[:, :tokens].mean(dim=1),
+            (vlm[:, tokens:] * words).sum(dim=1) / words.sum(dim=1).clamp(min=1),
+        ]
+        if len(self._cameras) > 1:
+            seen = aux[:, : (views - 1) * tokens]
+            parts.append(seen.mean(dim=1) if views > 1 else seen.new_zeros(len(seen), width))
+        return torch.cat([*parts, proprio], dim=-1)
+
+
+def turn_off_tf32() -> None:
+    """Full fp32 on CUDA, process-wide; LeRobot's own entry points turn TF32 on."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _views(observation: Observation) -> list[str]:
+    return [key for key in observation.images if not key.startswith(EMPTY_CAMERA_PREFIX)]
+
+
+def _present_views(batch: Mapping[str, Tensor]) -> int:
+    return sum(key.startswith(f"{OBS_IMAGES}.") for key in batch)
+
+
+def _view_shape(policy: XVLAPolicy) -> tuple[int, int]:
+    """(tokens, width) of one view: DaViT's grid plus one pooled token."""
+    config = policy.model.config
+    florence: Any = policy.model.vlm.config
+    vision = florence.vision_config
+    size = config.resize_imgs_with_padding or next(iter(config.image_features.values())).shape[1:]
+    rows, columns = (int(side) for side in size)
+    for patch, stride, padding in zip(
+        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
+    ):
+        rows = (rows + 2 * padding - patch) // stride + 1
+        columns = (columns + 2 * padding - patch) // stride + 1
+    return rows * columns + 1, int(vision.projection_dim)
+
+
+@contextmanager
+def _output_of(module: nn.Module) -> Generator[list[Tensor]]:
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
