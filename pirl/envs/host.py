@@ -1,0 +1,217 @@
+"""Where slots live: in this process or in a child process behind a socket pair with deadlines.
+
+Owns starting, asking, waiting for and ending simulator workers. Refuses to know any simulator. Read
+`pirl.envs.worker` next: the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import Protocol
+
+from pirl.envs.base import Slot, SlotSettings
+from pirl.envs.protocol import (
+    Build,
+    Built,
+    Close,
+    Failure,
+    NotReady,
+    Observations,
+    Reply,
+    Request,
+    Reset,
+    Results,
+    Step,
+)
+from pirl.errors import EnvError, EnvironmentNotReadyError
+
+_EXIT_GRACE_S = 5.0
+"""A worker that was told to close gets this long before it is killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds a worker may take to answer; generous: cores are shared and GL is in software."""
+
+    start_s: float = 180.0
+    """Interpreter start, imports and construction."""
+    reset_s: float = 240.0
+    """Per slot asked; a first hard reset of LIBERO takes 20 s on an idle core."""
+    step_s: float = 120.0
+    """Per slot asked and chunk."""
+
+
+class Host(Protocol):
+    """Some slots and the way to talk to them."""
+
+    def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
+        """Send a request without waiting; `doing` describes it in errors (task and seed)."""
+        ...
+
+    def answer(self) -> Reply:
+        """Wait for the reply to the last `ask`.
+
+        Raises:
+            EnvError: a failure, a crash or a missed deadline, with `doing` in the message.
+            EnvironmentNotReadyError: the worker's machine lacks something.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def serve(slots: list[Slot], request: Reset | Step) -> Reply:
+    """Carry out one request on `slots`, slot by slot."""
+    if isinstance(request, Reset):
+        return Observations(by_slot={i: slots[i].reset(p) for i, p in request.plans.items()})
+    return Results(by_slot={i: slots[i].step_chunk(a) for i, a in request.actions.items()})
+
+
+class LocalHost:
+    """Slots in this process; a deadline cannot be enforced here."""
+
+    def __init__(self, settings: SlotSettings, count: int) -> None:
+        self._slots = settings.make_slots(count)
+        self._request: Request | None = None
+        self._doing = ""
+
+    def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
+        del deadline_s
+        self._request, self._doing = request, doing
+
+    def answer(self) -> Reply:
+        request = self._request
+        if not isinstance(request, Reset | Step):
+            raise EnvError(f"no request is open ({self._doing})")
+        try:
+            return serve(self._slots, request)
+        except EnvError as error:
+            raise EnvError(f"{error} (while {self._doing})") from error
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.close()
+        self._slots = []
+
+
+class ProcessHost:
+    """Slots in a child process with no standard input that ends when its parent does.
+
+    The kernel ends the child when the *thread* that started it ends, so a vector environment must
+    be built by a thread that outlives it.
+    """
+
+    def __init__(
+        self, settings: SlotSettings, count: int, *, index: int, deadline_s: float
+    ) -> None:
+        self._index = index
+        self._connection, child_end = Pipe(duplex=True)
+        try:
+            self._process = _start(child_end)
+        finally:
+            child_end.close()
+        self._deadline = 0.0
+        self._allowed_s = 0.0
+        self._doing = ""
+        self.ask(
+            Build(settings=settings, count=count),
+            deadline_s=deadline_s,
+            doing=f"building {count} simulator slots",
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_built(self) -> None:
+        """Wait until the slots exist; separate from construction so that workers start together."""
+        reply = self.answer()
+        if not isinstance(reply, Built):
+            raise EnvError(f"simulator worker {self._index} answered {type(reply).__name__}")
+
+    def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
+        self._deadline = time.monotonic() + deadline_s
+        self._allowed_s = deadline_s
+        self._doing = doing
+        try:
+            # A worker has at most one open request, and a request (action rows, plans) is far
+            # smaller than a socket buffer: this cannot block.
+            self._connection.send(request)
+        except OSError as error:
+            raise self._crashed() from error
+
+    def answer(self) -> Reply:
+        remaining = max(0.0, self._deadline - time.monotonic())
+        if not self._connection.poll(remaining):
+            self.kill()
+            raise EnvError(
+                f"simulator worker {self._index} did not answer within {self._allowed_s:g} s"
+                f" while {self._doing}; it was killed"
+            )
+        try:
+            reply: Reply = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._crashed() from error
+        if isinstance(reply, NotReady):
+            raise EnvironmentNotReadyError(reply.what, remedy=reply.remedy)
+        if isinstance(reply, Failure):
+            raise EnvError(
+                f"simulator worker {self._index} failed while {self._doing}: {reply.message}"
+            )
+        return reply
+
+    def close(self) -> None:
+        """Ask the worker to end, then make sure that it did."""
+        if self._process.poll() is None and not self._connection.closed:
+            # A worker that is on its way out by itself cannot be told.
+            with contextlib.suppress(OSError):
+                self._connection.send(Close())
+        self._connection.close()
+        try:
+            self._process.wait(_EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._process.kill()
+        self._process.wait(_EXIT_GRACE_S)
+
+    def _crashed(self) -> EnvError:
+        try:
+            code: int | str = self._process.wait(_EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = "none: it closed its pipe and was killed"
+        return EnvError(
+            f"simulator worker {self._index} died while {self._doing} (exit code {code});"
+            " its standard error is above"
+        )
+
+
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: one thread, headless GL unless the caller chose another."""
+    return {
+        "MUJOCO_GL": "egl",
+        **environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _start(child_end: Connection) -> subprocess.Popen[bytes]:
+    descriptor = child_end.fileno()
+    return subprocess.Popen(
+        [sys.executable, "-m", "pirl.envs.worker", str(descriptor), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        env=worker_environment(os.environ),
+        pass_fds=(descriptor,),
+    )

@@ -1,0 +1,115 @@
+"""From `PiRLMetaWorldEnvConfig` to settings and facts of the MetaWorld simulator.
+
+Owns the reading of that config and the instruction texts. Starts nothing. Read
+`pirl.envs.metaworld` next.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from pirl.envs.base import EnvInfo, FrameSettings
+from pirl.envs.metaworld import ACTION_WIDTH, MAX_SIM_STEPS, STATE_WIDTH, MetaWorldSettings
+from pirl.errors import ConfigError, FieldError
+
+if TYPE_CHECKING:
+    from lerobot.envs.configs import EnvConfig
+
+IMAGE_KEY = "observation.images.image"
+"""The one camera."""
+
+
+def task_names(env_cfg: EnvConfig) -> tuple[str, ...]:
+    """Task names by task id."""
+    cfg = _config(env_cfg)
+    return tuple(cfg.tasks or [cfg.task])
+
+
+def instructions() -> dict[str, str]:
+    """Instruction text by task name, as LeRobot ships it for its own MetaWorld environment."""
+    text = importlib.resources.files("lerobot").joinpath("envs/metaworld_config.json").read_text()
+    return json.loads(text)["TASK_DESCRIPTIONS"]
+
+
+def metaworld_settings(
+    env_cfg: EnvConfig, *, image_keys: Sequence[str], frames: FrameSettings | None = None
+) -> MetaWorldSettings:
+    """What a worker needs.
+
+    Raises:
+        ConfigError: unknown task, or a limit MetaWorld does not have.
+    """
+    cfg = _config(env_cfg)
+    _check(cfg)
+    return MetaWorldSettings(
+        task_names=task_names(env_cfg),
+        image_keys=tuple(image_keys),
+        cameras=(cfg.camera,),
+        image_size=cfg.image_size,
+        action_repeat=cfg.action_repeat,
+        episode_length=cfg.episode_length,
+        frames=frames,
+    )
+
+
+def metaworld_info(env_cfg: EnvConfig) -> EnvInfo:
+    """Facts of the environment.
+
+    Raises:
+        ConfigError: as for `metaworld_settings`.
+    """
+    cfg = _config(env_cfg)
+    _check(cfg)
+    names = task_names(env_cfg)
+    texts = instructions()
+    limit: int = math.ceil(cfg.episode_length / cfg.action_repeat)
+    return EnvInfo(
+        kind="pirl_metaworld",
+        task_names=names,
+        instructions=tuple(texts[name] for name in names),
+        action_width=ACTION_WIDTH,
+        state_width=STATE_WIDTH,
+        image_shapes={IMAGE_KEY: (3, cfg.image_size, cfg.image_size)},
+        max_control_steps=dict.fromkeys(range(len(names)), limit),
+        sim_steps_per_action=cfg.action_repeat,
+        reset_mode="seeded",
+    )
+
+
+def _config(env_cfg: EnvConfig) -> Any:
+    return cast(Any, env_cfg)
+
+
+def _check(cfg: Any) -> None:
+    known = instructions()
+    problems = [
+        FieldError(
+            field="env.tasks" if cfg.tasks else "env.task",
+            value=name,
+            expected="a MetaWorld v3 task such as button-press-topdown-v3",
+            fix=f"known tasks: {', '.join(sorted(known))}",
+        )
+        for name in (cfg.tasks or [cfg.task])
+        if name not in known
+    ]
+    limits = {
+        "image_size": (1, 480),
+        "action_repeat": (1, MAX_SIM_STEPS),
+        "episode_length": (1, MAX_SIM_STEPS),
+    }
+    for name, (low, high) in limits.items():
+        if not low <= getattr(cfg, name) <= high:
+            problems.append(
+                FieldError(
+                    field=f"env.{name}",
+                    value=getattr(cfg, name),
+                    expected=f"{low} to {high}",
+                    fix="choose a value MetaWorld supports",
+                )
+            )
+    if problems:
+        raise ConfigError(problems)

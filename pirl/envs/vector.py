@@ -1,0 +1,275 @@
+"""Several simulator slots driven together, in this process or in workers.
+
+Owns the spread of slots over workers, the split check on every plan and the words of simulator
+errors. Refuses to know which simulator runs. Read `pirl.envs.host` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float32
+
+from pirl.envs.base import (
+    Array,
+    ChunkResult,
+    EnvInfo,
+    EnvObservation,
+    SlotPlan,
+    SlotSettings,
+)
+from pirl.envs.host import Deadlines, Host, LocalHost, ProcessHost
+from pirl.envs.protocol import Observations, Reply, Request, Reset, Results, Step
+from pirl.envs.split import StateSplit, assert_allowed
+from pirl.errors import ConfigError, EnvError, FieldError, PirlError
+
+if TYPE_CHECKING:
+    from pirl.records import EpisodePlan
+
+
+class Codec(Protocol):
+    """What stands between a slot's raw values and the policy; runs in the parent."""
+
+    def decode(self, observation: EnvObservation) -> EnvObservation:
+        """Raw slot observation to what the policy sees."""
+        ...
+
+    def encode(self, chunk: Float32[Array, "*B D"]) -> Float32[Array, "*B A"]:
+        """Postprocessed policy rows to simulator actions."""
+        ...
+
+
+class IdentityCodec:
+    """For simulators whose values are the policy's already."""
+
+    def decode(self, observation: EnvObservation) -> EnvObservation:
+        return observation
+
+    def encode(self, chunk: Float32[Array, "*B D"]) -> Float32[Array, "*B A"]:
+        return chunk
+
+
+class SlotVectorEnv:
+    """`VectorEnv` over slots; slot i lives in worker i mod W.
+
+    After an error it is closed for good: replies of other workers may still be under way, so there
+    is no state to go on from. Build a new one.
+    """
+
+    def __init__(
+        self,
+        settings: SlotSettings,
+        *,
+        info: EnvInfo,
+        codec: Codec,
+        split: StateSplit,
+        num_envs: int,
+        num_workers: int,
+        deadlines: Deadlines | None = None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.info = info
+        self._codec = codec
+        self._split = split
+        self._deadlines = deadlines or Deadlines()
+        self._plans: dict[int, EpisodePlan] = {}
+        self._closed = False
+        self._hosts: list[Host] = []
+        try:
+            self._hosts = self._build(settings, num_workers)
+        except PirlError:
+            self.close()
+            raise
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Task names by task id."""
+        return self.info.task_names
+
+    def instruction(self, task_id: int) -> str:
+        """The language instruction of a task."""
+        return self.info.instructions[task_id]
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers; empty when slots live in this process."""
+        return tuple(host.pid for host in self._hosts if isinstance(host, ProcessHost))
+
+    def reset(self, plans: Mapping[int, EpisodePlan]) -> dict[int, EnvObservation]:
+        """Start episodes in the given slots; see `VectorEnv.reset`."""
+        for slot, plan in plans.items():
+            self._check_plan(slot, plan)
+        self._plans.update(plans)
+        per_host = {
+            host: {
+                slot // len(self._hosts): SlotPlan(
+                    task_id=plan.task_id, init_state_id=plan.init_state_id, seed=plan.seed
+                )
+                for slot, plan in plans.items()
+                if slot % len(self._hosts) == host
+            }
+            for host in range(len(self._hosts))
+        }
+        replies = self._ask_all(
+            {host: Reset(plans=local) for host, local in per_host.items() if local},
+            per_slot_s=self._deadlines.reset_s,
+            verb="resetting",
+            slots=plans,
+        )
+        found = {
+            self._slot(host, local): self._codec.decode(observation)
+            for host, reply in replies.items()
+            for local, observation in _expect(reply, Observations).by_slot.items()
+        }
+        return {slot: found[slot] for slot in plans}
+
+    def step_chunk(self, actions: Mapping[int, Float32[Array, "E A"]]) -> dict[int, ChunkResult]:
+        """Execute one chunk in each of the given slots; see `VectorEnv.step_chunk`."""
+        per_host = {
+            host: {
+                slot // len(self._hosts): np.asarray(rows, dtype=np.float32)
+                for slot, rows in actions.items()
+                if slot % len(self._hosts) == host
+            }
+            for host in range(len(self._hosts))
+        }
+        replies = self._ask_all(
+            {host: Step(actions=local) for host, local in per_host.items() if local},
+            per_slot_s=self._deadlines.step_s,
+            verb="stepping",
+            slots=actions,
+        )
+        found = {
+            self._slot(host, local): self._decode(result)
+            for host, reply in replies.items()
+            for local, result in _expect(reply, Results).by_slot.items()
+        }
+        return {slot: found[slot] for slot in actions}
+
+    def to_env_actions(self, chunk: Float32[Array, "*B D"]) -> Float32[Array, "*B A"]:
+        """Postprocessed policy rows to what the simulator executes."""
+        return self._codec.encode(np.asarray(chunk, dtype=np.float32))
+
+    def close(self) -> None:
+        """End every worker; idempotent."""
+        self._closed = True
+        for host in self._hosts:
+            host.close()
+        self._hosts = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _build(self, settings: SlotSettings, num_workers: int) -> list[Host]:
+        if num_workers == 0:
+            return [LocalHost(settings, self.num_envs)]
+        hosts: list[ProcessHost] = []
+        try:
+            for index in range(num_workers):
+                count = len(range(index, self.num_envs, num_workers))
+                hosts.append(
+                    ProcessHost(settings, count, index=index, deadline_s=self._deadlines.start_s)
+                )
+            for host in hosts:
+                host.wait_built()
+        except PirlError:
+            for host in hosts:
+                host.close()
+            raise
+        return list(hosts)
+
+    def _ask_all(
+        self,
+        requests: Mapping[int, Request],
+        *,
+        per_slot_s: float,
+        verb: str,
+        slots: Mapping[int, object],
+    ) -> dict[int, Reply]:
+        if self._closed:
+            raise EnvError("this vector environment is closed")
+        try:
+            for host, request in requests.items():
+                mine = [slot for slot in slots if slot % len(self._hosts) == host]
+                self._hosts[host].ask(
+                    request,
+                    deadline_s=per_slot_s * len(mine),
+                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine)}",
+                )
+            return {host: self._hosts[host].answer() for host in requests}
+        except PirlError:
+            self.close()
+            raise
+
+    def _slot(self, host: int, local: int) -> int:
+        return local * len(self._hosts) + host
+
+    def _describe(self, slot: int) -> str:
+        plan = self._plans.get(slot)
+        if plan is None:
+            return f"slot {slot} (no episode)"
+        return (
+            f"slot {slot}, task {self.task_names[plan.task_id]!r}, initial state"
+            f" {plan.init_state_id}, seed {plan.seed}"
+        )
+
+    def _check_plan(self, slot: int, plan: EpisodePlan) -> None:
+        if not 0 <= plan.task_id < len(self.task_names):
+            raise ConfigError(
+                [
+                    FieldError(
+                        field=f"plan of slot {slot}: task_id",
+                        value=plan.task_id,
+                        expected=f"0 to {len(self.task_names) - 1}",
+                        fix="plan with the task names of this environment",
+                    )
+                ]
+            )
+        assert_allowed(plan, split=self._split, task=self.task_names[plan.task_id])
+
+    def _decode(self, result: ChunkResult) -> ChunkResult:
+        return replace(result, observation=self._codec.decode(result.observation))
+
+
+def _expect[T](reply: Reply, kind: type[T]) -> T:
+    if not isinstance(reply, kind):
+        raise EnvError(f"a simulator worker answered {type(reply).__name__}")
+    return reply
+
+
+def check_counts(num_envs: int, num_workers: int) -> None:
+    """Refuse slot counts that make no sense.
+
+    Raises:
+        ConfigError: `num_envs` < 1, or more workers than slots, or a negative number of workers.
+    """
+    problems: list[FieldError] = []
+    if num_envs < 1:
+        problems.append(
+            FieldError(
+                field="runtime.envs_per_actor", value=num_envs, expected=">= 1", fix="set 1 or more"
+            )
+        )
+    if not 0 <= num_workers <= max(num_envs, 0):
+        problems.append(
+            FieldError(
+                field="runtime.env_workers",
+                value=num_workers,
+                expected=f"0 (this process) to {num_envs}",
+                fix="use at most one worker per environment",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
