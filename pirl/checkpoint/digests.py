@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from pirl.algorithm.pi_rl import PiRLAlgorithm
+from pirl.algorithm.pi_rl import NOISE_HEAD_PREFIX, PiRLAlgorithm
 from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.rng import read_rng
-from pirl.checkpoint.state import RunState, split_tree
+from pirl.checkpoint.state import RunState
 from pirl.contract.flow_policy import FlowPolicy
-
-NOISE_HEAD_PREFIX = "noise_head."
-"""In `PiRLAlgorithm.state_dict()`; everything else there is the critic."""
 
 COMPONENTS = (
     "policy",
@@ -41,10 +39,10 @@ def state_digests(
 ) -> dict[str, str]:
     """SHA-256 (hex) of every part in `COMPONENTS`, from the live objects and this process.
 
-    `policy` covers the whole state dict, `trained` and `frozen` split its parameters; `scheduler`
-    is all of `PiRLAlgorithm.training_state()`; `rng` the global and private generators; `counters`
-    also step, policy version and environment cursor. Run id and config path are names, not state,
-    and are left out.
+    `policy` covers the whole state dict, `trained` and `frozen` split its parameters; `critic` is
+    what the algorithm owns besides the noise head; `scheduler` is all of its training state, value
+    buffer included; `rng` the global and private generators; `counters` also step, policy version
+    and environment cursor. Run id and config path are names, not state, and are left out.
     """
     weights = _hash_each(flow_policy.module.state_dict())
     owned = _hash_each(algorithm.state_dict())
@@ -54,17 +52,16 @@ def state_digests(
         "counters": run_state.counters,
         "env_cursor": run_state.env_cursor,
     }
-    optimizers = {name: opt.state_dict() for name, opt in algorithm.get_optimizers().items()}
     return {
         "policy": _combine(weights, weights),
         "trained": _combine(weights, flow_policy.trained_parameters()),
         "frozen": _combine(weights, flow_policy.frozen_parameters()),
         "critic": _combine(owned, (n for n in owned if not n.startswith(NOISE_HEAD_PREFIX))),
         "noise_head": _combine(owned, (n for n in owned if n.startswith(NOISE_HEAD_PREFIX))),
-        "optimizer": _hash_tree(_text_keys(optimizers), "optimizer"),
-        "scheduler": _hash_tree(algorithm.training_state(), "training_state"),
+        "optimizer": _optimizers_digest(algorithm.get_optimizers()),
+        "scheduler": tensors_digest(algorithm.training_state()),
         "rng": tensors_digest(read_rng(run_state.generators)),
-        "counters": _hash_tree(counters, "run state"),
+        "counters": hashlib.sha256(canonical(counters).encode()).hexdigest(),
     }
 
 
@@ -90,14 +87,14 @@ def _combine(hashes: Mapping[str, str], names: Iterable[str]) -> str:
     return hashlib.sha256(canonical({name: hashes[name] for name in names}).encode()).hexdigest()
 
 
-def _hash_tree(tree: Mapping[str, Any], where: str) -> str:
-    skeleton, tensors = split_tree(tree, where=where)
-    return hashlib.sha256(f"{canonical(skeleton)}{tensors_digest(tensors)}".encode()).hexdigest()
-
-
-def _text_keys(tree: Any) -> Any:
-    """`Optimizer.state_dict()` numbers its parameters; JSON has no number keys."""
-    if isinstance(tree, dict):
-        entries = cast("dict[object, Any]", tree)
-        return {str(key): _text_keys(value) for key, value in entries.items()}
-    return tree
+def _optimizers_digest(optimizers: Mapping[str, Optimizer]) -> str:
+    """Moments and step counts of every parameter, and every group's settings."""
+    tensors: dict[str, Tensor] = {}
+    groups: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        groups[name] = state["param_groups"]
+        for index, entries in state["state"].items():
+            tensors |= {f"{name}/{index}/{key}": value for key, value in entries.items()}
+    text = f"{canonical(groups)}{tensors_digest(tensors)}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,6 @@ failure: a resume that cannot restore everything ends the process. Read docs/che
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from pirl.algorithm.pi_rl import PiRLAlgorithm
 from pirl.checkpoint.digests import state_digests
 from pirl.checkpoint.layout import (
     ALGORITHM_STATE,
-    ALGORITHM_TENSORS,
     ALGORITHM_WEIGHTS,
     POLICY_WEIGHTS,
     RNG_FILE,
@@ -30,7 +28,7 @@ from pirl.checkpoint.layout import (
 from pirl.checkpoint.manifest import MANIFEST_KINDS, verify_manifest
 from pirl.checkpoint.record import compare_run, log_resume, read_record
 from pirl.checkpoint.rng import restore_rng
-from pirl.checkpoint.state import RunState, join_tree
+from pirl.checkpoint.state import RunState
 from pirl.config.train import PiRLTrainConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import CheckpointError, FieldMismatch, MismatchError
@@ -132,8 +130,7 @@ def _restore(
         if not disabled("resume-optimizer"):
             load_optimizer_state(optimizers, step_dir / TRAINING_STATE_DIR)
         part = ALGORITHM_STATE
-        skeleton = json.loads((step_dir / part).read_text("utf-8"))
-        algorithm.load_training_state(join_tree(skeleton, load_file(step_dir / ALGORITHM_TENSORS)))
+        algorithm.load_training_state(load_file(step_dir / part))
         part = RNG_FILE
         # Last: everything before may draw random numbers.
         return restore_rng(load_file(step_dir / part))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,8 +25,8 @@ def read_rng(generators: Mapping[str, Tensor]) -> dict[str, Tensor]:
     LeRobot keeps NumPy's pending normal deviate in float32 and drops Python's; either would change
     the next draw, so both are kept here in float64.
     """
-    tensors = cast("dict[str, Tensor]", serialize_rng_state())
-    numpy_state = cast("dict[str, Any]", np.random.get_state(legacy=False))
+    tensors = serialize_rng_state()
+    numpy_state = np.random.get_state(legacy=False)
     python_pending = random.getstate()[2]
     tensors[_NUMPY_PENDING] = torch.tensor([numpy_state["gauss"]], dtype=torch.float64)
     tensors[_PYTHON_PENDING] = torch.tensor(

@@ -28,22 +28,20 @@ from pirl.checkpoint.atomic import point_last_at, publish_folder, refuse_real_la
 from pirl.checkpoint.digests import state_digests
 from pirl.checkpoint.layout import (
     ALGORITHM_STATE,
-    ALGORITHM_TENSORS,
     RNG_FILE,
     RUN_STATE,
     STEP_FILE,
     TRAIN_CONFIG,
     missing_parts,
-    step_folders,
 )
+from pirl.checkpoint.locate import step_folders
 from pirl.checkpoint.manifest import verify_manifest
 from pirl.checkpoint.record import describe_run, read_record
 from pirl.checkpoint.rng import read_rng
-from pirl.checkpoint.state import RunState, split_tree
+from pirl.checkpoint.state import RunState
 from pirl.config.load import write_resolved
 from pirl.config.train import PiRLTrainConfig
-from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.xvla import save_pretrained
+from pirl.contract.xvla import XVLAFlowPolicy, save_pretrained
 from pirl.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
@@ -65,7 +63,7 @@ def save_checkpoint(
     state: RunState,
     total_steps: int,
     cfg: PiRLTrainConfig,
-    flow_policy: FlowPolicy,
+    flow_policy: XVLAFlowPolicy,
     algorithm: PiRLAlgorithm,
     for_libero: bool,
 ) -> SavedCheckpoint:
@@ -109,7 +107,7 @@ def save_checkpoint(
 
 
 def _write_policy(
-    folder: Path, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy, for_libero: bool
+    folder: Path, *, cfg: PiRLTrainConfig, flow_policy: XVLAFlowPolicy, for_libero: bool
 ) -> None:
     save_pretrained(flow_policy, folder / PRETRAINED_MODEL_DIR, for_libero=for_libero)
     # A checkpoint is copied and published; the shared secret must not travel with it.
@@ -123,11 +121,7 @@ def _write_training_state(folder: Path, *, algorithm: PiRLAlgorithm, state: RunS
     training_state = folder / TRAINING_STATE_DIR
     training_state.mkdir()
     save_optimizer_state(dict(algorithm.get_optimizers()), training_state)
-    skeleton, tensors = split_tree(algorithm.training_state(), where="training_state")
-    _write_json(folder / ALGORITHM_STATE, skeleton)
-    # One copy each: safetensors refuses tensors that share memory.
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    save_file(copies, folder / ALGORITHM_TENSORS)
+    save_file(algorithm.training_state(), folder / ALGORITHM_STATE)
     _write_json(folder / STEP_FILE, {"step": state.step})
     save_file(read_rng(state.generators), folder / RNG_FILE)
 

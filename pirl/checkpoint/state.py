@@ -1,21 +1,19 @@
-"""What a run needs beside its weights to go on: `RunState`, and nested state as JSON plus tensors.
+"""Where a run stands, beside its weights and its optimiser.
 
-Owns the record and the flattening. Refuses to know files and random generators. Read
+Owns the record that a learner hands over and gets back. Refuses to know files. Read
 `pirl.checkpoint.digests` next.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
+from pirl.checkpoint.manifest import canonical
 from pirl.errors import CheckpointError
-
-_TENSOR = "$tensor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,52 +33,14 @@ class RunState:
     generators: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """`torch.Generator.get_state()` of every private generator, by name; uint8."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no file can carry, before anything is written.
 
-def split_tree(tree: object, *, where: str) -> tuple[Any, dict[str, Tensor]]:
-    """A nested state as JSON and the tensors taken out of it, by path; `join_tree` is the inverse.
-
-    Tuples become lists. Tensors are moved to the CPU, not copied where they are there already.
-
-    Raises:
-        CheckpointError: names the entry that is neither finite JSON, nor a tensor, nor a container.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def split(node: object, path: str) -> Any:
-        if isinstance(node, Tensor):
-            tensors[path] = node.detach().cpu().contiguous()
-            return {_TENSOR: path}
-        if isinstance(node, Mapping):
-            entries = cast("Mapping[object, object]", node)
-            if not all(isinstance(key, str) for key in entries) or _TENSOR in entries:
-                raise CheckpointError(f"{where}: {path or 'top'} has a key that is not plain text")
-            return {str(key): split(value, f"{path}/{key}") for key, value in entries.items()}
-        if isinstance(node, list | tuple):
-            items = cast("Sequence[object]", node)
-            return [split(value, f"{path}/{index}") for index, value in enumerate(items)]
-        if isinstance(node, float) and not math.isfinite(node):
-            raise CheckpointError(f"{where}: {path or 'top'} is {node}")
-        if node is None or isinstance(node, bool | int | float | str):
-            return node
-        raise CheckpointError(f"{where}: {path or 'top'} is a {type(node).__name__}")
-
-    return split(tree, ""), tensors
-
-
-def join_tree(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put `tensors` back where `split_tree` took them.
-
-    Raises:
-        CheckpointError: a tensor is missing.
-    """
-    if isinstance(skeleton, dict):
-        entries = cast("dict[str, Any]", skeleton)
-        if entries.keys() == {_TENSOR}:
-            name = entries[_TENSOR]
-            if name not in tensors:
-                raise CheckpointError(f"algorithm state: no tensor for {name}")
-            return tensors[name]
-        return {key: join_tree(value, tensors) for key, value in entries.items()}
-    if isinstance(skeleton, list):
-        return [join_tree(value, tensors) for value in cast("list[Any]", skeleton)]
-    return skeleton
+        Raises:
+            CheckpointError: `counters` or `env_cursor` is not JSON, or not finite.
+        """
+        for name, content in (("counters", self.counters), ("env_cursor", self.env_cursor)):
+            try:
+                canonical(content)
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"run state: {name} cannot be stored: {error}") from error

@@ -1,4 +1,4 @@
-"""A published folder is complete or absent, in this order of writes, whatever happens in between."""
+"""A published folder is complete or absent, whatever happens in between; the order of writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pirl.checkpoint.atomic import point_last_at, publish_folder, remove_leftovers
-from pirl.checkpoint.layout import newest_step
+from pirl.checkpoint.locate import newest_step
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.errors import CheckpointError
 
@@ -32,6 +32,10 @@ def dead_pid() -> int:
     return process.pid
 
 
+def opened(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
 class Trace:
     """Every call that changes the disk, in order; optionally fails at the n-th one."""
 
@@ -45,7 +49,7 @@ class Trace:
 
     def _wrap(self, name, original):
         def call(*args, **kwargs):
-            target = os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else str(args[-1])
+            target = opened(args[0]) if name == "fsync" else str(args[-1])
             self.note(name, target)
             return original(*args, **kwargs)
 
@@ -138,7 +142,7 @@ def test_a_failing_writer_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_the_link_is_relative_so_that_a_run_can_be_moved(tmp_path: Path) -> None:
     publish(tmp_path / "run" / "checkpoints", "000004")
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
-    assert os.readlink(moved / "checkpoints" / "last") == "000004"
+    assert (moved / "checkpoints" / "last").readlink() == Path("000004")
     assert (moved / "checkpoints" / "last" / MANIFEST_NAME).is_file()
 
 
@@ -152,7 +156,7 @@ def test_a_real_folder_called_last_stops_the_swap_and_stays(tmp_path: Path) -> N
 def test_a_dangling_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "last").symlink_to("000009")
     publish(tmp_path, "000004")
-    assert os.readlink(tmp_path / "last") == "000004"
+    assert (tmp_path / "last").readlink() == Path("000004")
 
 
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:

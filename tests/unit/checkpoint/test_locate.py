@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.checkpoint.layout import newest_step, resolve_checkpoint, step_folders
+from pirl.checkpoint.locate import newest_step, resolve_checkpoint, step_folders
 from pirl.checkpoint.manifest import write_manifest
 from pirl.errors import CheckpointError
 
