@@ -1,0 +1,389 @@
+"""The actor's end of the link: newest parameters in, decisions out, a prompt end when it breaks.
+
+Owns three streams and the heartbeat of one actor. Refuses to know policies and simulators. A broken
+link stays broken: `reconnect` opens a new incarnation. Read `docs/envelope.md` next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import grpc
+from lerobot.transport import services_pb2, services_pb2_grpc
+from lerobot.utils.transition import Transition
+
+from pirl.config.recipe import RuntimeConfig
+from pirl.errors import FieldMismatch, LinkClosedError, MismatchError, PirlError, TransportError
+from pirl.transport import identity, messages, status, wire
+from pirl.transport.channel import address_of, open_channel
+from pirl.transport.identity import Claims, Identity
+from pirl.transport.outbox import Outbox
+from pirl.transport.server import FINISHED_KEY
+
+_logger = logging.getLogger(__name__)
+
+_TAKEN_GRACE_S = 3.0
+"""A replaced actor's rank is free once the learner has seen the old connection end."""
+_TRY_S = 2.0
+_PAUSE_S = 0.3
+_OUTBOX_BYTES = 64 * 2**20
+_MESSAGE_BYTES = 32 * 2**20
+"""Aim for the size of one message of transitions."""
+
+
+class ActorLink:
+    """One actor's connection to its learner.
+
+    Args:
+        ours: the actor's identity; run id "" until the learner's is adopted.
+        runtime: address, token, certificate, heartbeat and timeouts.
+        rank: this actor's rank, below `runtime.actors`.
+        actor_id: unique per process; None makes one.
+        send_timeout_s: a send that finds no room for this long ends the link.
+    """
+
+    def __init__(
+        self,
+        ours: Identity,
+        *,
+        runtime: RuntimeConfig,
+        rank: int,
+        actor_id: str | None = None,
+        send_timeout_s: float = 60.0,
+        limits: wire.Limits = wire.DEFAULT_LIMITS,
+    ) -> None:
+        self._ours = ours
+        self._runtime = runtime
+        self._rank = rank
+        self.actor_id = actor_id or f"actor-{rank}-{uuid.uuid4().hex[:12]}"
+        self._send_timeout_s = send_timeout_s
+        self._limits = limits
+        self._changed = threading.Condition()
+        self._latest: wire.ParameterMessage | None = None
+        self._error: PirlError | None = None
+        self._is_finished = False
+        self._is_closing = threading.Event()
+        self._channel: grpc.Channel | None = None
+        self._parameter_call: Any = None
+        self._uploads: dict[str, Any] = {}
+        self._transitions = Outbox(max_bytes=_OUTBOX_BYTES)
+        self._interactions = Outbox(max_bytes=_OUTBOX_BYTES)
+        self._threads: list[threading.Thread] = []
+        self.bytes_sent = 0
+        self.transitions_sent = 0
+
+    @property
+    def identity(self) -> Identity:
+        """Our identity, with the learner's run id once it is known."""
+        return self._ours
+
+    @property
+    def finished(self) -> bool:
+        """Whether the learner said that the run is complete."""
+        return self._is_finished
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def connect(self, timeout_s: float | None = None) -> Self:
+        """Meet the learner, check it and be checked, open the streams.
+
+        Args:
+            timeout_s: deadline for all of it; None means `runtime.connect_timeout_s`.
+
+        Raises:
+            MismatchError: the two sides differ; every field with both values.
+            LinkClosedError: no learner answered in time.
+            TransportError: the learner has no room for this actor.
+        """
+        limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
+        self._channel = open_channel(self._runtime)
+        stub = services_pb2_grpc.LearnerServiceStub(self._channel)
+        try:
+            self._handshake(stub, limit_s)
+        except PirlError:
+            self._channel.close()
+            raise
+        self._open_streams(stub)
+        _logger.info(
+            "linked to the learner at %s as rank %d, run %s",
+            address_of(self._runtime, self._runtime.port),
+            self._rank,
+            self._ours.run_id,
+        )
+        return self
+
+    def reconnect(self, timeout_s: float | None = None) -> ActorLink:
+        """A new link of the same actor after this one broke; what was under way is to be redone.
+
+        Args:
+            timeout_s: deadline; None means `runtime.reconnect_s`.
+
+        Raises:
+            As `connect`; a learner of another run is a mismatch.
+        """
+        self.close(flush_s=0.0)
+        link = ActorLink(
+            self._ours,
+            runtime=self._runtime,
+            rank=self._rank,
+            actor_id=self.actor_id,
+            send_timeout_s=self._send_timeout_s,
+            limits=self._limits,
+        )
+        return link.connect(self._runtime.reconnect_s if timeout_s is None else timeout_s)
+
+    def close(self, flush_s: float = 10.0) -> None:
+        """Send what waits, say goodbye, end streams and threads; a second call does nothing."""
+        if self._channel is None or self._is_closing.is_set():
+            return
+        self._is_closing.set()
+        if self._error is None and flush_s > 0:
+            self._say_goodbye(flush_s)
+        self._transitions.discard()
+        self._interactions.discard()
+        if self._parameter_call is not None:
+            self._parameter_call.cancel()
+        self._channel.close()
+        with self._changed:
+            self._error = self._error or LinkClosedError("this side closed the link")
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- parameters --------------------------------------------------------------------------------
+
+    def wait_for_version(self, min_version: int, timeout_s: float) -> wire.ParameterMessage | None:
+        """The newest published version, once it is at least `min_version`; verified.
+
+        Returns:
+            None when the learner said that the run is complete.
+
+        Raises:
+            MismatchError: the parameters' identity differs; no tensor was handed out.
+            LinkClosedError: the learner is gone, or nothing came within `timeout_s`.
+            TransportError: the parameters are malformed.
+        """
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                if self._latest is not None and self._latest.version >= min_version:
+                    return self._latest
+                if self._is_finished:
+                    return None
+                if self._error is not None:
+                    raise self._error
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    have = "none" if self._latest is None else str(self._latest.version)
+                    raise LinkClosedError(
+                        f"no policy version {min_version} within {timeout_s:g} s (have {have})"
+                    )
+                self._changed.wait(left_s)
+
+    # -- decisions and messages --------------------------------------------------------------------
+
+    def send_transitions(self, transitions: Sequence[Transition]) -> None:
+        """Queue decisions in order; long lists travel in several messages. Blocks while full.
+
+        Raises:
+            LinkClosedError: the learner is gone or takes nothing.
+            MismatchError, TransportError: why the learner ended the link.
+        """
+        start = 0
+        while start < len(transitions):
+            fitting = max(1, _MESSAGE_BYTES // wire.size_of(transitions[start]))
+            stop = start + min(fitting, self._limits.transitions)
+            payload = wire.encode_transitions(transitions[start:stop])
+            self._put(self._transitions, payload)
+            self.bytes_sent += len(payload)
+            self.transitions_sent += len(transitions[start:stop])
+            start = stop
+
+    def send_interaction(self, message: Mapping[str, Any]) -> None:
+        """Queue one message (`pirl.transport.messages`).
+
+        Raises:
+            As `send_transitions`; TransportError also when the message breaks the format.
+        """
+        self._put(self._interactions, messages.encode_interaction(dict(message)))
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        who = identity.caller_metadata(
+            actor_id=self.actor_id, rank=self._rank, token=self._runtime.token
+        )
+        return (*self._ours.to_metadata(), *who)
+
+    def _handshake(self, stub: Any, limit_s: float) -> None:
+        start = time.monotonic()
+        where = f"learner at {address_of(self._runtime, self._runtime.port)}"
+        while True:
+            left_s = limit_s - (time.monotonic() - start)
+            if left_s <= 0:
+                raise LinkClosedError(
+                    f"no answer from the {where} within {limit_s:g} s; start it with "
+                    "python -m pirl.learner and the same --config_path"
+                )
+            try:
+                _, call = stub.Ready.with_call(
+                    services_pb2.Empty(),  # pyright: ignore[reportAttributeAccessIssue]
+                    timeout=min(left_s, _TRY_S),
+                    metadata=self._metadata(),
+                    wait_for_ready=True,
+                )
+            except grpc.RpcError as error:
+                waited_s = time.monotonic() - start
+                if not _worth_another_try(error, waited_s):
+                    raise status.from_rpc_error(error, doing=where) from error
+                self._is_closing.wait(_PAUSE_S)
+                continue
+            self._verify(identity.from_metadata(call.initial_metadata()), where)
+            return
+
+    def _verify(self, theirs: Claims, where: str) -> None:
+        """Check the learner's identity and adopt its run id.
+
+        Raises:
+            MismatchError: names every differing field with both values.
+        """
+        mismatches = identity.check(
+            self._ours, theirs, config_identity=self._runtime.config_identity
+        )
+        if not theirs.get("run_id") and not any(m.field == "run_id" for m in mismatches):
+            mismatches.append(FieldMismatch(field="run_id", ours=self._ours.run_id, theirs=None))
+        if mismatches:
+            raise MismatchError(where, mismatches, sides=("ours", "learner"))
+        self._ours = identity.adopt_run_id(self._ours, theirs)
+
+    def _open_streams(self, stub: Any) -> None:
+        metadata = self._metadata()
+        empty = services_pb2.Empty()  # pyright: ignore[reportAttributeAccessIssue]
+        self._parameter_call = stub.StreamParameters(empty, metadata=metadata)
+        self._uploads = {
+            "transitions": stub.SendTransitions.future(
+                self._transitions.pieces(services_pb2.Transition),  # pyright: ignore[reportAttributeAccessIssue]
+                metadata=metadata,
+            ),
+            "interactions": stub.SendInteractions.future(
+                self._interactions.pieces(services_pb2.InteractionMessage),  # pyright: ignore[reportAttributeAccessIssue]
+                metadata=metadata,
+            ),
+        }
+        for name, upload in self._uploads.items():
+            upload.add_done_callback(self._upload_watcher(name))
+        for target, name in ((self._receive, "parameters"), (self._beat, "heartbeat")):
+            thread = threading.Thread(target=target, name=f"pirl-actor-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _receive(self) -> None:
+        """Body of the receiving thread: every complete publication replaces the one before."""
+        call = self._parameter_call
+        try:
+            for message in wire.assemble(
+                call, max_bytes=self._limits.parameter_bytes, what="parameters"
+            ):
+                self._accept(
+                    wire.decode_parameters(
+                        message,
+                        verify=lambda theirs: self._verify(theirs, "published parameters"),
+                        limits=self._limits,
+                    )
+                )
+        except grpc.RpcError as error:
+            self._fail(status.from_rpc_error(error, doing="receiving parameters"))
+            return
+        except PirlError as error:
+            self._fail(error)
+            return
+        if any(key == FINISHED_KEY for key, _ in call.trailing_metadata() or ()):
+            _logger.info("the learner finished its run")
+            with self._changed:
+                self._is_finished = True
+                self._changed.notify_all()
+            return
+        self._fail(LinkClosedError("the learner ended the parameter stream"))
+
+    def _accept(self, message: wire.ParameterMessage) -> None:
+        with self._changed:
+            if self._latest is not None and message.version <= self._latest.version:
+                raise TransportError(
+                    f"version {message.version} came after version {self._latest.version}"
+                )
+            self._latest = message
+            self._changed.notify_all()
+
+    def _beat(self) -> None:
+        """Body of the heartbeat thread."""
+        beat = messages.encode_interaction({"type": messages.HEARTBEAT})
+        while not self._is_closing.wait(self._runtime.heartbeat_s):
+            if self._error is not None:
+                return
+            try:
+                self._interactions.put(beat, timeout_s=self._runtime.actor_timeout_s)
+            except LinkClosedError as error:
+                self._fail(error)
+                return
+
+    def _upload_watcher(self, name: str) -> Callable[[Any], None]:
+        def on_done(upload: Any) -> None:
+            code = upload.code()
+            # The learner cancels a given-up actor's uploads and says why on the parameter stream.
+            if self._is_closing.is_set() or code is grpc.StatusCode.CANCELLED:
+                return
+            self._fail(status.to_error(code, upload.details(), doing=f"sending {name}"))
+
+        return on_done
+
+    def _fail(self, error: PirlError) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+                if not self._is_closing.is_set() and not self._is_finished:
+                    _logger.warning("link ended: %s", error)
+            self._changed.notify_all()
+        self._transitions.discard()
+        self._interactions.discard()
+
+    def _put(self, outbox: Outbox, payload: bytes) -> None:
+        try:
+            outbox.put(payload, timeout_s=self._send_timeout_s)
+        except LinkClosedError as error:
+            if self._error is not None:
+                raise self._error from error
+            raise
+
+    def _say_goodbye(self, flush_s: float) -> None:
+        end = time.monotonic() + flush_s
+        try:
+            self._put(self._interactions, messages.encode_interaction({"type": messages.GOODBYE}))
+        except PirlError as error:
+            _logger.warning("no goodbye: %s", error)
+            return
+        self._transitions.close()
+        self._interactions.close()
+        for name, upload in self._uploads.items():
+            try:
+                upload.result(timeout=max(0.1, end - time.monotonic()))
+            except (grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError) as error:
+                _logger.warning("the learner did not confirm the last %s: %r", name, error)
+
+
+def _worth_another_try(error: grpc.RpcError, waited_s: float) -> bool:
+    """A learner that is not up yet, or that has not noticed yet that our predecessor is gone."""
+    code = error.code() if isinstance(error, grpc.Call) else None
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return True
+    return code is grpc.StatusCode.ALREADY_EXISTS and waited_s < _TAKEN_GRACE_S

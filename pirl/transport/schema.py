@@ -1,0 +1,186 @@
+"""What a transition may look like: every key, dtype, shape and range, known before one arrives.
+
+Owns the field table of `algorithm.md` 13.1 as a check. Refuses to know bytes and sockets. Read
+`pirl.transport.wire` next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from lerobot.utils.transition import Transition
+from torch import Tensor
+
+from pirl.algorithm import recording
+from pirl.config.recipe import PiRLConfig
+from pirl.errors import TransportError
+from pirl.records import ActionSpec
+
+_KEYS = frozenset(Transition.__annotations__)
+_MAX_ID = 2**62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One tensor: dtype, shape with the leading 1, and for whole numbers the inclusive range."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    low: int | None = None
+    high: int | None = None
+
+    def check(self, value: object, name: str) -> Tensor:
+        """`value`, if it is such a tensor.
+
+        Raises:
+            TransportError: says what differs.
+        """
+        if not isinstance(value, Tensor):
+            raise TransportError(f"{name} is {type(value).__name__}, not a tensor")
+        if value.dtype != self.dtype or tuple(value.shape) != self.shape:
+            raise TransportError(
+                f"{name} is {value.dtype} {tuple(value.shape)}, must be {self.dtype} {self.shape}"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TransportError(f"{name} holds values that are not finite")
+        low, high = self.low, self.high
+        if (low is not None and bool((value < low).any())) or (
+            high is not None and bool((value > high).any())
+        ):
+            raise TransportError(f"{name} holds values outside {low}..{high}")
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitionSchema:
+    """Exactly what one run's transitions hold; anything else is refused."""
+
+    state: Mapping[str, TensorSpec]
+    action: TensorSpec
+    info: Mapping[str, TensorSpec]
+
+    @property
+    def tensors_per_transition(self) -> int:
+        """Most storages a transition can need."""
+        return 2 * len(self.state) + 1 + len(self.info)
+
+    def check(self, item: object, row: int) -> Transition:
+        """`item` as a transition of this schema.
+
+        Raises:
+            TransportError: names row and field of the first violation.
+        """
+        where = f"transition {row}"
+        fields = _exact_dict(item, _KEYS, where)
+        _check_tensors(fields["state"], self.state, f"{where} state")
+        _check_tensors(fields["next_state"], self.state, f"{where} next_state")
+        self.action.check(fields["action"], f"{where} action")
+        _check_tensors(fields["complementary_info"], self.info, f"{where} complementary_info")
+        reward = fields["reward"]
+        if type(reward) is not float or not math.isfinite(reward):
+            raise TransportError(f"{where} reward is not a finite float")
+        for name in ("done", "truncated"):
+            if type(fields[name]) is not bool:
+                raise TransportError(f"{where} {name} is not a bool")
+        return Transition(**fields)  # pyright: ignore[reportArgumentType]  # checked field by field
+
+
+def transition_schema(
+    spec: ActionSpec,
+    pirl: PiRLConfig,
+    *,
+    image_shapes: Mapping[str, tuple[int, int, int]],
+    state_dim: int,
+    language_tokens: int,
+    vocabulary: int | None = None,
+    domains: int | None = None,
+) -> TransitionSchema:
+    """The schema of a recipe (`algorithm.md` 13.1).
+
+    Args:
+        image_shapes: `(3, h, w)` per `observation.images.*` key, uint8.
+        state_dim: S, width of `observation.state`.
+        language_tokens: L.
+        vocabulary: token ids are below this; None leaves the upper end open.
+        domains: domain ids are below this; None leaves the upper end open.
+    """
+    float32, int64 = torch.float32, torch.int64
+    rows, width = spec.executed_steps, spec.model_dim
+    state = {
+        name: TensorSpec(dtype=torch.uint8, shape=(1, *shape))
+        for name, shape in image_shapes.items()
+    }
+    state["observation.state"] = TensorSpec(dtype=float32, shape=(1, state_dim))
+    identifier = TensorSpec(dtype=int64, shape=(1,), low=0, high=_MAX_ID)
+    info = {
+        "pirl_version": identifier,
+        "pirl_episode_id": identifier,
+        "pirl_chunk_idx": identifier,
+        "pirl_valid_steps": TensorSpec(dtype=int64, shape=(1,), low=1, high=rows),
+        "pirl_group_id": TensorSpec(dtype=int64, shape=(1,), low=-1, high=_MAX_ID),
+        "pirl_domain_id": TensorSpec(dtype=int64, shape=(1,), low=0, high=_below(domains)),
+        "pirl_input_ids": TensorSpec(
+            dtype=int64, shape=(1, language_tokens), low=0, high=_below(vocabulary)
+        ),
+        "pirl_step_rewards": TensorSpec(dtype=float32, shape=(1, rows)),
+        "is_intervention": TensorSpec(dtype=int64, shape=(1,), low=0, high=1),
+    }
+    return TransitionSchema(
+        state=state,
+        action=TensorSpec(dtype=float32, shape=(1, rows, width)),
+        info=info | _chain_fields(spec, pirl),
+    )
+
+
+def _chain_fields(spec: ActionSpec, pirl: PiRLConfig) -> dict[str, TensorSpec]:
+    """The replay fields that the recipe's sampler records (`pirl.algorithm.recording`)."""
+    float32 = torch.float32
+    steps, rows, width = spec.denoising_steps, spec.executed_steps, spec.model_dim
+    chunk = (spec.chunk_size, width)
+    every_step_is_a_sample = recording.stores_all_steps(pirl) and not pirl.is_flow_noise
+    samples = (1, steps, rows, width) if every_step_is_a_sample else (1, rows, width)
+    found = {
+        recording.LOG_PROB: TensorSpec(dtype=float32, shape=samples),
+        recording.LOG_PROB_MASK: TensorSpec(dtype=torch.bool, shape=samples),
+    }
+    one = TensorSpec(dtype=float32, shape=(1, *chunk))
+    if recording.stores_all_steps(pirl):
+        found[recording.CHAIN] = TensorSpec(dtype=float32, shape=(1, steps + 1, *chunk))
+        if pirl.is_flow_noise:
+            found[recording.LOG_PROB_LAST] = TensorSpec(dtype=float32, shape=(1, rows, width))
+        elif pirl.base_sampler == "native":
+            found[recording.CARRIED] = TensorSpec(dtype=float32, shape=(1, steps, *chunk))
+    else:
+        found[recording.DENOISE_INDEX] = TensorSpec(
+            dtype=torch.int64, shape=(1,), low=0, high=steps - 1
+        )
+        found |= {recording.NOISE: one, recording.X_K: one, recording.X_NEXT: one}
+    if pirl.gripper_mode == "bernoulli":
+        found[recording.GRIPPER] = TensorSpec(
+            dtype=torch.uint8, shape=(1, rows, len(spec.gripper_dims)), low=0, high=1
+        )
+        if not recording.stores_all_steps(pirl):
+            found[recording.X_LAST] = one
+    return found
+
+
+def _below(count: int | None) -> int:
+    return _MAX_ID if count is None else count - 1
+
+
+def _exact_dict(value: object, keys: frozenset[str], where: str) -> dict[str, object]:
+    if type(value) is not dict:
+        raise TransportError(f"{where} is {type(value).__name__}, not a dict")
+    if value.keys() != keys:
+        extra, missing = sorted(value.keys() - keys)[:8], sorted(keys - value.keys())[:8]
+        raise TransportError(f"{where}: unexpected keys {extra!r:.300}, missing keys {missing!r}")
+    return value
+
+
+def _check_tensors(value: object, specs: Mapping[str, TensorSpec], where: str) -> None:
+    tensors = _exact_dict(value, frozenset(specs), where)
+    for name, spec in specs.items():
+        spec.check(tensors[name], f"{where} {name}")
