@@ -1,0 +1,172 @@
+"""The live checks of an update: parity, ratio one, everything finite. A violation stops the run.
+
+Owns the decision that numbers are wrong and the text that says which part differs
+(`algorithm.md` I11, I12). Repairs nothing. Read `pirl.algorithm.update` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pirl.algorithm.diagnostics import RatioStats
+from pirl.algorithm.log_prob import recorded_log_prob, reduce_log_prob
+from pirl.algorithm.loss import rows_like
+from pirl.algorithm.prepare import Networks, Prepared, replay
+from pirl.config.recipe import PiRLConfig
+from pirl.errors import NumericsError
+from pirl.hooks import disabled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far replayed log-probs are from those recorded with the same weights, in nats."""
+
+    max_abs: float
+    mean_abs: float
+    decisions: int
+    """Decisions of the learner's own version that were compared."""
+
+    def merge(self, other: Parity) -> Parity:
+        """The parity of both sets of decisions."""
+        total = self.decisions + other.decisions
+        mean = self.mean_abs * self.decisions + other.mean_abs * other.decisions
+        return Parity(
+            max_abs=max(self.max_abs, other.max_abs),
+            mean_abs=mean / max(1, total),
+            decisions=total,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Named metrics; empty when nothing of this version was compared."""
+        if not self.decisions:
+            return {}
+        return {"parity_max_abs": self.max_abs, "parity_mean_abs": self.mean_abs}
+
+
+def require_parity(
+    nets: Networks,
+    prepared: Prepared,
+    replayed: Tensor,
+    *,
+    rows: Tensor,
+    pirl: PiRLConfig,
+    tolerance: float,
+) -> Parity:
+    """Replayed log-prob equals the recorded one for every decision of the learner's own version.
+
+    Args:
+        replayed: samples of `rows`, [R, ...], under the weights the update starts from.
+        tolerance: largest |replayed - recorded| per sample, nats.
+
+    Raises:
+        NumericsError: names the worst decision, its denoising step, both values and the part that
+            differs.
+    """
+    behaviour = prepared.behaviour[rows]
+    fresh = prepared.sample_mask[rows] & rows_like(prepared.lag[rows] == 0, behaviour)
+    gap = torch.where(fresh, (replayed - behaviour).abs(), torch.zeros_like(behaviour)).detach()
+    count = int(fresh.sum())
+    if count == 0:
+        return Parity(max_abs=0.0, mean_abs=0.0, decisions=0)
+    # NaN compares false with everything: ask for "within", not for "beyond".
+    if not bool((gap <= tolerance).all()) and not disabled("parity"):
+        per_row = torch.nan_to_num(gap, nan=torch.inf).flatten(1).amax(dim=1)
+        place = int(per_row.argmax())
+        row = int(rows[place])
+        raise NumericsError(
+            f"replayed log-prob differs from the recorded one by {float(per_row[place]):.3g} nats "
+            f"(tolerance {tolerance:g})\n  {_describe(prepared, row)}\n"
+            f"  recorded {_shown(behaviour[place])}, replayed {_shown(replayed[place])}\n"
+            f"  differs: {_attribute(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)}"
+        )
+    return Parity(
+        max_abs=float(gap.max()),
+        mean_abs=float(gap.double().sum()) / count,
+        decisions=int(fresh.flatten(1).any(dim=1).sum()),
+    )
+
+
+def require_ratio_one(stats: RatioStats, *, tolerance: float) -> None:
+    """Before the first optimiser step every ratio is one (`algorithm.md` I12).
+
+    Raises:
+        NumericsError: some ratio is further from one than `tolerance`.
+    """
+    if stats.samples and not stats.max_abs <= tolerance and not disabled("parity"):
+        raise NumericsError(
+            f"ratio is off by {stats.max_abs:.3g} before the first optimiser step "
+            f"(tolerance {tolerance:g})\n"
+            "  differs: the gradient pass and the anchor pass of the same weights; "
+            "dropout, autocast or a kernel that depends on gradient mode"
+        )
+
+
+def require_finite(named: Mapping[str, Tensor], *, what: str) -> None:
+    """Every tensor is finite.
+
+    Raises:
+        NumericsError: names the first tensor that is not.
+    """
+    for name, value in named.items():
+        if not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise NumericsError(f"{what} {name}: {bad} of {value.numel()} values are not finite")
+
+
+def _describe(prepared: Prepared, row: int) -> str:
+    fields = prepared.fields
+    episode, chunk = int(fields["pirl_episode_id"][row]), int(fields["pirl_chunk_idx"][row])
+    step = f"k={int(fields['pirl_denoise_idx'][row])}" if "pirl_denoise_idx" in fields else "all k"
+    version = int(fields["pirl_version"][row])
+    where = f"decision: row {row}, episode {episode}, chunk {chunk}, {step}"
+    return f"{where}, acted under version {version}"
+
+
+def _shown(values: Tensor) -> str:
+    flat = values.detach().reshape(-1)
+    head = ", ".join(f"{float(v):.6g}" for v in flat[:4])
+    return head if flat.numel() <= 4 else f"{head}, ... ({flat.numel()} samples)"
+
+
+def _attribute(
+    nets: Networks, prepared: Prepared, *, row: int, pirl: PiRLConfig, tolerance: float
+) -> str:
+    """Which part of the replay differs, found by replaying the worst decision alone."""
+    training = [name for name, m in nets.policy.module.named_modules() if m.training]
+    if training:
+        first = training[0] or "the policy"
+        return f"dropout: {len(training)} modules are in train mode, first {first}"
+    rows = torch.tensor([row], device=prepared.lag.device)
+    fields = {name: value[rows] for name, value in prepared.fields.items()}
+    recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
+    with torch.no_grad():
+        once = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+        again = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+    if not torch.equal(once.log_prob, again.log_prob):
+        return "dropout or another random module: two replays of one decision disagree"
+    gap = (once.log_prob - recorded).abs()
+    sample_gap = reduce_log_prob(once.log_prob - recorded, mask=mask, level=pirl.logprob_level)
+    if bool((sample_gap.value.abs() <= tolerance).all()):
+        return (
+            "kernels: replayed alone the decision agrees, so the result depends on the batch size"
+        )
+    counted = int(mask.sum())
+    off = int((gap > tolerance / max(1, counted)).sum())
+    place = [int(i) for i in torch.unravel_index(gap.argmax(), gap.shape)]
+    worst = (
+        f"sample {place[1]}, row {place[2]}, dim {place[3]}: recorded "
+        f"{float(recorded[tuple(place)]):.6g}, replayed {float(once.log_prob[tuple(place)]):.6g}"
+    )
+    if off <= counted // 4:
+        return (
+            f"chain fields: {off} of {counted} elements disagree ({worst}); the recorded states or "
+            "log-probs of this decision were altered"
+        )
+    return (
+        f"context or weights: {off} of {counted} elements disagree ({worst}); the learner sees "
+        "another observation, other weights or another dtype than the actor did"
+    )

@@ -1,0 +1,93 @@
+"""Running statistics of an update, summed over samples and turned into metrics once.
+
+Owns the sums behind `update/*` metrics of the actor loss; the names are declared in
+`pirl.evidence.metrics`. Knows no network. Read `pirl.algorithm.update` next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pirl.algorithm.loss import BehaviourWeight, Surrogate, k3
+
+RATIO_EDGES = (0.5, 0.8, 0.95, 1.0, 1.05, 1.2, 2.0)
+"""Bin edges of the ratio histogram; bin i counts edges[i-1] <= ratio < edges[i], ends open."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RatioStats:
+    """Ratios, clipping, k3 and behaviour weights of the samples seen so far."""
+
+    samples: int = 0
+    ratio_sum: float = 0.0
+    ratio_min: float = math.inf
+    ratio_max: float = -math.inf
+    max_abs: float = 0.0
+    clipped: int = 0
+    dual_clipped: int = 0
+    k3_sum: float = 0.0
+    weight_sum: float = 0.0
+    weight_max: float = 0.0
+    not_admitted: int = 0
+    bins: list[int] = field(default_factory=lambda: [0] * (len(RATIO_EDGES) + 1))
+
+    def add(self, surrogate: Surrogate, weight: BehaviourWeight, *, mask: Tensor) -> None:
+        """Count the samples of one micro-batch that are in `mask`."""
+        ratio = surrogate.ratio[mask].double()
+        if ratio.numel() == 0:
+            return
+        self.samples += ratio.numel()
+        self.ratio_sum += float(ratio.sum())
+        self.ratio_min = min(self.ratio_min, float(ratio.min()))
+        self.ratio_max = max(self.ratio_max, float(ratio.max()))
+        self.max_abs = max(self.max_abs, float((ratio - 1.0).abs().max()))
+        self.clipped += int(surrogate.clipped[mask].sum())
+        self.dual_clipped += int(surrogate.dual_clipped[mask].sum())
+        self.k3_sum += float(k3(surrogate.log_ratio[mask].double()).sum())
+        self.weight_sum += float(weight.weight[mask].double().sum())
+        self.weight_max = max(self.weight_max, float(weight.weight[mask].max()))
+        self.not_admitted += int((~weight.admitted[mask]).sum())
+        edges = torch.tensor(RATIO_EDGES, dtype=ratio.dtype, device=ratio.device)
+        counts = torch.bincount(torch.bucketize(ratio, edges, right=True), minlength=len(self.bins))
+        self.bins = [a + int(b) for a, b in zip(self.bins, counts.tolist(), strict=True)]
+
+    def merge(self, other: RatioStats) -> None:
+        """Add the samples of `other`."""
+        for name in ("samples", "ratio_sum", "clipped", "dual_clipped", "k3_sum", "weight_sum"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.not_admitted += other.not_admitted
+        self.ratio_min = min(self.ratio_min, other.ratio_min)
+        self.ratio_max = max(self.ratio_max, other.ratio_max)
+        self.max_abs = max(self.max_abs, other.max_abs)
+        self.weight_max = max(self.weight_max, other.weight_max)
+        self.bins = [a + b for a, b in zip(self.bins, other.bins, strict=True)]
+
+    @property
+    def approx_kl(self) -> float:
+        """Mean k3 over samples, nats; 0 without samples."""
+        return self.k3_sum / max(1, self.samples)
+
+    @property
+    def clip_fraction(self) -> float:
+        """Share of samples at the clip."""
+        return self.clipped / max(1, self.samples)
+
+    def metrics(self) -> dict[str, float]:
+        """Named metrics; empty when the actor did not train."""
+        if not self.samples:
+            return {}
+        return {
+            "ratio_mean": self.ratio_sum / self.samples,
+            "ratio_min": self.ratio_min,
+            "ratio_max": self.ratio_max,
+            "ratio_clip_fraction": self.clip_fraction,
+            "ratio_dual_clip_fraction": self.dual_clipped / self.samples,
+            "behave_weight_mean": self.weight_sum / self.samples,
+            "behave_weight_max": self.weight_max,
+            "behave_masked_fraction": self.not_admitted / self.samples,
+            **{f"ratio_bin_{index}": float(count) for index, count in enumerate(self.bins)},
+        }

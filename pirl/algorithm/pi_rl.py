@@ -1,0 +1,391 @@
+"""piRL as one of LeRobot's RL algorithms: the bridge from `RLAlgorithm` to `pirl.algorithm.update`.
+
+Owns the critic, the noise head, the optimiser and the counters of a learner. Refuses to know
+sockets, files and simulators. Read `docs/adr/0010-lerobot-rlalgorithm-bridge.md` for what of
+LeRobot is reused and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.rl.algorithms.base import RLAlgorithm
+from lerobot.rl.algorithms.configs import RLAlgorithmConfig, TrainingStats
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from pirl.algorithm.critic import Critic, ValueBuffer, critic_input_width
+from pirl.algorithm.flow_noise import NoiseHead
+from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_optimizer
+from pirl.algorithm.prepare import Networks, Prepared, prepare
+from pirl.algorithm.seeding import Stream, seeded_generator
+from pirl.algorithm.update import (
+    Counts,
+    DemoBatches,
+    Limits,
+    UpdateStats,
+    minibatch_losses,
+    update,
+)
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.errors import CheckpointError, FieldMismatch, MismatchError
+from pirl.records import DecisionBatch
+
+NOISE_HEAD_PREFIX = "noise_head."
+"""Prefix of the noise head among published weights and in the algorithm's state."""
+
+CRITIC_PREFIX = "critic."
+REFERENCE_PREFIX = "reference."
+
+
+@RLAlgorithmConfig.register_subclass("pi_rl")
+@dataclass
+class PiRLAlgorithmConfig(RLAlgorithmConfig):
+    """What `PiRLAlgorithm` needs besides the policy itself."""
+
+    pirl: PiRLConfig = field(default_factory=PiRLConfig)
+    policy_config: PreTrainedConfig | None = None
+    total_updates: int = 500
+    """Length of the cosine schedule, in updates."""
+    seed: int = 0
+    """Root of every random draw of the learner."""
+
+    @classmethod
+    def from_policy_config(cls, policy_cfg: PreTrainedConfig) -> PiRLAlgorithmConfig:
+        """A config for `policy_cfg`; the variant must still be set."""
+        return cls(policy_config=policy_cfg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLosses:
+    """Losses and metrics of one batch, without a step."""
+
+    total: Tensor
+    """Differentiable; the sum of `algorithm.md` 10.4 without the demonstration term."""
+    losses: Mapping[str, Tensor]
+    """`policy_loss`, `value_loss`, `entropy`, `kl_reference`, `total_loss`."""
+    metrics: Mapping[str, float]
+
+
+class PiRLAlgorithm(RLAlgorithm):
+    """PPO or GRPO over the chain of a flow policy; one `update` is one learner iteration."""
+
+    config_class = PiRLAlgorithmConfig
+    name = "pi_rl"
+
+    def __init__(
+        self,
+        policy: FlowPolicy,
+        config: PiRLAlgorithmConfig,
+        *,
+        parity_tol: float = 1e-3,
+        ratio_tol: float = 1e-3,
+        demo_batches: DemoBatches | None = None,
+    ) -> None:
+        """Build critic and noise head from the config's seed.
+
+        Args:
+            policy: what is trained; its VLM stays frozen.
+            parity_tol: nats, see `RuntimeConfig.parity_tol`.
+            ratio_tol: see `RuntimeConfig.ratio_tol`.
+            demo_batches: demonstrations for the BC term; read only with `bc_weight > 0`.
+        """
+        self.config = config
+        self._pirl, self._seed = config.pirl, config.seed
+        self.policy = policy
+        self._limits = Limits(parity=parity_tol, ratio=ratio_tol)
+        self._demos = demo_batches if config.pirl.bc_weight > 0 else None
+        self._nets = Networks(
+            policy=policy,
+            critic=_build_critic(policy, config),
+            noise_head=_build_noise_head(policy, config),
+        )
+        self._reference: dict[str, Tensor] | None = None
+        if config.pirl.kl_beta > 0:
+            trained = policy.trained_parameters()
+            self._reference = {name: p.detach().clone() for name, p in trained.items()}
+        self._schedule = RateSchedule(pirl=config.pirl, total_updates=config.total_updates)
+        self._buffer = ValueBuffer(config.pirl.value_buffer_updates)
+        self._optimizer: AdamW | None = None
+        self._updates = 0
+
+    @property
+    def critic(self) -> Critic | None:
+        """The value function; None with GRPO."""
+        return self._nets.critic
+
+    @property
+    def noise_head(self) -> NoiseHead | None:
+        """The std network; None with Flow-SDE."""
+        return self._nets.noise_head
+
+    @property
+    def updates(self) -> int:
+        """Updates finished since the run began."""
+        return self._updates
+
+    def make_optimizers_and_scheduler(self) -> dict[str, Optimizer]:
+        """A fresh AdamW over all parameter groups, as {"pi_rl": optimiser}."""
+        self._optimizer = make_optimizer(
+            self.policy.trained_parameters(),
+            noise_head=self.noise_head,
+            critic=self.critic,
+            pirl=self._pirl,
+        )
+        return self.get_optimizers()
+
+    def get_optimizers(self) -> dict[str, Optimizer]:
+        """{"pi_rl": optimiser}, empty before `make_optimizers_and_scheduler`."""
+        return {} if self._optimizer is None else {OPTIMIZER: self._optimizer}
+
+    def configure_data_iterator(
+        self,
+        data_mixer: Any,
+        batch_size: int,
+        *,
+        async_prefetch: bool = False,
+        queue_size: int = 1,
+    ) -> Iterator[Any]:
+        """Decision batches from the on-policy store, never prefetched.
+
+        The next batch exists only after this update was published and acted on.
+        """
+        return data_mixer.get_iterator(
+            batch_size=batch_size, async_prefetch=False, queue_size=queue_size
+        )
+
+    def update(self, batch_iterator: Iterator[Any]) -> TrainingStats:
+        """One learner iteration on `next(batch_iterator)`, a `DecisionBatch`; `algorithm.md` 14.1.
+
+        Raises:
+            NumericsError: parity or the first ratio is off (weights untouched), or a value is not
+                finite.
+            ContractError: a decision lacks a log-prob that the recipe needs.
+        """
+        batch: DecisionBatch = next(batch_iterator)
+        if self._optimizer is None:
+            self.make_optimizers_and_scheduler()
+        optimizer = self._optimizer
+        assert optimizer is not None
+        train_actor = self._updates >= self._pirl.critic_warmup_steps
+        self._schedule.apply(optimizer, update=self._updates)
+        try:
+            prepared = self._prepare(batch)
+            stats = update(
+                self._nets,
+                prepared,
+                optimizer=optimizer,
+                buffer=self._buffer,
+                pirl=self._pirl,
+                seed=self._seed,
+                limits=self._limits,
+                train_actor=train_actor,
+                demos=self._demos,
+            )
+        finally:
+            # Acting, evaluation and saving all start from eval mode (section 14.3).
+            self.policy.module.eval()
+        rates = learning_rates(optimizer)
+        self._schedule.adapt(stats.approx_kl)
+        self._updates += 1
+        self.optimization_step = self.optimization_step + stats.optimiser_steps
+        return _training_stats(stats, prepared, batch, rates=rates)
+
+    def forward_batch(self, batch: DecisionBatch) -> BatchLosses:
+        """Losses and named metrics of a batch of transitions, for either variant; changes nothing.
+
+        The whole batch is one minibatch; `total.backward()` gives the gradient of the first step.
+        """
+        prepared = self._prepare(batch)
+        rows = torch.arange(len(prepared), device=prepared.lag.device)
+        losses = minibatch_losses(
+            self._nets,
+            prepared,
+            rows,
+            live=torch.ones_like(rows, dtype=torch.bool),
+            counts=Counts.of(prepared, rows),
+            pirl=self._pirl,
+        )
+        stats = UpdateStats()
+        if losses.actor is not None:
+            stats.ratio.add(losses.actor.surrogate, losses.actor.weight, mask=losses.actor.mask)
+        named = {f"update/{name}": value for name, value in stats.ratio.metrics().items()}
+        return BatchLosses(
+            total=losses.total,
+            losses=losses.terms(),
+            metrics={**prepared.metrics, **named, "update/approx_kl": stats.ratio.approx_kl},
+        )
+
+    def _prepare(self, batch: DecisionBatch) -> Prepared:
+        self.policy.module.eval()
+        return prepare(
+            self._nets,
+            batch,
+            pirl=self._pirl,
+            seed=self._seed,
+            reference=self._reference,
+        )
+
+    def get_weights(self) -> dict[str, Any]:
+        """Trained tensors on the CPU by policy state-dict name, noise head under `noise_head.`."""
+        weights = {name: p.detach().cpu().clone() for name, p in self._published().items()}
+        return dict(weights)
+
+    def load_weights(self, weights: dict[str, Any], device: str | torch.device = "cpu") -> None:
+        """Take over published weights in place; parameters stay on their device.
+
+        Raises:
+            MismatchError: a name, shape or dtype differs; nothing is loaded then.
+        """
+        _copy_strict(self._published(), weights, what="published weights")
+
+    def _published(self) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = dict(self.policy.trained_parameters())
+        if self.noise_head is not None:
+            state = self.noise_head.state_dict(keep_vars=True)
+            named |= {f"{NOISE_HEAD_PREFIX}{name}": value for name, value in state.items()}
+        return named
+
+    def _owned(self) -> dict[str, Tensor]:
+        """Tensors of the algorithm that are not part of the policy."""
+        owned: dict[str, Tensor] = {}
+        for prefix, module in ((CRITIC_PREFIX, self.critic), (NOISE_HEAD_PREFIX, self.noise_head)):
+            if module is not None:
+                state = module.state_dict(keep_vars=True)
+                owned |= {f"{prefix}{name}": value for name, value in state.items()}
+        for name, value in (self._reference or {}).items():
+            owned[f"{REFERENCE_PREFIX}{name}"] = value
+        return owned
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Critic, noise head and the KL term's reference: everything that is not the policy."""
+        return {name: value.detach().cpu().clone() for name, value in self._owned().items()}
+
+    def load_state_dict(
+        self, state_dict: dict[str, Tensor], device: str | torch.device = "cpu"
+    ) -> None:
+        """Restore `state_dict` in place; optimisers keep pointing at the same parameters.
+
+        Raises:
+            MismatchError: a name, shape or dtype differs; nothing is loaded then.
+        """
+        _copy_strict(self._owned(), state_dict, what="algorithm state")
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Schedule, counters and value buffer as flat tensors, for a safetensors file."""
+        return {
+            "updates": torch.tensor(self._updates, dtype=torch.int64),
+            "optimization_step": torch.tensor(self.optimization_step, dtype=torch.int64),
+            "lr_scale": torch.tensor(self._schedule.scale, dtype=torch.float64),
+            **{f"value_buffer.{name}": value for name, value in self._buffer.state().items()},
+        }
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `training_state` returned.
+
+        Raises:
+            CheckpointError: an entry is missing or unknown.
+        """
+        scalars = {"updates", "optimization_step", "lr_scale"}
+        prefix = "value_buffer."
+        buffered = {name for name in state if name.startswith(prefix)}
+        wrong = scalars.symmetric_difference(set(state) - buffered)
+        if wrong:
+            raise CheckpointError("algorithm training state does not fit", parts=sorted(wrong))
+        self._buffer.load(
+            {name.removeprefix(prefix): state[name] for name in sorted(buffered)},
+            device=self.policy.device,
+        )
+        self._updates = int(state["updates"])
+        self.optimization_step = int(state["optimization_step"])
+        self._schedule.scale = float(state["lr_scale"])
+
+
+def _build_critic(policy: FlowPolicy, config: PiRLAlgorithmConfig) -> Critic | None:
+    if config.pirl.adv_type == "grpo":
+        return None
+    critic = Critic(
+        critic_input_width(policy, config.pirl),
+        hidden=config.pirl.value_hidden,
+        last_init=config.pirl.value_last_init,
+        generator=seeded_generator(config.seed, Stream.CRITIC_INIT),
+    )
+    return critic.to(policy.device)
+
+
+def _build_noise_head(policy: FlowPolicy, config: PiRLAlgorithmConfig) -> NoiseHead | None:
+    if not config.pirl.is_flow_noise or config.pirl.flow_noise is None:
+        return None
+    head = NoiseHead(
+        feature_width=policy.feature_width,
+        model_dim=policy.spec.model_dim,
+        settings=config.pirl.flow_noise,
+        generator=seeded_generator(config.seed, Stream.NOISE_HEAD_INIT),
+    )
+    return head.to(policy.device)
+
+
+def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, what: str) -> None:
+    """Copy `source` into `target`, all or nothing."""
+
+    def kind(named: Mapping[str, Tensor], name: str) -> str:
+        if name not in named:
+            return "absent"
+        return f"{str(named[name].dtype).removeprefix('torch.')}{list(named[name].shape)}"
+
+    wrong = [
+        FieldMismatch(field=name, ours=kind(target, name), theirs=kind(source, name))
+        for name in sorted(set(target) | set(source))
+        if kind(target, name) != kind(source, name)
+    ]
+    if wrong:
+        raise MismatchError(what, wrong)
+    with torch.no_grad():
+        for name, value in target.items():
+            value.copy_(source[name])
+
+
+def _training_stats(
+    stats: UpdateStats, prepared: Prepared, batch: DecisionBatch, *, rates: Mapping[str, float]
+) -> TrainingStats:
+    """Metrics of an update; `metric_row` gives them the names of `docs/metrics.md`."""
+    passes = max(1, stats.minibatches)
+    steps = max(1, stats.optimiser_steps)
+    extra = {
+        **stats.ratio.metrics(),
+        **stats.parity.metrics(),
+        "approx_kl": stats.approx_kl or 0.0,
+        "ratio_first_max_abs": stats.first.max_abs,
+        "clip_first_fraction": stats.first.clip_fraction,
+        "kl_first": stats.first.approx_kl,
+        "epochs": float(stats.epochs),
+        "optimiser_steps": float(stats.optimiser_steps),
+        "reward_mean": float(batch.reward.double().mean()),
+        **{f"lr_{name}": rate for name, rate in rates.items() if name != "actor_no_decay"},
+        **prepared.metrics,
+        "version/lag_max": float(prepared.lag.max()),
+        "version/lag_mean": float(prepared.lag.double().mean()),
+    }
+    if stats.noise_std:
+        extra["noise_std_mean"] = sum(stats.noise_std) / len(stats.noise_std)
+    if stats.value_epoch_loss is not None:
+        extra["value_epoch_loss"] = stats.value_epoch_loss
+    return TrainingStats(
+        losses={name: total / passes for name, total in stats.losses.items()},
+        grad_norms={name: total / steps for name, total in stats.grad_norms.items()},
+        extra=extra,
+    )
+
+
+def metric_row(stats: TrainingStats) -> dict[str, float]:
+    """`stats` under the names that `pirl.evidence.metrics` declares."""
+    row = {f"update/{name}": value for name, value in stats.losses.items()}
+    row |= {f"update/grad_norm_{name}": value for name, value in stats.grad_norms.items()}
+    for name, value in stats.extra.items():
+        row[name if "/" in name else f"update/{name}"] = value
+    return row
