@@ -42,6 +42,19 @@ def _decode(value: object) -> float:
     return float(value)
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON without Python's NaN and Infinity: a comparison with NaN is silently false.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
 class JsonLines:
     """Appends one JSON object per line, each in a single flushed write."""
 
@@ -137,8 +150,8 @@ def read_json_lines(path: Path, *, allow_torn_tail: bool = False) -> list[dict[s
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = strict_json(line)
+        except (ValueError, RecursionError) as error:
             raise EvidenceError(f"{path.name}: line {number} is not JSON") from error
         if not isinstance(record, dict):
             raise EvidenceError(f"{path.name}: line {number} is not an object")

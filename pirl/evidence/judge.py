@@ -1,0 +1,188 @@
+"""From raw records to a verdict: the one path that gate and verifier share.
+
+Owns the order "recompute, compare, conclude". Nothing that a bundle says about itself is read here,
+only its raw records. Read `pirl.evidence.verify` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pirl.errors import EvidenceError
+from pirl.evidence import outcomes
+from pirl.evidence.criteria import (
+    DEFAULT_NUMERICS,
+    STEPS,
+    Criterion,
+    CriterionResult,
+    Measured,
+    Verdict,
+    worst,
+)
+from pirl.evidence.policy import (
+    CLAIM,
+    GATE,
+    NON_CLAIM,
+    POLICY_VERSION,
+    criteria_of,
+    limits,
+    policy_digest,
+)
+from pirl.evidence.raw import MissingRecordError, RawRecords, text
+
+MALFORMED = (
+    EvidenceError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What a measurement raises on records that are not what `docs/evidence.md` says."""
+
+UNKNOWN = "unknown"
+
+
+def recompute_function(criterion: Criterion) -> Callable[[RawRecords], Measured]:
+    """The pure function that measures a criterion."""
+    module, _, leaf = criterion.recompute.rpartition(".")
+    return getattr(import_module(module), leaf)
+
+
+def judge_criterion(
+    criterion: Criterion, raw: RawRecords, *, numerics: str = DEFAULT_NUMERICS
+) -> CriterionResult:
+    """Measure one criterion and compare it with its threshold.
+
+    A missing record gives "not run", a malformed one "failed"; neither counts as passed.
+    """
+    measured: Measured | None = None
+    try:
+        measured = recompute_function(criterion)(raw)
+        holds = criterion.holds(measured.value, numerics=numerics)
+        verdict, detail = (Verdict.PASSED if holds else Verdict.FAILED), measured.detail
+    except MissingRecordError as error:
+        verdict, detail = Verdict.NOT_RUN, str(error)
+    except MALFORMED as error:
+        verdict, detail = Verdict.FAILED, f"malformed record: {error}"
+    return CriterionResult(
+        name=criterion.name,
+        step=criterion.step,
+        measured=None if measured is None else measured.value,
+        threshold=criterion.threshold_for(numerics),
+        comparator=criterion.comparator,
+        unit=criterion.unit,
+        verdict=verdict,
+        recompute=criterion.recompute,
+        description=criterion.description,
+        detail=detail,
+    )
+
+
+def judge_step(raw: RawRecords, step: str) -> list[CriterionResult]:
+    """Every criterion of a step, in order."""
+    numerics = _setting(raw, "numerics")
+    return [judge_criterion(c, raw, numerics=numerics) for c in criteria_of(step)]
+
+
+def _text_of(raw: RawRecords, name: str, key: str) -> str:
+    try:
+        return text(raw.json("validate-config", name), key)
+    except MALFORMED:
+        return UNKNOWN
+
+
+def _setting(raw: RawRecords, key: str) -> str:
+    return _text_of(raw, "settings.json", key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVerdict:
+    """The verdict of a gate and everything it follows from."""
+
+    results: Mapping[str, list[CriterionResult]]
+    """By step."""
+    profile: str
+    variant: str
+    numerics: str
+    config_path: str
+    config_hash: str
+    episodes: list[outcomes.TaskOutcome]
+
+    @property
+    def steps(self) -> dict[str, Verdict]:
+        """Verdict of each step."""
+        return {
+            step: worst({r.name: r.verdict for r in self.results.get(step, [])}) for step in STEPS
+        }
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict of the gate."""
+        return worst(self.steps)
+
+    @property
+    def label(self) -> str:
+        """The verdict as it must be shown: a fallback is never shown as the real profile."""
+        if self.verdict == Verdict.PASSED and self.profile != "libero":
+            return f"passed (fallback: {self.profile})"
+        return str(self.verdict)
+
+    def count(self, verdict: Verdict, step: str | None = None) -> int:
+        """Criteria with this verdict, of one step or of all."""
+        steps = STEPS if step is None else (step,)
+        return sum(r.verdict == verdict for s in steps for r in self.results.get(s, []))
+
+    @property
+    def total(self) -> int:
+        """Number of criteria."""
+        return sum(len(results) for results in self.results.values())
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What was not tested."""
+        return limits(profile=self.profile, variant=self.variant, numerics=self.numerics)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it stands in `verdict.json`."""
+        return {
+            "gate": GATE,
+            "policy_version": POLICY_VERSION,
+            "policy_digest": policy_digest(),
+            "verdict": str(self.verdict),
+            "label": self.label,
+            "profile": self.profile,
+            "variant": self.variant,
+            "numerics": self.numerics,
+            "config_path": self.config_path,
+            "config_hash": self.config_hash,
+            "steps": {step: str(verdict) for step, verdict in self.steps.items()},
+            "criteria": {str(v).replace(" ", "_"): self.count(v) for v in Verdict}
+            | {"total": self.total},
+            "episodes": [outcome.to_json() for outcome in self.episodes],
+            "claim": CLAIM,
+            "non_claim": NON_CLAIM,
+            "limits": list(self.limits),
+        }
+
+
+def judge_gate(raw: RawRecords) -> GateVerdict:
+    """Recompute everything from the raw records of a bundle."""
+    try:
+        episodes = outcomes.by_task(outcomes.all_episodes(raw))
+    except MALFORMED:
+        # The criteria that need episodes say what is wrong with them; no figure is shown.
+        episodes = []
+    return GateVerdict(
+        results={step: judge_step(raw, step) for step in STEPS},
+        profile=_text_of(raw, "profile.json", "profile"),
+        variant=_text_of(raw, "config.json", "variant"),
+        numerics=_setting(raw, "numerics"),
+        config_path=_text_of(raw, "config.json", "path"),
+        config_hash=_text_of(raw, "config.json", "hash"),
+        episodes=episodes,
+    )

@@ -1,0 +1,156 @@
+"""Reading raw records: typed access that never invents a value.
+
+Owns the paths `raw/<step>/<name>` of a bundle and the difference between a record that is missing
+and one that is malformed. Refuses to know what a record means. Read `pirl.evidence.measure_link`
+next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pirl.errors import EvidenceError
+from pirl.evidence.metric_log import MetricRow, parse_rows, read_json_lines, strict_json
+
+type Record = Mapping[str, Any]
+
+
+class MissingRecordError(EvidenceError):
+    """A raw record is not there, or there is nothing in it to check: the criterion was not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecords:
+    """The raw records of a bundle."""
+
+    root: Path
+    """The bundle folder."""
+
+    def path(self, step: str, name: str) -> Path:
+        """File of a raw record.
+
+        Raises:
+            MissingRecordError: no such file.
+        """
+        path = self.root / "raw" / step / name
+        if not path.is_file():
+            raise MissingRecordError(f"raw/{step}/{name} is missing")
+        return path
+
+    def json(self, step: str, name: str) -> Record:
+        """A record that is one JSON object."""
+        return read_object(self.path(step, name))
+
+    def lines(self, step: str, name: str) -> list[Record]:
+        """A record with one JSON object per line; at least one."""
+        records = read_json_lines(self.path(step, name))
+        if not records:
+            raise MissingRecordError(f"raw/{step}/{name} is empty")
+        return cast("list[Record]", records)
+
+    def metrics(self, step: str, name: str) -> list[MetricRow]:
+        """Metric rows; at least one."""
+        return parse_rows(self.lines(step, name), source=name)
+
+    def matching(self, step: str, pattern: str) -> list[str]:
+        """Names of the raw records of a step that match a glob pattern, sorted; at least one."""
+        names = sorted(path.name for path in (self.root / "raw" / step).glob(pattern))
+        if not names:
+            raise MissingRecordError(f"raw/{step}/{pattern} is missing")
+        return names
+
+
+def read_object(path: Path) -> Record:
+    """The JSON object in a file.
+
+    Raises:
+        EvidenceError: the file is not a JSON object.
+    """
+    try:
+        value = strict_json(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError(f"{path.name} is not JSON") from error
+    if not isinstance(value, dict):
+        raise EvidenceError(f"{path.name} is not a JSON object")
+    return cast("Record", value)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _typed[T](record: Record, key: str, accept: Callable[[Any], bool], what: str, _: type[T]) -> T:
+    if key not in record:
+        raise EvidenceError(f"field {key!r} is missing")
+    value = record[key]
+    if not accept(value):
+        raise EvidenceError(f"field {key!r} is {value!r}, not {what}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def integer(record: Record, key: str) -> int:
+    """An integer field; booleans are not integers."""
+    return _typed(record, key, lambda v: type(v) is int, "an integer", int)
+
+
+def number(record: Record, key: str) -> float:
+    """A finite number field as float."""
+    return float(_typed(record, key, _is_number, "a number", float))
+
+
+def boolean(record: Record, key: str) -> bool:
+    """A field that is true or false."""
+    return _typed(record, key, lambda v: type(v) is bool, "true or false", bool)
+
+
+def text(record: Record, key: str) -> str:
+    """A text field that is not empty."""
+    return _typed(record, key, lambda v: isinstance(v, str) and v != "", "a text", str)
+
+
+def mapping(record: Record, key: str) -> Mapping[str, Any]:
+    """An object field."""
+    return _typed(record, key, lambda v: isinstance(v, dict), "an object", dict)
+
+
+def sequence(record: Record, key: str) -> Sequence[Any]:
+    """A list field."""
+    return _typed(record, key, lambda v: isinstance(v, list), "a list", list)
+
+
+def objects(record: Record, key: str) -> list[Record]:
+    """A list of objects."""
+    items = sequence(record, key)
+    if not all(isinstance(item, dict) for item in items):
+        raise EvidenceError(f"field {key!r} is not a list of objects")
+    return list(items)
+
+
+def numbers(record: Record, key: str) -> list[float]:
+    """A list of numbers."""
+    items = sequence(record, key)
+    if not all(_is_number(item) for item in items):
+        raise EvidenceError(f"field {key!r} is not a list of numbers")
+    return [float(item) for item in items]
+
+
+def some[T](items: Iterable[T], what: str) -> list[T]:
+    """All of `items`, at least one: counting violations among nothing proves nothing.
+
+    Raises:
+        MissingRecordError: there is none.
+    """
+    found = list(items)
+    if not found:
+        raise MissingRecordError(f"no {what} to check")
+    return found
