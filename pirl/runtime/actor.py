@@ -215,7 +215,7 @@ def run_actor(loaded: LoadedConfig, *, rank: int, stop: threading.Event) -> Exit
             cfg.env,
             num_envs=cfg.runtime.envs_per_actor,
             num_workers=cfg.runtime.env_workers,
-            image_keys=tuple(session.policy.image_keys),
+            image_keys=session.image_keys,
             split=split,
         )
         try:

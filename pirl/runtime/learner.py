@@ -65,6 +65,7 @@ class Learner:
         self._stop = stop
         self._books = Books()
         self._version = 0
+        self._param_bytes = 0
         self._timers = StageTimers()
         self._store = RolloutStore(
             actors=cfg.runtime.actors,
@@ -72,7 +73,7 @@ class Learner:
             staleness_threshold=cfg.pirl.staleness_threshold,
         )
         self._server = LearnerServer(
-            session.identity, runtime=cfg.runtime, sink=self._store, schema=session.schema
+            session.identity, runtime=cfg.runtime, schema=session.schema, sink=self._store
         )
         self._started = time.monotonic()
 
@@ -117,7 +118,9 @@ class Learner:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._server.stop(finished=reason == "finished")
+            if reason == "finished":
+                self._server.finish()
+            self._server.stop()
             self._store.drop_held("run_ended")
             self._write_record(before, reason)
 
@@ -174,20 +177,27 @@ class Learner:
             "version/lag_max": float(taken.policy_lag_max),
             "counters/updates": float(self._books.updates),
             "counters/env_steps": float(self._books.env_steps),
-            "counters/rejected_peers": float(self._server.rejected_calls),
+            "counters/rejected_peers": float(self._rejected_calls()),
+            "link/param_bytes": float(self._param_bytes),
             "link/bytes_received": float(self._store.bytes_received),
             "time/wall_s": time.monotonic() - self._started,
         }
 
+    def _rejected_calls(self) -> int:
+        counters = self._server.counters()
+        return sum(n for name, n in counters.items() if name.startswith("handshakes_refused"))
+
     def _publish(self) -> None:
-        """Make the current version the one actors act with; encoded once, sent to each."""
+        """Make the current version the one actors act with; encoded once, sent to each.
+
+        The last version is not published: nobody would act with it.
+        """
+        if self._version >= self._cfg.runtime.total_updates:
+            return
         with self._timers.stage("publish"):
             self._store.begin_version(self._version)
-            self._server.publish(
-                self._session.algorithm.get_weights(),
-                version=self._version,
-                final=self._version >= self._cfg.runtime.total_updates,
-            )
+            size = self._server.publish(self._version, self._session.algorithm.get_weights())
+        self._param_bytes = size
         self._books.versions_published.append(self._version)
 
     def _is_checkpoint_due(self) -> bool:
@@ -233,8 +243,8 @@ class Learner:
             "digests_after": self._digests(),
             "counters": self._store.counters(),
             "books": asdict(self._books),
-            "connections": self._server.connections(),
-            "rejections": self._server.rejections(),
+            "server": self._server.counters(),
+            "handshakes": [asdict(handshake) for handshake in self._server.handshakes()],
         }
         path = self._folder.run_record
         path.parent.mkdir(parents=True, exist_ok=True)

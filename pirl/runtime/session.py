@@ -17,6 +17,7 @@ import torch
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
 from pirl.config.load import LoadedConfig
 from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, build_policy
+from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
 from pirl.envs import describe_env
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
@@ -32,6 +33,8 @@ class Session:
     policy: XVLAFlowPolicy
     algorithm: PiRLAlgorithm
     identity: Identity
+    image_keys: tuple[str, ...]
+    """The policy's cameras in its order."""
     schema: TransitionSchema
     """What a transition of this recipe must look like."""
 
@@ -81,16 +84,24 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         executed_steps=policy.spec.executed_steps,
     )
     env = describe_env(cfg.env)
+    image_keys = tuple(
+        name for name in cfg.policy.image_features if not name.startswith(EMPTY_CAMERA_PREFIX)
+    )
     schema = transition_schema(
         policy.spec,
         cfg.pirl,
-        image_shapes={name: env.image_shapes[name] for name in policy.image_keys},
+        image_shapes={name: env.image_shapes[name] for name in image_keys},
         state_dim=env.state_width,
         language_tokens=cfg.policy.tokenizer_max_length,
         domains=cfg.policy.num_domains,
     )
     return Session(
-        loaded=loaded, policy=policy, algorithm=algorithm, identity=identity, schema=schema
+        loaded=loaded,
+        policy=policy,
+        algorithm=algorithm,
+        identity=identity,
+        image_keys=image_keys,
+        schema=schema,
     )
 
 
