@@ -200,6 +200,8 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker: one thread, headless GL unless the caller chose another."""
     return {
         "MUJOCO_GL": "egl",
+        # Mesa's software rasteriser draws in the calling thread; its own threads only add switches.
+        "LP_NUM_THREADS": "0",
         **environ,
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
