@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
 import grpc
+from lerobot.transport import services_pb2
 from lerobot.transport.utils import MAX_MESSAGE_SIZE
 
 from pirl.config.recipe import RuntimeConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
 type Option = tuple[str, int]
+
+PB: Any = services_pb2
+"""LeRobot's generated messages; protobuf adds the classes at import, unseen by type checkers."""
+EMPTY: Any = PB.Empty()
 
 
 def _common_options(heartbeat_s: float) -> list[Option]:

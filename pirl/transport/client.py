@@ -14,23 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
-from lerobot.transport import services_pb2, services_pb2_grpc
+from lerobot.transport import services_pb2_grpc
 from lerobot.utils.transition import Transition
+from torch import Tensor
 
 from pirl.config.recipe import RuntimeConfig
-from pirl.errors import FieldMismatch, LinkClosedError, MismatchError, PirlError, TransportError
+from pirl.errors import LinkClosedError, PirlError, TransportError
 from pirl.transport import identity, messages, status, wire
-from pirl.transport.channel import address_of, open_channel
+from pirl.transport.channel import EMPTY, PB, address_of, open_channel
+from pirl.transport.contact import Contact, meet_learner, verify_learner
 from pirl.transport.identity import Claims, Identity
 from pirl.transport.outbox import Outbox
 from pirl.transport.server import FINISHED_KEY
 
 _logger = logging.getLogger(__name__)
 
-_TAKEN_GRACE_S = 3.0
-"""A replaced actor's rank is free once the learner has seen the old connection end."""
-_TRY_S = 2.0
-_PAUSE_S = 0.3
 _OUTBOX_BYTES = 64 * 2**20
 _MESSAGE_BYTES = 32 * 2**20
 """Aim for the size of one message of transitions."""
@@ -44,6 +42,7 @@ class ActorLink:
         runtime: address, token, certificate, heartbeat and timeouts.
         rank: this actor's rank, below `runtime.actors`.
         actor_id: unique per process; None makes one.
+        expected: tensors whose names, shapes and dtypes a publication must have; None takes any.
         send_timeout_s: a send that finds no room for this long ends the link.
     """
 
@@ -54,6 +53,7 @@ class ActorLink:
         runtime: RuntimeConfig,
         rank: int,
         actor_id: str | None = None,
+        expected: Mapping[str, Tensor] | None = None,
         send_timeout_s: float = 60.0,
         limits: wire.Limits = wire.DEFAULT_LIMITS,
     ) -> None:
@@ -61,12 +61,14 @@ class ActorLink:
         self._runtime = runtime
         self._rank = rank
         self.actor_id = actor_id or f"actor-{rank}-{uuid.uuid4().hex[:12]}"
+        self._expected = expected
         self._send_timeout_s = send_timeout_s
         self._limits = limits
         self._changed = threading.Condition()
         self._latest: wire.ParameterMessage | None = None
         self._error: PirlError | None = None
         self._is_finished = False
+        self._contact: Contact | None = None
         self._is_closing = threading.Event()
         self._channel: grpc.Channel | None = None
         self._parameter_call: Any = None
@@ -81,6 +83,18 @@ class ActorLink:
     def identity(self) -> Identity:
         """Our identity, with the learner's run id once it is known."""
         return self._ours
+
+    def handshake(self) -> dict[str, Any]:
+        """The record of this link's first contact, for evidence; empty before it."""
+        if self._contact is None:
+            return {}
+        return {
+            "unix_s": self._contact.unix_s,
+            "seconds": self._contact.seconds,
+            "actor_id": self.actor_id,
+            "rank": self._rank,
+            "learner": dict(self._contact.theirs),
+        }
 
     @property
     def finished(self) -> bool:
@@ -104,10 +118,18 @@ class ActorLink:
         self._channel = open_channel(self._runtime)
         stub = services_pb2_grpc.LearnerServiceStub(self._channel)
         try:
-            self._handshake(stub, limit_s)
+            contact = meet_learner(
+                stub,
+                self._ours,
+                runtime=self._runtime,
+                metadata=self._metadata(),
+                limit_s=limit_s,
+            )
         except PirlError:
             self._channel.close()
             raise
+        self._contact = contact
+        self._ours = contact.identity
         self._open_streams(stub)
         _logger.info(
             "linked to the learner at %s as rank %d, run %s",
@@ -132,6 +154,7 @@ class ActorLink:
             runtime=self._runtime,
             rank=self._rank,
             actor_id=self.actor_id,
+            expected=self._expected,
             send_timeout_s=self._send_timeout_s,
             limits=self._limits,
         )
@@ -164,14 +187,15 @@ class ActorLink:
     # -- parameters --------------------------------------------------------------------------------
 
     def wait_for_version(self, min_version: int, timeout_s: float) -> wire.ParameterMessage | None:
-        """The newest published version, once it is at least `min_version`; verified.
+        """The newest published version, once it is at least `min_version`; its identity is checked.
 
         Returns:
-            None when the learner said that the run is complete.
+            A message with `final` set when the learner said that its run is complete; None when
+            nothing came within `timeout_s` and the link is whole.
 
         Raises:
             MismatchError: the parameters' identity differs; no tensor was handed out.
-            LinkClosedError: the learner is gone, or nothing came within `timeout_s`.
+            LinkClosedError: the learner is gone.
             TransportError: the parameters are malformed.
         """
         end = time.monotonic() + timeout_s
@@ -180,15 +204,14 @@ class ActorLink:
                 if self._latest is not None and self._latest.version >= min_version:
                     return self._latest
                 if self._is_finished:
-                    return None
+                    return wire.ParameterMessage(
+                        identity=self._ours.claims(), version=min_version, weights={}, final=True
+                    )
                 if self._error is not None:
                     raise self._error
                 left_s = end - time.monotonic()
                 if left_s <= 0:
-                    have = "none" if self._latest is None else str(self._latest.version)
-                    raise LinkClosedError(
-                        f"no policy version {min_version} within {timeout_s:g} s (have {have})"
-                    )
+                    return None
                 self._changed.wait(left_s)
 
     # -- decisions and messages --------------------------------------------------------------------
@@ -226,58 +249,24 @@ class ActorLink:
         )
         return (*self._ours.to_metadata(), *who)
 
-    def _handshake(self, stub: Any, limit_s: float) -> None:
-        start = time.monotonic()
-        where = f"learner at {address_of(self._runtime, self._runtime.port)}"
-        while True:
-            left_s = limit_s - (time.monotonic() - start)
-            if left_s <= 0:
-                raise LinkClosedError(
-                    f"no answer from the {where} within {limit_s:g} s; start it with "
-                    "python -m pirl.learner and the same --config_path"
-                )
-            try:
-                _, call = stub.Ready.with_call(
-                    services_pb2.Empty(),  # pyright: ignore[reportAttributeAccessIssue]
-                    timeout=min(left_s, _TRY_S),
-                    metadata=self._metadata(),
-                    wait_for_ready=True,
-                )
-            except grpc.RpcError as error:
-                waited_s = time.monotonic() - start
-                if not _worth_another_try(error, waited_s):
-                    raise status.from_rpc_error(error, doing=where) from error
-                self._is_closing.wait(_PAUSE_S)
-                continue
-            self._verify(identity.from_metadata(call.initial_metadata()), where)
-            return
-
-    def _verify(self, theirs: Claims, where: str) -> None:
-        """Check the learner's identity and adopt its run id.
-
-        Raises:
-            MismatchError: names every differing field with both values.
-        """
-        mismatches = identity.check(
-            self._ours, theirs, config_identity=self._runtime.config_identity
+    def _verify(self, theirs: Claims) -> None:
+        verify_learner(
+            self._ours,
+            theirs,
+            config_identity=self._runtime.config_identity,
+            where="published parameters",
         )
-        if not theirs.get("run_id") and not any(m.field == "run_id" for m in mismatches):
-            mismatches.append(FieldMismatch(field="run_id", ours=self._ours.run_id, theirs=None))
-        if mismatches:
-            raise MismatchError(where, mismatches, sides=("ours", "learner"))
-        self._ours = identity.adopt_run_id(self._ours, theirs)
 
     def _open_streams(self, stub: Any) -> None:
         metadata = self._metadata()
-        empty = services_pb2.Empty()  # pyright: ignore[reportAttributeAccessIssue]
-        self._parameter_call = stub.StreamParameters(empty, metadata=metadata)
+        self._parameter_call = stub.StreamParameters(EMPTY, metadata=metadata)
         self._uploads = {
             "transitions": stub.SendTransitions.future(
-                self._transitions.pieces(services_pb2.Transition),  # pyright: ignore[reportAttributeAccessIssue]
+                self._transitions.pieces(PB.Transition),
                 metadata=metadata,
             ),
             "interactions": stub.SendInteractions.future(
-                self._interactions.pieces(services_pb2.InteractionMessage),  # pyright: ignore[reportAttributeAccessIssue]
+                self._interactions.pieces(PB.InteractionMessage),
                 metadata=metadata,
             ),
         }
@@ -298,7 +287,8 @@ class ActorLink:
                 self._accept(
                     wire.decode_parameters(
                         message,
-                        verify=lambda theirs: self._verify(theirs, "published parameters"),
+                        verify=self._verify,
+                        expected=self._expected,
                         limits=self._limits,
                     )
                 )
@@ -379,11 +369,3 @@ class ActorLink:
                 upload.result(timeout=max(0.1, end - time.monotonic()))
             except (grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError) as error:
                 _logger.warning("the learner did not confirm the last %s: %r", name, error)
-
-
-def _worth_another_try(error: grpc.RpcError, waited_s: float) -> bool:
-    """A learner that is not up yet, or that has not noticed yet that our predecessor is gone."""
-    code = error.code() if isinstance(error, grpc.Call) else None
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return True
-    return code is grpc.StatusCode.ALREADY_EXISTS and waited_s < _TAKEN_GRACE_S

@@ -43,7 +43,8 @@ class Outbox:
                 raise LinkClosedError("the link has ended; nothing more can be sent")
             if self._waiting and self._waiting_bytes + len(message) > self._max_bytes:
                 raise LinkClosedError(
-                    f"the learner took nothing for {timeout_s:g} s; {len(self._waiting)} messages wait"
+                    f"the learner took nothing for {timeout_s:g} s; "
+                    f"{len(self._waiting)} messages wait"
                 )
             self._waiting.append(message)
             self._waiting_bytes += len(message)

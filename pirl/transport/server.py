@@ -12,20 +12,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import grpc
-from lerobot.transport import services_pb2, services_pb2_grpc
+from lerobot.transport import services_pb2_grpc
 from lerobot.transport.utils import send_bytes_in_chunks
 from lerobot.utils.transition import Transition
 from torch import Tensor
 
 from pirl.config.recipe import RuntimeConfig
-from pirl.errors import EnvironmentNotReadyError, FieldMismatch, TransportError
-from pirl.transport import channel, identity, messages, status, wire
+from pirl.errors import EnvironmentNotReadyError, TransportError
+from pirl.transport import admission, channel, messages, wire
+from pirl.transport.admission import Handshake
+from pirl.transport.board import Board, Publication
 from pirl.transport.identity import Identity
-from pirl.transport.members import FullError, Member, Members, TakenError
+from pirl.transport.members import Member, Members, TakenError
 from pirl.transport.schema import TransitionSchema
 
 _logger = logging.getLogger(__name__)
@@ -56,25 +57,6 @@ class RolloutSink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handshake:
-    """One answer to a first contact, for evidence."""
-
-    unix_s: float
-    call: str
-    rank: int | None
-    actor_id: str | None
-    accepted: bool
-    reason: str
-    mismatches: tuple[FieldMismatch, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Publication:
-    version: int
-    payload: bytes
-
-
 class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
     """Serves one run: `start`, `publish` each version, `finish` when complete, `stop`.
 
@@ -101,9 +83,8 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
         self._sink = sink
         self._limits = limits
         self._members = Members(actors=runtime.actors, on_lost=self._on_lost)
-        self._changed = threading.Condition()
-        self._latest: _Publication | None = None
-        self._is_finished = False
+        self._board = Board()
+        self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._counters: Counter[str] = Counter()
         self._handshakes: deque[Handshake] = deque(maxlen=_MAX_HANDSHAKES)
@@ -155,28 +136,21 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
             weights: trained tensors by name.
         """
         payload = wire.encode_parameters(weights, version, identity=self._ours)
-        with self._changed:
-            if self._latest is not None and version <= self._latest.version:
-                raise ValueError(f"version {version} after version {self._latest.version}")
-            self._latest = _Publication(version=version, payload=payload)
-            self._counters["published_versions"] += 1
-            self._changed.notify_all()
+        self._board.put(Publication(version=version, payload=payload))
+        self._count(published_versions=1)
         return len(payload)
 
     def finish(self) -> None:
-        """Tell every actor that the run is complete: its `wait_for_version` returns None."""
-        with self._changed:
-            self._is_finished = True
-            self._changed.notify_all()
+        """Tell every actor that the run is complete: it gets a final message without weights."""
+        self._board.finalise()
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """End all calls and free the port; whatever still runs after `deadline_s` is cut off."""
         end = time.monotonic() + deadline_s
-        while self._is_finished and self._members.alive() and time.monotonic() < end:
+        while self._board.is_final and self._members.alive() and time.monotonic() < end:
             time.sleep(0.02)
         self._is_stopping.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._board.wake()
         if self._server is not None:
             grace_s = max(0.0, min(1.0, end - time.monotonic()))
             self._server.stop(grace_s).wait(timeout=grace_s + 5.0)
@@ -189,12 +163,12 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
 
     def counters(self) -> dict[str, int]:
         """Accepted, refused, received and sent, by name (`docs/envelope.md`)."""
-        with self._changed:
+        with self._lock:
             return dict(self._counters)
 
     def handshakes(self) -> list[Handshake]:
         """The latest first contacts and refusals, oldest first."""
-        with self._changed:
+        with self._lock:
             return list(self._handshakes)
 
     def alive_ranks(self) -> list[int]:
@@ -207,28 +181,27 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
         """First contact; answers with the learner's identity as initial metadata."""
         self._admit(context, "Ready")
         context.send_initial_metadata(self._ours.to_metadata())
-        return services_pb2.Empty()  # pyright: ignore[reportAttributeAccessIssue]
+        return channel.EMPTY
 
     def StreamParameters(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         """The latest version at once, then each new one the moment it is published."""
         member = self._admit(context, "StreamParameters")
         self._attach(member, context)
+
+        def goes_on() -> bool:
+            is_stopping = self._is_stopping.is_set()
+            return not is_stopping and member.lost_because is None and context.is_active()
+
         cursor = -1
-        while (publication := self._next_publication(member, context, cursor)) is not None:
-            yield from send_bytes_in_chunks(
-                publication.payload,
-                services_pb2.Parameters,  # pyright: ignore[reportAttributeAccessIssue]
-            )
+        while (publication := self._board.next_after(cursor, goes_on=goes_on)) is not None:
+            yield from send_bytes_in_chunks(publication.payload, channel.PB.Parameters)
             cursor = publication.version
             self._count(parameter_messages=1, bytes_sent=len(publication.payload))
-        if self._is_finished:
-            context.set_trailing_metadata(((FINISHED_KEY, "1"),))
-        elif member.lost_because is not None:
-            context.abort(grpc.StatusCode.ABORTED, member.lost_because)
-        elif self._is_stopping.is_set():
-            context.abort(
-                grpc.StatusCode.UNAVAILABLE, "the learner stopped before the run was complete"
-            )
+        if member.lost_because is not None:
+            _abort(context, grpc.StatusCode.ABORTED, member.lost_because)
+        if not self._board.is_final:
+            _abort(context, grpc.StatusCode.UNAVAILABLE, "the learner stopped before its run ended")
+        context.set_trailing_metadata(((FINISHED_KEY, "1"),))
 
     def SendTransitions(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Decisions, until the actor ends the stream."""
@@ -245,7 +218,7 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
                 self._deliver_transitions(member, transitions, num_bytes)
         except TransportError as error:
             self._refuse_message(member, context, error)
-        return services_pb2.Empty()  # pyright: ignore[reportAttributeAccessIssue]
+        return channel.EMPTY
 
     def SendInteractions(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Heartbeats, ends of rollouts and the goodbye, until the actor ends the stream."""
@@ -264,98 +237,44 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
                 self._deliver_interaction(member, messages.decode_interaction(raw))
         except TransportError as error:
             self._refuse_message(member, context, error)
-        return services_pb2.Empty()  # pyright: ignore[reportAttributeAccessIssue]
+        return channel.EMPTY
 
     # -- admission ---------------------------------------------------------------------------------
 
     def _admit(self, context: grpc.ServicerContext, call: str) -> Member:
-        """The member behind a call; aborts the call otherwise. The token comes first: without it a
-        caller learns nothing.
-        """
-        metadata = list(context.invocation_metadata())
-        actor_id = identity.text_of(metadata, identity.ACTOR_ID_KEY)
-        rank = _rank_of(identity.text_of(metadata, identity.RANK_KEY))
-        entry = Handshake(
-            unix_s=time.time(), call=call, rank=rank, actor_id=actor_id, accepted=False, reason=""
-        )
-        given = identity.text_of(metadata, identity.TOKEN_KEY)
-        if not identity.tokens_agree(self._runtime.token, given):
-            self._refuse(context, replace(entry, reason="token"), grpc.StatusCode.UNAUTHENTICATED)
-        mismatches = identity.check(
-            self._ours,
-            identity.from_metadata(metadata),
-            config_identity=self._runtime.config_identity,
-        )
-        for name, value, wanted in (
-            ("actor_id", actor_id, "1 to 128 printable characters"),
-            ("rank", rank, "a whole number"),
-        ):
-            if value is None or not str(value).isprintable() or not 0 < len(str(value)) <= 128:
-                mismatches.append(FieldMismatch(field=name, ours=wanted, theirs=value))
-        if mismatches or rank is None or actor_id is None:
-            refused = replace(entry, reason="mismatch", mismatches=tuple(mismatches))
-            self._refuse(context, refused, grpc.StatusCode.FAILED_PRECONDITION)
+        """The member behind a call; ends the call when there is none."""
         try:
-            member = self._members.admit(rank, actor_id, anew=call == "Ready")
-        except FullError as error:
-            refused = replace(entry, reason=f"capacity: {error}")
-            self._refuse(context, refused, grpc.StatusCode.RESOURCE_EXHAUSTED)
-        except TakenError as error:
-            refused = replace(entry, reason=f"taken: {error}")
-            self._refuse(context, refused, grpc.StatusCode.ALREADY_EXISTS)
-        if call == "Ready":
-            self._record(replace(entry, accepted=True, reason="accepted"))
-            _logger.info("actor %r accepted as rank %d", actor_id, rank)
+            member, answer = admission.admit(
+                context.invocation_metadata(),
+                call=call,
+                ours=self._ours,
+                runtime=self._runtime,
+                members=self._members,
+            )
+        except admission.RefusedError as refusal:
+            _logger.warning("%s", refusal)
+            self._record(refusal.answer)
+            _abort(context, refusal.code, refusal.details)
+        if call == admission.FIRST_CONTACT:
+            _logger.info("actor %r accepted as rank %d", member.actor_id, member.rank)
+            self._record(answer)
         return member
 
-    def _refuse(
-        self, context: grpc.ServicerContext, entry: Handshake, code: grpc.StatusCode
-    ) -> NoReturn:
-        self._record(entry)
-        _logger.warning(
-            "refused %s of actor %r (rank %s): %s %s",
-            entry.call,
-            entry.actor_id,
-            entry.rank,
-            entry.reason,
-            "; ".join(str(m) for m in entry.mismatches)[:2000],
-        )
-        details = status.mismatch_details(entry.mismatches) if entry.mismatches else entry.reason
-        context.abort(code, details)
-        raise AssertionError("abort always raises")
-
-    def _record(self, entry: Handshake) -> None:
-        name = "accepted" if entry.accepted else f"refused_{entry.reason.partition(':')[0]}"
-        with self._changed:
-            self._counters[f"handshakes_{name}"] += 1
-            self._handshakes.append(entry)
+    def _record(self, answer: Handshake) -> None:
+        name = "accepted" if answer.accepted else f"refused_{answer.reason}"
+        self._count(**{f"handshakes_{name}": 1})
+        with self._lock:
+            self._handshakes.append(answer)
 
     def _attach(self, member: Member, context: grpc.ServicerContext) -> None:
         try:
             self._members.attach(member, context)
         except TakenError as error:
-            context.abort(grpc.StatusCode.ABORTED, str(error))
+            _abort(context, grpc.StatusCode.ABORTED, str(error))
         if not context.add_callback(lambda: self._on_call_ended(member, context)):
             self._on_call_ended(member, context)
 
     # -- publication and reception -----------------------------------------------------------------
-
-    def _next_publication(
-        self, member: Member, context: grpc.ServicerContext, cursor: int
-    ) -> _Publication | None:
-        """The latest version after `cursor`, once there is one; None when the stream must end."""
-        with self._changed:
-            while True:
-                if not context.is_active() or member.lost_because is not None:
-                    return None
-                if self._is_stopping.is_set():
-                    return None
-                if self._latest is not None and self._latest.version > cursor:
-                    return self._latest
-                if self._is_finished:
-                    return None
-                # Every event notifies; the timeout only bounds the harm of one that did not.
-                self._changed.wait(timeout=1.0)
 
     def _deliver_transitions(
         self, member: Member, transitions: Sequence[Transition], num_bytes: int
@@ -390,8 +309,7 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
                 # This call ends with its own status, not by cancellation.
                 member.calls.remove(context)
         self._members.lose(member, f"sent what no actor may send: {error}")
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:1000])
-        raise AssertionError("abort always raises")
+        _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error)[:1000])
 
     # -- liveness ----------------------------------------------------------------------------------
 
@@ -404,17 +322,16 @@ class LearnerServer(services_pb2_grpc.LearnerServiceServicer):
 
     def _on_call_ended(self, member: Member, context: grpc.ServicerContext) -> None:
         self._members.detach(member, context)
-        with self._changed:
-            self._changed.notify_all()
+        self._board.wake()
 
     def _on_lost(self, rank: int, actor_id: str, reason: str) -> None:
         self._count(actors_lost=1)
+        self._board.wake()
         self._sink.on_actor_lost(rank, actor_id, reason)
 
     def _count(self, **amounts: int) -> None:
-        with self._changed:
+        with self._lock:
             self._counters.update(amounts)
-            self._changed.notify_all()
 
     def _bind(self, server: grpc.Server) -> int:
         address = channel.address_of(self._runtime, self._runtime.port)
@@ -439,5 +356,6 @@ def _beating(pieces: Iterator[Any], member: Member) -> Iterator[Any]:
         yield piece
 
 
-def _rank_of(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() and len(text) <= 9 else None
+def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, details: str) -> NoReturn:
+    context.abort(code, details)
+    raise AssertionError("gRPC's abort always raises")

@@ -59,6 +59,8 @@ class ParameterMessage:
     version: int
     weights: dict[str, Tensor]
     """Trained tensors by name; views of the message's memory, copied by whoever loads them."""
+    final: bool = False
+    """The learner's run is complete; there are no weights."""
 
 
 def encode_parameters(weights: Mapping[str, Tensor], version: int, *, identity: Identity) -> bytes:
@@ -80,12 +82,14 @@ def decode_parameters(
     message: bytes | bytearray,
     *,
     verify: Callable[[Claims], None] | None = None,
+    expected: Mapping[str, Tensor] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> ParameterMessage:
     """The publication in `message`.
 
     Args:
         verify: called with the sender's identity before any weight is looked at; raises to refuse.
+        expected: tensors whose names, shapes and dtypes the weights must have; None accepts any.
 
     Raises:
         TransportError: not a publication, or beyond `limits`.
@@ -109,6 +113,8 @@ def decode_parameters(
     weights = payload.get(POLICY_KEY)
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise TransportError(f"parameters carry no dict of tensors under {POLICY_KEY!r}")
+    if expected is not None:
+        _require_like(weights, expected)
     return ParameterMessage(identity=claims, version=int(version), weights=weights)
 
 
@@ -220,6 +226,20 @@ def _compact_transition(transition: Transition, compact: _Compactor) -> Transiti
         truncated=bool(transition["truncated"]),
         complementary_info={n: compact(v) for n, v in info.items() if isinstance(v, Tensor)},
     )
+
+
+def _require_like(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if weights.keys() != expected.keys():
+        missing = sorted(expected.keys() - weights.keys())[:4]
+        foreign = sorted(weights.keys() - expected.keys())[:4]
+        raise TransportError(f"parameters: missing {missing!r}, unexpected {foreign!r:.300}")
+    for name, like in expected.items():
+        found = weights[name]
+        if found.shape != like.shape or found.dtype != like.dtype:
+            raise TransportError(
+                f"parameter {name} is {found.dtype} {tuple(found.shape)}, "
+                f"must be {like.dtype} {tuple(like.shape)}"
+            )
 
 
 def _writable(message: bytes | bytearray) -> bytearray:

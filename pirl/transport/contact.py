@@ -1,0 +1,101 @@
+"""An actor's first contact: find the learner, be checked by it, check it, adopt its run id.
+
+Owns the deadline and the decision what is worth another try. Refuses to know streams. Read
+`pirl.transport.client` next.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from pirl.config.recipe import RuntimeConfig
+from pirl.errors import FieldMismatch, LinkClosedError, MismatchError
+from pirl.transport import identity, status
+from pirl.transport.channel import EMPTY, address_of
+from pirl.transport.identity import Claims, Identity
+
+_TAKEN_GRACE_S = 3.0
+"""A replaced actor's rank is free once the learner has seen the old connection end."""
+_TRY_S = 2.0
+_PAUSE_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """A learner that was met and agrees."""
+
+    identity: Identity
+    """Ours, with the learner's run id."""
+    theirs: Claims
+    unix_s: float
+    seconds: float
+    """From the first try to the answer."""
+
+
+def meet_learner(
+    stub: Any,
+    ours: Identity,
+    *,
+    runtime: RuntimeConfig,
+    metadata: tuple[tuple[str, str], ...],
+    limit_s: float,
+) -> Contact:
+    """Call `Ready` until the learner answers, then check the identity in its answer.
+
+    Args:
+        stub: LeRobot's `LearnerServiceStub`.
+        metadata: identity and caller, as sent on every call.
+
+    Raises:
+        MismatchError: the two sides differ; every field with both values.
+        LinkClosedError: no answer within `limit_s`.
+        TransportError: the learner has no room for this actor.
+    """
+    start = time.monotonic()
+    where = f"learner at {address_of(runtime, runtime.port)}"
+    while (left_s := limit_s - (time.monotonic() - start)) > 0:
+        try:
+            _, call = stub.Ready.with_call(
+                EMPTY, timeout=min(left_s, _TRY_S), metadata=metadata, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            if not _is_worth_another_try(error, waited_s=time.monotonic() - start):
+                raise status.from_rpc_error(error, doing=where) from error
+            time.sleep(min(_PAUSE_S, max(0.0, limit_s - (time.monotonic() - start))))
+            continue
+        theirs = identity.from_metadata(call.initial_metadata())
+        agreed = verify_learner(ours, theirs, config_identity=runtime.config_identity, where=where)
+        return Contact(
+            identity=agreed, theirs=theirs, unix_s=time.time(), seconds=time.monotonic() - start
+        )
+    raise LinkClosedError(
+        f"no answer from the {where} within {limit_s:g} s; start it with "
+        "python -m pirl.learner and the same --config_path"
+    )
+
+
+def verify_learner(ours: Identity, theirs: Claims, *, config_identity: str, where: str) -> Identity:
+    """Our identity with the learner's run id, if everything agrees.
+
+    Raises:
+        MismatchError: names every differing field with both values.
+    """
+    mismatches = identity.check(ours, theirs, config_identity=config_identity)
+    if theirs.get("run_id") == "":
+        # An empty run id means "not met yet": an actor may say so, a learner may not.
+        mismatches.append(FieldMismatch(field="run_id", ours=ours.run_id, theirs=""))
+    if mismatches:
+        raise MismatchError(where, mismatches, sides=("ours", "learner"))
+    return identity.adopt_run_id(ours, theirs)
+
+
+def _is_worth_another_try(error: grpc.RpcError, *, waited_s: float) -> bool:
+    """A learner that is not up yet, or has not noticed yet that our predecessor is gone."""
+    code = error.code() if isinstance(error, grpc.Call) else None
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return True
+    return code is grpc.StatusCode.ALREADY_EXISTS and waited_s < _TAKEN_GRACE_S
