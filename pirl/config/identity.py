@@ -1,7 +1,7 @@
 """Identity of a config: its path and the hash of what it resolves to.
 
-Owns which fields are host-local (they may differ between learner and actors) and the canonical text that
-is hashed. Refuses to know how identities are compared: that is `pirl.transport.identity`.
+Owns which fields are host-local (they may differ between learner and actors) and the canonical
+text that is hashed. Refuses to know how identities are compared: that is `pirl.transport.identity`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class ConfigIdentity:
 
 
 def canonical_json(cfg: PiRLTrainConfig) -> str:
-    """The resolved config without host-local fields: ASCII, sorted keys, no blanks, floats by repr."""
+    """The resolved config without host-local fields: ASCII, sorted keys, no blanks, floats by
+    repr.
+    """
     from pirl.config.train import encode_config
 
     tree = encode_config(cfg)
@@ -62,9 +64,10 @@ def config_hash(cfg: PiRLTrainConfig) -> str:
 def config_path_identity(path: Path) -> str:
     """A name of the file that both sides derive alike and that shows no absolute path.
 
-    Inside the current directory: the path relative to it, with forward slashes. Outside: the file name and
-    a digest of the absolute path, `train_config.json@0123456789ab`. Symbolic links are not followed
-    (`checkpoints/last` moves while learner and actors start), except where `..` has to be resolved.
+    Inside the current directory: the path relative to it, with forward slashes. Outside: the file
+    name and a digest of the absolute path, `train_config.json@0123456789ab`. Symbolic links are
+    not followed (`checkpoints/last` moves while learner and actors start), except where `..` has
+    to be resolved.
     """
     absolute = Path.cwd() / path
     if ".." in absolute.parts:

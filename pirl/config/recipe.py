@@ -1,8 +1,8 @@
 """The knobs of a piRL run: one frozen-in-spirit dataclass per owner, a docstring under each field.
 
-Owns names, types, defaults and units (`algorithm.md` 15.4 for the algorithm; `product.md` 4-5 for the
-runtime). Refuses to know torch, LeRobot or how a file is read: rules live in `pirl.config.rules`, loading
-in `pirl.config.load`.
+Owns names, types, defaults and units (`algorithm.md` 15.4 for the algorithm; `product.md` 4-5 for
+the runtime). Refuses to know torch, LeRobot or how a file is read: rules live in
+`pirl.config.rules`, loading in `pirl.config.load`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class LastStepStd:
     gripper_logit: float = 1.0
     """Logits of hidden gripper channels."""
     other: float = 0.1
-    """Every other channel (`auto`), in action units; 0.1 of the data set's per-dim std is a start."""
+    """Every other channel (`auto`), in action units; 0.1 of the data set's per-dim std is a
+    start.
+    """
 
 
 @dataclass(kw_only=True)
@@ -49,7 +51,9 @@ class FlowSDEConfig:
     w_rule: str = "sde"
     """`sde` keeps the SDE drift; `vp` keeps the carried noise at unit variance."""
     stochastic_steps: str = "one"
-    """`one` stochastic step per chunk (hybrid, the paper's default) or `all` steps, each its own sample."""
+    """`one` stochastic step per chunk (hybrid, the paper's default) or `all` steps, each its own
+    sample.
+    """
     step_sampling: str = "uniform"
     """Law of the stochastic step: `uniform`, `exclude_last` or `weights`."""
     step_weights: tuple[float, ...] | None = None
@@ -83,7 +87,9 @@ class PiRLConfig:
     base_sampler: str = "native"
     """`native` (carried noise, equals stock generation at zero noise) or `euler`."""
     last_step_rule: str = "additive"
-    """`additive`: mean is the prediction, std is `last_step_std`; `sde`: the paper's own last step."""
+    """`additive`: mean is the prediction, std is `last_step_std`; `sde`: the paper's own last
+    step.
+    """
     last_step_std: LastStepStd = field(default_factory=LastStepStd)
     noise_on_unused: bool = False
     gripper_mode: str = "last_step"
@@ -144,9 +150,13 @@ class PiRLConfig:
     value_last_init: str = "zero"
     """`zero` or `normal` (RLinf: std 0.02)."""
     value_source: str = "vlm"
-    """`vlm` (mean-pooled tokens), `vlm_tokens` (primary-view tokens flattened) or `action_tokens`."""
+    """`vlm` (mean-pooled tokens), `vlm_tokens` (primary-view tokens flattened) or
+    `action_tokens`.
+    """
     value_epochs: int = 0
-    """Extra critic-only epochs per update over the last `value_buffer_updates` updates; 0 is the paper."""
+    """Extra critic-only epochs per update over the last `value_buffer_updates` updates; 0 is the
+    paper.
+    """
     value_buffer_updates: int = 1
 
     recompute_proximal: bool = True
@@ -166,7 +176,9 @@ class RuntimeConfig:
     """Knobs of learner, actors and the link between them; never part of the policy config."""
 
     host: str = "127.0.0.1"
-    """Address the learner binds and actors dial; anything but loopback needs `token`. Host-local."""
+    """Address the learner binds and actors dial; anything but loopback needs `token`.
+    Host-local.
+    """
     port: int = 50051
     """Host-local; 0 lets `pirl launch` pick a free one."""
     token: str | None = None
@@ -193,7 +205,9 @@ class RuntimeConfig:
     actor_device: str = "cpu"
     """Host-local."""
     torch_threads: int = 1
-    """Threads of each torch process; two processes with default threads fight for the same cores."""
+    """Threads of each torch process; two processes with default threads fight for the same
+    cores.
+    """
     connect_timeout_s: float = 120.0
     """An actor waits this long for its learner to answer."""
     reconnect_s: float = 0.0

@@ -1,13 +1,67 @@
-"""Rules."""
+"""Every rule of a piRL config, over plain JSON values: `check_rules`.
+
+Owns the order of the rules and what counts as one error. Refuses to know types
+(`pirl.config.schema`) and files. Read `pirl.config.rules_pirl`, then its neighbours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from pirl.config.ranges import check_ranges
+from pirl.config.recipe import RECIPE, PiRLConfig, RuntimeConfig
+from pirl.config.rules_env import ENV_RULES
+from pirl.config.rules_pirl import PIRL_RULES
+from pirl.config.rules_policy import POLICY_RULES
+from pirl.config.rules_runtime import RUNTIME_RULES
+from pirl.config.spelling import recipe_error
+from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
+
+RULES = (*PIRL_RULES, check_ranges, *POLICY_RULES, *ENV_RULES, *RUNTIME_RULES)
 
 
 def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:
-    """Every rule that the tree breaks."""
-    return []
+    """Every rule that `tree` breaks, one error per field.
+
+    Args:
+        tree: the config as JSON values with defaults filled in; `WRONG` marks values already
+        refused.
+    """
+    view = View(tree)
+    recipe = view.get("recipe")
+    if recipe is ABSENT or recipe is None:
+        return list(_without_recipe(view))
+    errors: list[FieldError] = []
+    misspelt = None if recipe is WRONG else recipe_error(recipe)
+    if misspelt is not None:
+        errors.append(misspelt)
+    for rule in RULES:
+        errors.extend(rule(view))
+    return one_per_field(errors)
+
+
+def one_per_field(errors: Iterable[FieldError]) -> list[FieldError]:
+    """The first error of each field, in order."""
+    found: dict[str, FieldError] = {}
+    for error in errors:
+        found.setdefault(error.field, error)
+    return list(found.values())
+
+
+def _without_recipe(view: View) -> Iterable[FieldError]:
+    # A run whose author forgot the recipe must not become a SAC run.
+    for name, defaults in (("pirl", PiRLConfig()), ("runtime", RuntimeConfig())):
+        plain = json.loads(json.dumps(asdict(defaults)))
+        changed = {k: v for k, v in (view.section(name) or {}).items() if v != plain.get(k, v)}
+        if changed:
+            yield FieldError(
+                field="recipe",
+                value=None,
+                expected=f"{RECIPE!r}, because {name}.{next(iter(changed))} is set",
+                fix=f"add recipe={RECIPE}, or remove `{name}` for LeRobot's own SAC path",
+            )
+            return

@@ -1,7 +1,7 @@
 """The config of a run: LeRobot's RL training config plus `recipe`, `pirl` and `runtime`.
 
-Owns the draccus classes; one of the doors to LeRobot (importing it imports torch). Refuses to know how
-a file is read. Read `pirl.config.load` next.
+Owns the draccus classes; one of the doors to LeRobot (importing it imports torch). Refuses to
+know how a file is read. Read `pirl.config.load` next.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ METAWORLD_IMAGE_KEY = f"{OBS_IMAGES}.image"
 
 
 def _one_env_eval() -> EvalConfig:
-    # LeRobot's default derives the batch from this machine's core count, which would make the identity
-    # of one and the same file differ between machines.
+    # LeRobot's default derives the batch from this machine's core count, which would make the
+    # identity of one and the same file differ between machines.
     return EvalConfig(batch_size=1)
 
 
@@ -43,8 +43,8 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
     def validate(self) -> None:
         """Check the config; with the recipe nothing is filled in.
 
-        LeRobot's own `validate` would set `algorithm` to SAC and put the policy's supervised optimiser
-        preset in place, so it runs only when `recipe` is absent.
+        LeRobot's own `validate` would set `algorithm` to SAC and put the policy's supervised
+        optimiser preset in place, so it runs only when `recipe` is absent.
 
         Raises:
             ConfigError: with the recipe, every rule that does not hold.
@@ -60,7 +60,9 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
 @EnvConfig.register_subclass("pirl_metaworld")
 @dataclass
 class PiRLMetaWorldEnvConfig(EnvConfig):
-    """MetaWorld driven by pirl: rendered only when the policy looks (`learning.md`, 64 px, one camera)."""
+    """MetaWorld driven by pirl: rendered only when the policy looks (`learning.md`, 64 px, one
+    camera).
+    """
 
     task: str | None = "button-press-topdown-v3"
     tasks: list[str] | None = None
@@ -103,7 +105,7 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
                     field="env.type",
                     value="pirl_metaworld",
                     expected="an environment that LeRobot itself can create",
-                    fix="this one is driven by pirl: run `pirl eval`, `pirl learner` and `pirl actor`;"
+                    fix="this one is driven by pirl: run `pirl eval`, `pirl learner`, `pirl actor`;"
                     " LeRobot's commands can use --env.type=metaworld",
                 )
             ]

@@ -1,0 +1,86 @@
+"""The one preflight summary of a valid config, for people.
+
+Owns the lines and their order. Shows no secret and no absolute path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pirl.config.load import LoadedConfig
+
+
+def preflight_summary(loaded: LoadedConfig) -> str:
+    """Recipe, policy, variant, config, environment, seed, chunk shape, mode and sizes; one per
+    line.
+    """
+    cfg, runtime, pirl = loaded.cfg, loaded.cfg.runtime, loaded.cfg.pirl
+    if cfg.recipe is None:
+        recipe = "none: LeRobot's own SAC path"
+        lines = [("recipe", recipe), ("config path", loaded.identity.path)]
+        return _format([*lines, ("config hash", loaded.identity.hash)])
+    lines = [
+        ("recipe", cfg.recipe),
+        ("variant", str(pirl.variant)),
+        ("policy", _policy(loaded)),
+        ("config path", loaded.identity.path),
+        ("config hash", loaded.identity.hash),
+        ("environment", _environment(loaded)),
+        ("seed", str(cfg.seed)),
+        ("sampler", _sampler(loaded)),
+        ("runtime", f"{runtime.mode}, {_count(runtime.actors, 'actor')}, {_envs(loaded)}"),
+        ("updates", f"{runtime.total_updates} of {runtime.rollout_chunks} decisions each"),
+        (
+            "batches",
+            f"{pirl.global_batch} decisions per optimiser step in pieces of {pirl.micro_batch}, "
+            f"{_count(pirl.update_epochs, 'epoch')}",
+        ),
+    ]
+    return _format(lines)
+
+
+def _format(lines: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def _policy(loaded: LoadedConfig) -> str:
+    policy = loaded.cfg.policy
+    if policy is None:
+        return "none"
+    start = policy.pretrained_path
+    if start is None:
+        weights = "random weights from the seed"
+    else:
+        weights = f"weights of {Path(start).name if Path(start).is_absolute() else start}"
+    return f"{policy.type} ({getattr(policy, 'action_mode', '?')}), {weights}"
+
+
+def _environment(loaded: LoadedConfig) -> str:
+    env = loaded.cfg.env
+    if env is None:
+        return "none"
+    ids = getattr(env, "task_ids", None)
+    tasks = getattr(env, "tasks", None)
+    chosen = f", task ids {ids}" if ids is not None else ""
+    named = ", ".join(tasks) if tasks else str(env.task)
+    return f"{env.type}: {named}{chosen}; split {loaded.cfg.runtime.split}"
+
+
+def _sampler(loaded: LoadedConfig) -> str:
+    policy = loaded.cfg.policy
+    steps = getattr(policy, "num_denoising_steps", "?")
+    executed, chunk = getattr(policy, "n_action_steps", "?"), getattr(policy, "chunk_size", "?")
+    return f"K = {steps} denoising steps, E = {executed} of C = {chunk} rows executed"
+
+
+def _envs(loaded: LoadedConfig) -> str:
+    runtime = loaded.cfg.runtime
+    envs = _count(runtime.envs_per_actor, "environment")
+    return f"{envs} per actor in {_count(runtime.env_workers, 'worker')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

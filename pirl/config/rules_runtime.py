@@ -1,0 +1,186 @@
+"""Rules of the `runtime` section, and of LeRobot's own fields that mean nothing under the recipe.
+
+Owns what processes, ports and deadlines demand of each other. Refuses to open a socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from pirl.config.recipe import RECIPE
+from pirl.config.view import ABSENT, WRONG, View
+from pirl.errors import FieldError
+
+DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?|mps")
+MIN_TOKEN_LENGTH = 16
+
+INERT_FIELDS: dict[str, tuple[object, str]] = {
+    "algorithm": (None, "remove it: the algorithm comes from `pirl`"),
+    "optimizer": (None, "remove it: set pirl.actor_lr, pirl.betas and their neighbours"),
+    "scheduler": (None, "remove it: set pirl.lr_schedule"),
+    "mixer": ("online_offline", "remove it: piRL is on-policy"),
+    "online_ratio": (0.5, "remove it: piRL is on-policy"),
+    "reward_model": (None, "remove it: the reward is the environment's"),
+    "peft": (None, "remove it: pirl.train_scope says what trains"),
+    "sample_weighting": (None, "remove it: pirl.loss_weighting weighs decisions"),
+    "rename_map": ({}, "remove it: use env.camera_name_mapping"),
+    "use_policy_training_preset": (True, "remove it: pirl has its own optimiser settings"),
+    "batch_size": (8, "remove it: set pirl.global_batch and pirl.micro_batch"),
+    "steps": (100_000, "remove it: set runtime.total_updates"),
+    "save_freq": (20_000, "remove it: set runtime.checkpoint_every_updates"),
+    "save_checkpoint": (True, "remove it: set runtime.checkpoint_every_updates"),
+    "save_checkpoint_to_hub": (False, "remove it: upload the finished checkpoint yourself"),
+    "env_eval_freq": (20_000, "remove it: run `pirl eval`"),
+    "eval_steps": (0, "remove it: run `pirl eval`"),
+    "policy.use_peft": (False, "set policy.use_peft=false: pirl.train_scope says what trains"),
+    "wandb.enable": (False, "set wandb.enable=false: pirl records to MLflow"),
+    "job.target": (None, "remove it: pirl runs on this machine"),
+}
+"""LeRobot fields that piRL does not read, with their defaults: another value would be ignored in
+silence.
+"""
+
+
+def check_batch_of_envs(view: View) -> Iterator[FieldError]:
+    """Workers share the environments of an actor evenly; each actor has something to send."""
+    envs, workers = view.integer("runtime.envs_per_actor"), view.integer("runtime.env_workers")
+    actors, chunks = view.integer("runtime.actors"), view.integer("runtime.rollout_chunks")
+    if envs is not None and workers is not None and envs > 0 and workers > 0 and envs % workers:
+        fitting = next(w for w in range(min(workers, envs), 0, -1) if envs % w == 0)
+        yield FieldError(
+            field="runtime.env_workers",
+            value=workers,
+            expected=f"a divisor of runtime.envs_per_actor ({envs})",
+            fix=f"set runtime.env_workers={fitting}",
+        )
+    if actors is not None and chunks is not None and 0 < chunks < actors:
+        yield FieldError(
+            field="runtime.rollout_chunks",
+            value=chunks,
+            expected=f"at least runtime.actors ({actors}): every actor contributes to a rollout",
+            fix=f"set runtime.rollout_chunks={actors} or more",
+        )
+
+
+def check_address(view: View) -> Iterator[FieldError]:
+    """Anything but loopback needs a token; a key needs a certificate."""
+    host, token = view.text("runtime.host"), view.get("runtime.token")
+    if host is not None and (not host.strip() or host != host.strip()):
+        yield FieldError(
+            field="runtime.host",
+            value=host,
+            expected="a host name or an IP address",
+            fix="set runtime.host=127.0.0.1",
+        )
+    elif host is not None and not is_loopback(host) and token in (None, ABSENT):
+        yield FieldError(
+            field="runtime.host",
+            value=host,
+            expected="a loopback address, unless runtime.token is set",
+            fix="pass --runtime.token=SECRET to learner and actors, or use 127.0.0.1",
+        )
+    if isinstance(token, str) and not _is_token(token):
+        yield FieldError(
+            field="runtime.token",
+            value="(hidden)",
+            expected=f"{MIN_TOKEN_LENGTH} or more printable ASCII characters without blanks",
+            fix="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    cert, key = view.get("runtime.tls_cert"), view.get("runtime.tls_key")
+    if isinstance(key, str) and cert in (None, ABSENT):
+        yield FieldError(
+            field="runtime.tls_key",
+            value=key,
+            expected="a certificate beside it",
+            fix="set runtime.tls_cert, or remove runtime.tls_key",
+        )
+
+
+def check_devices(view: View) -> Iterator[FieldError]:
+    """Device names are ones torch knows."""
+    for name in ("runtime.learner_device", "runtime.actor_device"):
+        device = view.text(name)
+        if device is not None and not DEVICE.fullmatch(device):
+            yield FieldError(
+                field=name,
+                value=device,
+                expected="cpu, cuda, cuda:N or mps",
+                fix=f"set {name}=cpu",
+            )
+
+
+def check_deadlines(view: View) -> Iterator[FieldError]:
+    """A heartbeat comes more often than an actor is given up."""
+    beat, limit = view.number("runtime.heartbeat_s"), view.number("runtime.actor_timeout_s")
+    if beat is not None and limit is not None and beat >= limit > 0:
+        yield FieldError(
+            field="runtime.heartbeat_s",
+            value=beat,
+            expected=f"less than runtime.actor_timeout_s ({limit})",
+            fix=f"set runtime.heartbeat_s={limit / 4:g}",
+        )
+
+
+def check_seed(view: View) -> Iterator[FieldError]:
+    """Every draw is a function of the seed, so there is one."""
+    seed = view.get("seed")
+    number = view.integer("seed")
+    if seed is None or (number is not None and not 0 <= number < 2**31):
+        yield FieldError(
+            field="seed", value=seed, expected="0 <= seed < 2**31", fix="set seed=1000"
+        )
+
+
+def check_eval(view: View) -> Iterator[FieldError]:
+    """LeRobot turns `eval.batch_size=0` into a function of this machine's cores: no shared
+    identity.
+    """
+    if view.integer("eval.batch_size") == 0:
+        yield FieldError(
+            field="eval.batch_size",
+            value=0,
+            expected="a number: 0 takes the core count, and the config hash would differ",
+            fix="set eval.batch_size=1",
+        )
+
+
+def check_inert(view: View) -> Iterator[FieldError]:
+    """LeRobot fields that piRL does not read still hold their defaults."""
+    for name, (default, fix) in INERT_FIELDS.items():
+        value = view.get(name)
+        if value is ABSENT or value is WRONG or value == default:
+            continue
+        yield FieldError(
+            field=name,
+            value=value,
+            expected=f"{default!r}: recipe {RECIPE} does not read {name}",
+            fix=fix,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_token(token: str) -> bool:
+    printable = token.isascii() and token.isprintable() and " " not in token
+    return printable and len(token) >= MIN_TOKEN_LENGTH
+
+
+RUNTIME_RULES = (
+    check_batch_of_envs,
+    check_address,
+    check_devices,
+    check_deadlines,
+    check_seed,
+    check_eval,
+    check_inert,
+)
