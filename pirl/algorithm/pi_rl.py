@@ -33,7 +33,7 @@ from pirl.algorithm.update import (
 )
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.errors import CheckpointError, FieldMismatch, MismatchError
+from pirl.errors import CheckpointError, ConfigError, FieldError, FieldMismatch, MismatchError
 from pirl.records import DecisionBatch
 
 NOISE_HEAD_PREFIX = "noise_head."
@@ -166,7 +166,16 @@ class PiRLAlgorithm(RLAlgorithm):
             NumericsError: parity or the first ratio is off (weights untouched), or a value is not
                 finite.
             ContractError: a decision lacks a log-prob that the recipe needs.
+            ConfigError: `bc_weight` is set but no demonstrations were given.
         """
+        if self._pirl.bc_weight > 0 and self._demos is None:
+            wrong = FieldError(
+                field="pirl.bc_weight",
+                value=self._pirl.bc_weight,
+                expected="0, or a learner that was given demonstration batches",
+                fix="pass demo_batches to PiRLAlgorithm, or set pirl.bc_weight to 0",
+            )
+            raise ConfigError([wrong])
         batch: DecisionBatch = next(batch_iterator)
         if self._optimizer is None:
             self.make_optimizers_and_scheduler()
@@ -214,11 +223,11 @@ class PiRLAlgorithm(RLAlgorithm):
         stats = UpdateStats()
         if losses.actor is not None:
             stats.ratio.add(losses.actor.surrogate, losses.actor.weight, mask=losses.actor.mask)
-        named = {f"update/{name}": value for name, value in stats.ratio.metrics().items()}
+        named = {**prepared.metrics, **stats.ratio.metrics(), "approx_kl": stats.ratio.approx_kl}
         return BatchLosses(
             total=losses.total,
             losses=losses.terms(),
-            metrics={**prepared.metrics, **named, "update/approx_kl": stats.ratio.approx_kl},
+            metrics={f"update/{name}": value for name, value in named.items()},
         )
 
     def _prepare(self, batch: DecisionBatch) -> Prepared:

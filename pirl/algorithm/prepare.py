@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from pirl.algorithm.advantage import (
     EpisodeLayout,
@@ -31,6 +31,7 @@ from pirl.algorithm.optim import swap_values
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.errors import NumericsError
 from pirl.records import Context, DecisionBatch, Observation
 
 
@@ -44,13 +45,17 @@ class Networks:
     noise_head: NoiseHead | None
     """None with Flow-SDE."""
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Every gradient there is, by parameter name."""
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that trains, by name."""
         named = dict(self.policy.trained_parameters())
         for prefix, module in (("noise_head", self.noise_head), ("critic", self.critic)):
             if module is not None:
                 named |= {f"{prefix}.{name}": p for name, p in module.named_parameters()}
-        return {name: p.grad for name, p in named.items() if p.grad is not None}
+        return named
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Every gradient there is, by parameter name."""
+        return {name: p.grad for name, p in self.parameters().items() if p.grad is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +115,16 @@ def prepare(
         reference: frozen weights of the KL term, by name; None without one.
 
     Raises:
-        NumericsError: the decisions of an episode are not consecutive.
+        NumericsError: the decisions of an episode are not consecutive, or come from the future.
+        ContractError: the actor did not score what the recipe's mask counts.
     """
     device = nets.policy.device
+    lag = batch.policy_version - batch.fields["pirl_version"].reshape(-1)
+    if bool((lag < 0).any()):
+        raise NumericsError(
+            f"{int((lag < 0).sum())} decisions acted under a version after {batch.policy_version}, "
+            "the one that consumes them"
+        )
     fields = {name: value.to(device) for name, value in batch.fields.items()}
     with torch.no_grad():
         context = encode(nets.policy, batch.observation, micro_batch=pirl.micro_batch)
@@ -142,7 +154,7 @@ def prepare(
         context=context,
         fields=fields,
         version=batch.policy_version,
-        lag=batch.policy_version - fields["pirl_version"].reshape(-1),
+        lag=lag.to(device),
         behaviour=behaviour.value,
         proximal=proximal,
         sample_mask=behaviour.mask & rows_like(credit.valid, behaviour.mask),
@@ -200,8 +212,8 @@ def _credit(
             old_value=nothing,
             target=nothing,
             metrics={
-                "update/groups": float(groups.num_groups),
-                "update/groups_kept": float(groups.num_kept_groups),
+                "groups": float(groups.num_groups),
+                "groups_kept": float(groups.num_kept_groups),
             }
             | _advantage_metrics(groups.advantage, valid & groups.kept),
         )
@@ -237,9 +249,9 @@ def _credit(
     target = advantage + value
     metrics = {
         **_advantage_metrics(advantage, valid),
-        "update/return_mean": float(target.mean()),
-        "update/value_mean": float(value.mean()),
-        "update/explained_variance": explained_variance(value, target),
+        "return_mean": float(target.mean()),
+        "value_mean": float(value.mean()),
+        "explained_variance": explained_variance(value, target),
     }
     if pirl.normalize_advantages:
         advantage = normalize(advantage, valid=valid)
@@ -256,10 +268,10 @@ def _credit(
 def _advantage_metrics(advantage: Tensor, valid: Tensor) -> dict[str, float]:
     chosen = advantage[valid].double()
     return {
-        "update/advantage_mean": float(chosen.mean()) if len(chosen) else 0.0,
-        "update/advantage_std": float(chosen.std(correction=0)) if len(chosen) else 0.0,
-        "update/decisions": float(len(valid)),
-        "update/masked_fraction": 1.0 - len(chosen) / max(1, len(valid)),
+        "advantage_mean": float(chosen.mean()) if len(chosen) else 0.0,
+        "advantage_std": float(chosen.std(correction=0)) if len(chosen) else 0.0,
+        "decisions": float(len(valid)),
+        "masked_fraction": 1.0 - len(chosen) / max(1, len(valid)),
     }
 
 

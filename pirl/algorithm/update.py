@@ -204,7 +204,7 @@ def update(
             break
     _critic_epochs(nets, prepared, optimizer, buffer, pirl=pirl, seed=seed, stats=stats)
     optimizer.zero_grad(set_to_none=True)
-    checks.require_finite(nets.policy.trained_parameters(), what="parameter")
+    checks.require_finite(nets.parameters(), what="parameter")
     return stats
 
 
@@ -379,7 +379,9 @@ def _backward_demos(
         rng = seeded_generator(seed[0], Stream.DEMO_NOISE, seed[1], position)
         loss = nets.policy.demo_loss(next(demos), rng=rng) / batches
         checks.require_finite({"bc_loss": loss}, what="loss")
-        stats.losses["bc_loss"] = stats.losses.get("bc_loss", 0.0) + float(loss.detach())
+        for name, weight in (("bc_loss", 1.0), ("total_loss", pirl.bc_weight)):
+            term = weight * float(loss.detach())
+            stats.losses[name] = stats.losses.get(name, 0.0) + term
         (pirl.bc_weight * loss).backward()
     actor = group_parameters(optimizer, ACTOR_GROUPS)
     norm = torch.nn.utils.get_total_norm([p.grad for p in actor if p.grad is not None])
