@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def config_path_identity(path: Path) -> str:
     return f"{absolute.name}@{digest[:12]}"
 
 
-def _drop(tree: dict[str, Any], parts: list[str]) -> None:
+def _drop(tree: dict[str, Any], parts: Sequence[str]) -> None:
     node: Any = tree
     for part in parts[:-1]:
         node = node.get(part)

@@ -11,7 +11,7 @@ from typing import Any
 
 import draccus
 import httpx
-import lerobot.policies  # noqa: F401  (registers LeRobot's policy configs)
+import lerobot.policies  # noqa: F401  # pyright: ignore[reportUnusedImport] (registers types)
 from draccus.utils import DraccusException
 from huggingface_hub.errors import (
     HFValidationError,

@@ -84,8 +84,9 @@ class _Schema:
     errors: list[FieldError]
 
     def check(self, declared: Any, value: Any, path: str) -> Any:
-        if isinstance(value, NotFinite):
-            return WRONG  # reported by `jsonfile.silent_errors`
+        if value is WRONG or isinstance(value, NotFinite):
+            # Reported already, by whoever marked it or by `jsonfile.silent_errors`.
+            return WRONG
         if isinstance(value, OverrideText):
             value = _interpret(declared, value)
         origin = typing.get_origin(declared) or declared

@@ -79,14 +79,18 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
 
     def __post_init__(self) -> None:
         pixels = f"pixels/{self.camera}"
-        self.features = {
+        features = {
             ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(4,)),
             "agent_pos": PolicyFeature(type=FeatureType.STATE, shape=(4,)),
             pixels: PolicyFeature(
                 type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3)
             ),
         }
-        self.features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, pixels: METAWORLD_IMAGE_KEY}
+        features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, pixels: METAWORLD_IMAGE_KEY}
+        if self.features not in ({}, features) or self.features_map not in ({}, features_map):
+            raise ValueError("leave features and features_map out: this environment fixes both")
+        self.features = features
+        self.features_map = features_map
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
