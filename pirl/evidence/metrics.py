@@ -99,6 +99,16 @@ _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
     ("update/noise_std_mean", "1", 0, _INF, "mean std of the sampled transition, flow units", ""),
     ("update/behave_weight_mean", "1", 0.9, 1.1, "mean exp(proximal - behaviour)", _STALE),
     ("update/behave_weight_max", "1", 0, _INF, "largest exp(proximal - behaviour)", _STALE),
+    ("update/behave_masked_fraction", "share", 0, 0.2,
+     "decisions above behave_weight_threshold", _STALE),
+    *(
+        (f"update/ratio_bin_{index}", "samples", 0, _INF,
+         f"log-prob samples in bin {index} of pirl.algorithm.diagnostics.RATIO_EDGES", "")
+        for index in range(8)
+    ),
+    ("update/value_epoch_loss", "reward^2", 0, _INF, "value loss of the critic-only epochs", ""),
+    ("update/lr_noise_head", "1", 0, _INF, "learning rate of the noise head", ""),
+    ("update/grad_norm_noise_head", "1", 0, _INF, "noise head gradient norm before clipping", ""),
     ("update/non_finite", "count", 0, 0, "values that were not finite",
      "learning rate, noise level, a std of zero"),
     ("rollout/success_rate", "share", 0, 1, "successes / episodes; shown only with both counts",

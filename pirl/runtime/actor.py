@@ -169,7 +169,9 @@ class Actor:
                 "metrics": row,
             }
         )
-        metrics.write(step=len(self._totals.versions_acted), version=message.version, metrics=row)
+        metrics.write_row(
+            len(self._totals.versions_acted), version=message.version, metrics=row
+        )
         logger.info(
             "version %d: %d decisions, %d/%d episodes succeeded",
             message.version,

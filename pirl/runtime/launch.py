@@ -184,7 +184,12 @@ class _Progress:
     def __init__(self, output_dir: Path, total_updates: int, *, quiet: bool) -> None:
         self._path = RunFolder(output_dir).learner_metrics
         self._bar = tqdm(
-            total=total_updates, unit="update", file=sys.stderr, disable=quiet, mininterval=1.0
+            total=total_updates,
+            unit="update",
+            file=sys.stderr,
+            # Without a terminal the learner's own lines show the progress.
+            disable=quiet or not sys.stderr.isatty(),
+            mininterval=1.0,
         )
         self._size = -1
 

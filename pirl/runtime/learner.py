@@ -143,8 +143,8 @@ class Learner:
             if self._is_checkpoint_due():
                 with self._timers.stage("checkpoint"):
                     self._save()
-            metrics.write(
-                step=self._version, version=self._version, metrics=row | self._timers.drain()
+            metrics.write_row(
+                self._version, version=self._version, metrics=row | self._timers.drain()
             )
             logger.info(
                 "update %d/%d: %d decisions, %d/%d episodes succeeded, kl %.2e",
