@@ -31,7 +31,7 @@ class EnvObservation:
     """What the policy may see at a chunk boundary, before any normalisation."""
 
     images: Mapping[str, UInt8[Array, "3 h w"]]
-    """Keys `observation.images.*`, upright, RGB."""
+    """Keys `observation.images.*`, RGB, turned the way the policy expects."""
     state: Float32[Array, " S"]
     """`observation.state`."""
 

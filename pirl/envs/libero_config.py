@@ -1,0 +1,188 @@
+"""From LeRobot's `LiberoEnv` config to settings, facts and codec of the LIBERO simulator.
+
+Owns the reading of that config. Starts no simulator. Read `pirl.envs.libero` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from jaxtyping import Float32
+
+from pirl.envs.base import Array, EnvInfo, EnvObservation, FrameSettings
+from pirl.envs.libero import ACTION_WIDTH, HORIZON, SETTLE_STEPS, LiberoSettings, LiberoTask
+from pirl.envs.libero_setup import prepare_assets, prepare_config, quiet_stdout
+from pirl.errors import ConfigError, FieldError
+
+if TYPE_CHECKING:
+    from lerobot.envs.configs import EnvConfig
+
+STATE_WIDTH = 20
+"""Position (3), 6-D rotation (6), a zero, and ten zeros for the arm that is not there."""
+_CAMERA_NAMES = {"agentview_image": "image", "robot0_eye_in_hand_image": "image2"}
+"""LeRobot's default names; used when the config maps none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    task: LiberoTask
+    instruction: str
+
+
+def libero_settings(
+    env_cfg: EnvConfig, *, image_keys: Sequence[str], frames: FrameSettings | None = None
+) -> LiberoSettings:
+    """What a worker needs.
+
+    Raises:
+        ConfigError: the config asks for what pirl does not drive.
+        EnvironmentNotReadyError: package or assets are missing.
+    """
+    cfg = _config(env_cfg)
+    _check(cfg)
+    entries = _entries(cfg)
+    cameras = _cameras(cfg)
+    kwargs = {k: v for k, v in cfg.gym_kwargs.items() if k != "task_ids"}
+    kwargs |= {
+        "camera_name": cfg.camera_name,
+        "camera_name_mapping": cfg.camera_name_mapping,
+        "control_mode": cfg.control_mode,
+        "episode_length": cfg.episode_length,
+        "init_states": True,
+    }
+    return LiberoSettings(
+        tasks=tuple(entry.task for entry in entries),
+        cameras={key: cameras[key] for key in image_keys},
+        env_kwargs=kwargs,
+        assets=str(prepare_assets()),
+        frames=frames,
+    )
+
+
+def libero_info(env_cfg: EnvConfig) -> EnvInfo:
+    """Facts of the environment.
+
+    Raises:
+        ConfigError: as for `libero_settings`.
+        EnvironmentNotReadyError: the package is missing.
+    """
+    cfg = _config(env_cfg)
+    _check(cfg)
+    entries = _entries(cfg)
+    shape = (3, cfg.observation_height, cfg.observation_width)
+    return EnvInfo(
+        kind="libero",
+        task_names=tuple(entry.task.name for entry in entries),
+        instructions=tuple(entry.instruction for entry in entries),
+        action_width=ACTION_WIDTH,
+        state_width=STATE_WIDTH,
+        image_shapes=dict.fromkeys(_cameras(cfg), shape),
+        max_control_steps={i: entry.task.max_steps for i, entry in enumerate(entries)},
+        sim_steps_per_action=1,
+        reset_mode="hard" if cfg.hard_reset else "soft",
+    )
+
+
+class LiberoCodec:
+    """Raw LIBERO values to X-VLA's and back, by LeRobot's own processor steps."""
+
+    def decode(self, observation: EnvObservation) -> EnvObservation:
+        """Turn the main image upright and build the 20-dim state; images stay uint8."""
+        from pirl.contract.xvla_libero import policy_observation
+
+        images, state = policy_observation(
+            observation.images,
+            position=observation.state[:3],
+            rotation=observation.state[3:].reshape(3, 3),
+        )
+        return replace(observation, images=images, state=state)
+
+    def encode(self, chunk: Float32[Array, "*B 20"]) -> Float32[Array, "*B 7"]:
+        """Rows of the ee6d action space to position, axis-angle and gripper sign."""
+        from pirl.contract.xvla_libero import libero_actions
+
+        rows = np.ascontiguousarray(chunk.reshape(-1, chunk.shape[-1]))
+        return libero_actions(rows).reshape(*chunk.shape[:-1], ACTION_WIDTH)
+
+
+def libero_codec() -> LiberoCodec:
+    """The codec of X-VLA on LIBERO."""
+    return LiberoCodec()
+
+
+def _config(env_cfg: EnvConfig) -> Any:
+    return cast(Any, env_cfg)
+
+
+def _cameras(cfg: Any) -> dict[str, str]:
+    """robosuite camera by observation key, in the config's order."""
+    mapping: Mapping[str, str] = cfg.camera_name_mapping or _CAMERA_NAMES
+    names = [name.strip() for name in str(cfg.camera_name).split(",")]
+    return {f"observation.images.{mapping[name]}": name for name in names}
+
+
+def _entries(cfg: Any) -> list[_Entry]:
+    prepare_config()
+    with quiet_stdout():
+        from libero.libero import benchmark
+
+        entries: list[_Entry] = []
+        suites: dict[str, Any] = benchmark.get_benchmark_dict()
+        for name in [part.strip() for part in str(cfg.task).split(",")]:
+            if name not in suites:
+                raise _refuse("env.task", name, f"suites from {', '.join(sorted(suites))}")
+            suite: Any = suites[name]()
+            chosen: Sequence[int] = range(suite.n_tasks) if cfg.task_ids is None else cfg.task_ids
+            for index in chosen:
+                if not 0 <= index < suite.n_tasks:
+                    raise _refuse("env.task_ids", index, f"0 to {suite.n_tasks - 1} in {name}")
+                task = LiberoTask(suite=name, suite_task_id=index, max_steps=_limit(cfg, name))
+                entries.append(_Entry(task=task, instruction=suite.get_task(index).language))
+    return entries
+
+
+def _limit(cfg: Any, suite: str) -> int:
+    if cfg.episode_length is not None:
+        return int(cfg.episode_length)
+    from lerobot.envs.libero import TASK_SUITE_MAX_STEPS
+
+    return TASK_SUITE_MAX_STEPS[suite]
+
+
+def _check(cfg: Any) -> None:
+    problems: list[FieldError] = []
+    rules = {
+        "obs_type": (cfg.obs_type == "pixels_agent_pos", "pixels_agent_pos"),
+        "init_states": (cfg.init_states is True, "true"),
+        "is_libero_plus": (cfg.is_libero_plus is False, "false"),
+        "control_mode": (cfg.control_mode in ("absolute", "relative"), "absolute or relative"),
+    }
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            problems.append(
+                FieldError(
+                    field=f"env.{name}",
+                    value=getattr(cfg, name),
+                    expected=expected,
+                    fix=f"set --env.{name}={expected.split(' ')[0]}",
+                )
+            )
+    longest = HORIZON - SETTLE_STEPS
+    if cfg.episode_length is not None and not 1 <= cfg.episode_length <= longest:
+        problems.append(
+            FieldError(
+                field="env.episode_length",
+                value=cfg.episode_length,
+                expected=f"1 to {longest} control steps",
+                fix="robosuite ends every episode there; choose a shorter limit",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _refuse(name: str, value: object, expected: str) -> ConfigError:
+    return ConfigError([FieldError(field=name, value=value, expected=expected, fix="correct it")])

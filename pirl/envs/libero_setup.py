@@ -1,0 +1,162 @@
+"""Everything LIBERO needs before its first import: a config file, so it never asks, and its assets.
+
+Owns `LIBERO_CONFIG_PATH` and the assets folder. Refuses to know tasks and simulation. Read
+`pirl.envs.libero` next.
+
+hf-libero asks a question on standard input when it is imported without `config.yaml` in
+`LIBERO_CONFIG_PATH` (default `~/.libero`). pirl writes that file into a folder of its own, named
+after the installed package, and leaves `~/.libero` alone. A `LIBERO_CONFIG_PATH` that the user set
+is used as it is; its file is only written when it is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from pirl.errors import EnvironmentNotReadyError
+
+CONFIG_VARIABLE = "LIBERO_CONFIG_PATH"
+ASSETS_VARIABLE = "PIRL_LIBERO_ASSETS"
+ASSET_FOLDERS = (
+    "articulated_objects",
+    "scenes",
+    "stable_hope_objects",
+    "stable_scanned_objects",
+    "textures",
+    "turbosquid_objects",
+)
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Generator[None]:
+    """Send what LIBERO and robosuite print to standard error: standard output is for results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def prepare_config() -> Path:
+    """Make `import libero` silent; returns the config file it will read.
+
+    Raises:
+        EnvironmentNotReadyError: hf-libero is missing, the config folder cannot be written, or an
+            existing config names a package that is gone.
+    """
+    root = _package_root()
+    chosen = os.environ.get(CONFIG_VARIABLE)
+    folder = Path(chosen).expanduser() if chosen else _private_folder(root)
+    config = folder / "config.yaml"
+    wanted = _config_text(root)
+    if config.exists() and (chosen or config.read_text(encoding="utf-8") == wanted):
+        _check_existing(config)
+    else:
+        if config.exists():
+            _logger.warning("rewriting %s: it did not match the installed hf-libero", config.name)
+        _write(config, wanted)
+    os.environ[CONFIG_VARIABLE] = str(folder)
+    return config
+
+
+def prepare_assets() -> Path:
+    """Find the assets and tell hf-libero where they are.
+
+    `PIRL_LIBERO_ASSETS` (relative to the current folder, or absolute) wins; else the package's own
+    folder; else hf-libero's download from the hub.
+
+    Raises:
+        EnvironmentNotReadyError: no complete assets folder was found.
+    """
+    prepare_config()
+    with quiet_stdout():
+        libero: Any = importlib.import_module("libero.libero")
+    named = os.environ.get(ASSETS_VARIABLE)
+    if named:
+        folder = Path(named).expanduser().resolve()
+        _check_assets(folder, f"{ASSETS_VARIABLE}={named!r}")
+    else:
+        with quiet_stdout():
+            folder = Path(libero.get_assets_path())
+        _check_assets(folder, "hf-libero's assets (package folder, then the hub)")
+    use_assets(folder)
+    return folder
+
+
+def use_assets(folder: Path) -> None:
+    """Point hf-libero at `folder`: it has a cache of the path, and no public setter for it."""
+    libero: Any = importlib.import_module("libero.libero")
+    libero._assets_path_cache = str(folder)  # noqa: SLF001
+
+
+def _package_root() -> Path:
+    spec = importlib.util.find_spec("libero")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places or not (Path(places[0]) / "libero").is_dir():
+        raise EnvironmentNotReadyError(
+            "LIBERO (hf-libero) is not installed", remedy="pip install 'pirl[libero]'"
+        )
+    return Path(places[0]) / "libero"
+
+
+def _private_folder(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # One folder per installed package: two virtual environments must not fight over one file.
+    return cache / "pirl" / f"libero-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
+
+
+def _config_text(root: Path) -> str:
+    # JSON is YAML; the keys are those hf-libero writes itself.
+    paths = {
+        "assets": root / "assets",
+        "bddl_files": root / "bddl_files",
+        "benchmark_root": root,
+        "datasets": root.parent / "datasets",
+        "init_states": root / "init_files",
+    }
+    return json.dumps({key: str(path) for key, path in paths.items()}, indent=1) + "\n"
+
+
+def _write(config: Path, text: str) -> None:
+    """Write atomically: several workers may get here at once."""
+    temporary = config.with_name(f"config.yaml.{os.getpid()}")
+    try:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(config)
+    except OSError as error:
+        raise EnvironmentNotReadyError(
+            f"LIBERO's config cannot be written: {error}",
+            remedy=f"set {CONFIG_VARIABLE} to a folder that can be written",
+        ) from error
+
+
+def _check_existing(config: Path) -> None:
+    import yaml
+
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    paths: dict[str, Any] = content if isinstance(content, dict) else {}
+    for key in ("bddl_files", "init_states"):
+        if not Path(str(paths.get(key))).is_dir():
+            raise EnvironmentNotReadyError(
+                f"LIBERO's config {config} names {key}={paths.get(key)!r}, which is no folder",
+                remedy=f"correct that file, or unset {CONFIG_VARIABLE} to let pirl write its own",
+            )
+
+
+def _check_assets(folder: Path, what: str) -> None:
+    missing = [name for name in ASSET_FOLDERS if not (folder / name).is_dir()]
+    if missing:
+        raise EnvironmentNotReadyError(
+            f"{what} is not a complete LIBERO assets folder; missing: {', '.join(missing)}",
+            remedy=f"set {ASSETS_VARIABLE} to a copy of LIBERO's libero/libero/assets, or allow"
+            " the download from the hub (lerobot/libero-assets)",
+        )
