@@ -55,7 +55,9 @@ class NoiseHead(nn.Module):
 
 def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation of a linear layer, drawn from `generator`."""
-    layer = nn.Linear(width_in, width_out, device="meta").to_empty(device="cpu")
+    # The constructor draws from the global stream; its weights are overwritten.
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(width_in, width_out)
     bound = 1 / math.sqrt(width_in)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
