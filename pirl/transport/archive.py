@@ -18,6 +18,8 @@ _END = struct.Struct("<IHHHHIIH")
 _CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
 _SATURATED = 0xFFFF
+_ZIP64_RECORDS = 76
+"""`torch.save` always adds both zip64 end records; they repeat the plain one and stay unread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,8 @@ def read_directory(message: bytearray, *, max_entries: int) -> dict[str, Member]
     )
     if signature != 0x06054B50 or comment:
         raise TransportError("archive does not end with a plain end-of-directory record")
-    if disk or cd_disk or here != count or count >= _SATURATED or cd_start + cd_size > end:
+    gap = end - (cd_start + cd_size)
+    if disk or cd_disk or here != count or count >= _SATURATED or gap not in (0, _ZIP64_RECORDS):
         raise TransportError(
             "archive directory is inconsistent (split, zip64-only or out of bounds)"
         )

@@ -162,7 +162,7 @@ class _Reader:
         self._stack[-1].extend(items)
 
     def _reduce(self, function: Any, arguments: Any) -> None:
-        if function is _ORDERED_DICT and arguments == ():
+        if function is _ORDERED_DICT and type(arguments) is tuple and not arguments:
             self._stack.append(_NO_HOOKS)
         elif function is _REBUILD and type(arguments) is tuple and len(arguments) == 6:
             self._stack.append(_rebuild(*arguments))

@@ -1,0 +1,225 @@
+"""Small parts of the link: outbox, board, status codes, the loopback rule."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from pirl.config.recipe import RuntimeConfig
+from pirl.errors import (
+    ConfigError,
+    EnvironmentNotReadyError,
+    ExitCode,
+    FieldMismatch,
+    LinkClosedError,
+    MismatchError,
+    PirlError,
+    TransportError,
+)
+from pirl.transport import channel, status
+from pirl.transport.board import Board, Publication
+from pirl.transport.outbox import Outbox
+
+
+def sent(outbox: Outbox) -> list[bytes]:
+    return [piece.data for piece in outbox.pieces(SimpleNamespace)]
+
+
+def test_an_outbox_keeps_order_and_ends_when_closed_and_empty():
+    outbox = Outbox(max_bytes=100)
+    for message in (b"a", b"b", b"c"):
+        outbox.put(message, timeout_s=1.0)
+    outbox.close()
+    assert sent(outbox) == [b"a", b"b", b"c"]
+
+
+def test_a_full_outbox_makes_the_sender_wait_until_there_is_room():
+    outbox = Outbox(max_bytes=4)
+    outbox.put(b"1234", timeout_s=1.0)
+    got: list[bytes] = []
+    stream = outbox.pieces(SimpleNamespace)
+    timer = threading.Timer(0.1, lambda: got.append(next(stream).data))
+    timer.start()
+    start = time.monotonic()
+    outbox.put(b"5678", timeout_s=5.0)
+    assert time.monotonic() - start > 0.05
+    timer.join()
+    assert got == [b"1234"]
+
+
+def test_a_full_outbox_gives_up_after_its_deadline():
+    outbox = Outbox(max_bytes=4)
+    outbox.put(b"1234", timeout_s=1.0)
+    start = time.monotonic()
+    with pytest.raises(LinkClosedError, match=r"took nothing for 0\.1 s"):
+        outbox.put(b"5", timeout_s=0.1)
+    assert 0.05 < time.monotonic() - start < 2.0
+
+
+def test_a_message_larger_than_the_outbox_fits_an_empty_one():
+    outbox = Outbox(max_bytes=4)
+    outbox.put(b"123456789", timeout_s=0.1)
+
+
+def test_a_closed_outbox_takes_nothing_and_frees_a_waiting_sender():
+    outbox = Outbox(max_bytes=1)
+    outbox.put(b"1", timeout_s=1.0)
+    threading.Timer(0.05, outbox.discard).start()
+    with pytest.raises(LinkClosedError, match="has ended"):
+        outbox.put(b"2", timeout_s=5.0)
+    assert sent(outbox) == []
+
+
+def always() -> bool:
+    return True
+
+
+def publication(version: int) -> Publication:
+    return Publication(version=version, payload=b"x")
+
+
+def test_each_reader_gets_the_latest_publication():
+    board = Board()
+    board.put(publication(0))
+    board.put(publication(1))
+    for _ in range(2):
+        found = board.next_after(-1, goes_on=always)
+        assert found is not None
+        assert found.version == 1
+
+
+def test_a_publication_wakes_a_waiting_reader_at_once():
+    board = Board()
+    board.put(publication(0))
+    threading.Timer(0.05, lambda: board.put(publication(1))).start()
+    start = time.monotonic()
+    found = board.next_after(0, goes_on=always)
+    assert found is not None
+    assert found.version == 1
+    assert time.monotonic() - start < 0.7
+
+
+def test_versions_only_rise():
+    board = Board()
+    board.put(publication(1))
+    with pytest.raises(ValueError, match="version 1 after version 1"):
+        board.put(publication(1))
+
+
+def test_a_final_board_gives_the_last_version_and_then_ends():
+    board = Board()
+    board.put(publication(4))
+    board.finalise()
+    assert board.next_after(3, goes_on=always) == publication(4)
+    assert board.next_after(4, goes_on=always) is None
+
+
+def test_a_reader_whose_own_condition_ends_is_freed_by_a_wake():
+    board, state = Board(), {"on": True}
+
+    def end() -> None:
+        state["on"] = False
+        board.wake()
+
+    threading.Timer(0.05, end).start()
+    start = time.monotonic()
+    assert board.next_after(0, goes_on=lambda: state["on"]) is None
+    assert time.monotonic() - start < 0.7
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_every_status_code_has_an_error(code: grpc.StatusCode):
+    error = status.to_error(code, "some details", doing="testing")
+    assert isinstance(error, PirlError)
+    assert "testing" in str(error)
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"])
+def test_a_gone_learner_is_a_closed_link(code: str):
+    error = status.to_error(grpc.StatusCode[code], "x", doing="testing")
+    assert isinstance(error, LinkClosedError)
+
+
+def test_a_mismatch_crosses_the_wire_with_both_values_turned_round():
+    rows = [
+        FieldMismatch(field="variant", ours="flow-sde", theirs="flow-noise"),
+        FieldMismatch(field="denoising_steps", ours=3, theirs=None),
+    ]
+    details = status.mismatch_details(rows)
+    error = status.to_error(grpc.StatusCode.FAILED_PRECONDITION, details, doing="testing")
+    assert isinstance(error, MismatchError)
+    assert error.exit_code == ExitCode.MISMATCH
+    assert error.fields == (
+        FieldMismatch(field="variant", ours="flow-noise", theirs="flow-sde"),
+        FieldMismatch(field="denoising_steps", ours=None, theirs=3),
+    )
+
+
+def test_a_long_value_is_cut_so_that_the_status_fits_a_header():
+    rows = [FieldMismatch(field=f"f{i}", ours="x" * 5000, theirs="y" * 5000) for i in range(11)]
+    assert len(status.mismatch_details(rows)) < 7000
+
+
+@pytest.mark.parametrize("details", ["", "no json", "{}", "[1]", json.dumps({"mismatch": [1]})])
+def test_unreadable_mismatch_details_are_still_an_error(details: str):
+    error = status.to_error(grpc.StatusCode.FAILED_PRECONDITION, details, doing="testing")
+    assert type(error) is TransportError
+
+
+def test_a_refused_token_is_a_mismatch_that_shows_no_token():
+    error = status.to_error(grpc.StatusCode.UNAUTHENTICATED, "token", doing="testing")
+    assert isinstance(error, MismatchError)
+    assert [m.field for m in error.fields] == ["runtime.token"]
+    assert error.fields[0].ours == status.HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.4", False),
+        ("learner.example", False),
+        ("localhost.example", False),
+    ],
+)
+def test_loopback_is_known_by_address(host: str, expected: bool):
+    assert channel.is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_safe"),
+    [
+        ({}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "0.0.0.0", "token": ""}, False),
+        ({"host": "0.0.0.0", "token": "secret"}, True),
+        ({"tls_key": "key.pem"}, False),
+    ],
+)
+def test_a_bind_that_others_reach_needs_a_token(settings: dict[str, Any], is_safe: bool):
+    if is_safe:
+        channel.require_safe_bind(RuntimeConfig(**settings))
+        return
+    with pytest.raises(ConfigError) as caught:
+        channel.require_safe_bind(RuntimeConfig(**settings))
+    assert "secret" not in str(caught.value.errors[0].value)
+
+
+def test_an_ipv6_address_is_bracketed():
+    assert channel.address_of(RuntimeConfig(host="::1"), 5) == "[::1]:5"
+
+
+def test_a_missing_certificate_is_named_without_its_folder():
+    with pytest.raises(EnvironmentNotReadyError, match=r"TLS file missing\.pem"):
+        channel.open_channel(RuntimeConfig(tls_cert="/nowhere/missing.pem"))
