@@ -1,0 +1,198 @@
+"""The rollout store: consumed once, dropped with a reason, never mixed."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from pirl.errors import LinkClosedError, TransportError
+from pirl.runtime.batch import build_batch
+from pirl.runtime.store import RolloutStore
+
+STOP = threading.Event()
+
+
+def a_transition(*, version: int = 0, episode: int = 0, chunk: int = 0, done: bool = False):
+    return {
+        "state": {
+            "observation.images.image": torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+            "observation.state": torch.full((1, 4), float(chunk)),
+        },
+        "action": torch.zeros(1, 2, 4),
+        "reward": 1.0 if done else 0.0,
+        "next_state": {
+            "observation.images.image": torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+            "observation.state": torch.full((1, 4), chunk + 1.0),
+        },
+        "done": done,
+        "truncated": False,
+        "complementary_info": {
+            "pirl_version": torch.tensor([version]),
+            "pirl_episode_id": torch.tensor([episode]),
+            "pirl_chunk_idx": torch.tensor([chunk]),
+            "pirl_input_ids": torch.zeros(1, 3, dtype=torch.int64),
+            "pirl_domain_id": torch.tensor([0]),
+        },
+    }
+
+
+def an_episode(*, version: int = 0, episode: int = 0, length: int = 2):
+    return [
+        a_transition(version=version, episode=episode, chunk=i, done=i == length - 1)
+        for i in range(length)
+    ]
+
+
+def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2):
+    return {
+        "type": "rollout_done",
+        "version": version,
+        "rank": rank,
+        "decisions": decisions,
+        "episodes": [],
+    }
+
+
+def a_store(*, actors: int = 1, mode: str = "sync", staleness: int = 0) -> RolloutStore:
+    return RolloutStore(actors=actors, mode=mode, staleness_threshold=staleness)
+
+
+def take(store: RolloutStore, *, min_decisions: int = 1, timeout_s: float = 0.3):
+    return store.take(min_decisions=min_decisions, timeout_s=timeout_s, stop=STOP)
+
+
+def test_a_rollout_is_taken_once_it_is_complete_and_only_once():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    taken = take(store)
+    assert len(taken.transitions) == 2
+    assert store.counters()["consumed"] == 2
+    with pytest.raises(LinkClosedError, match="version 0"):
+        take(store)
+
+
+def test_the_report_may_overtake_the_decisions():
+    store = a_store()
+    store.on_interaction(0, "a", a_report())
+    store.on_transitions(0, "a", an_episode(), 10)
+    assert len(take(store).transitions) == 2
+
+
+def test_an_incomplete_rollout_is_not_taken():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    with pytest.raises(LinkClosedError, match="2/\\?"):
+        take(store)
+
+
+def test_every_rank_must_have_delivered():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    with pytest.raises(LinkClosedError):
+        take(store)
+    store.on_transitions(1, "b", an_episode(episode=1 << 32), 10)
+    store.on_interaction(1, "b", a_report(rank=1))
+    assert len(take(store).transitions) == 4
+
+
+def test_stale_and_future_versions_are_counted_and_dropped_in_sync_mode():
+    store = a_store()
+    store.begin_version(1)
+    store.on_transitions(0, "a", an_episode(version=0), 10)
+    store.on_transitions(0, "a", an_episode(version=2), 10)
+    counters = store.counters()
+    assert counters["dropped_stale"] == 2
+    assert counters["dropped_version_from_the_future"] == 2
+    assert counters["received"] == counters["dropped"] == 4
+
+
+def test_a_lost_actor_leaves_nothing_half_done_and_its_replacement_delivers_anew():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(length=2)[:1], 10)
+    store.on_actor_lost(0, "a", "killed")
+    store.on_transitions(0, "b", an_episode(), 10)
+    store.on_interaction(0, "b", a_report())
+    assert len(take(store).transitions) == 2
+    assert store.counters()["dropped_actor_lost"] == 1
+
+
+def test_a_complete_rollout_of_a_lost_actor_is_kept_and_a_second_copy_is_superseded():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    store.on_actor_lost(0, "a", "killed after its rollout")
+    store.on_transitions(0, "b", an_episode(), 10)
+    store.on_interaction(0, "b", a_report())
+    store.on_transitions(1, "c", an_episode(episode=1 << 32), 10)
+    store.on_interaction(1, "c", a_report(rank=1))
+    assert len(take(store).transitions) == 4
+    counters = store.counters()
+    assert counters["dropped_superseded"] == 2
+    assert counters["received"] == counters["consumed"] + counters["dropped"]
+
+
+def test_more_decisions_than_announced_is_an_error():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(length=3), 10)
+    store.on_interaction(0, "a", a_report(decisions=2))
+    with pytest.raises(TransportError, match="announced 2"):
+        take(store)
+
+
+def test_async_takes_admissible_episodes_and_reports_the_lag():
+    store = a_store(mode="async", staleness=1)
+    store.begin_version(2)
+    store.on_transitions(0, "a", an_episode(version=0), 10)
+    store.on_transitions(0, "a", an_episode(version=1, episode=1), 10)
+    store.on_transitions(0, "a", an_episode(version=2, episode=2), 10)
+    taken = take(store, min_decisions=4)
+    assert len(taken.transitions) == 4
+    assert taken.policy_lag_max == 1
+    assert store.counters()["dropped_stale"] == 2
+
+
+def test_a_stop_ends_the_wait_without_data():
+    stop = threading.Event()
+    stop.set()
+    assert a_store().take(min_decisions=1, timeout_s=5.0, stop=stop) is None
+
+
+def test_restored_counters_close_the_books():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    take(store)
+    other = a_store()
+    other.restore_counters(store.counters())
+    assert other.counters() == store.counters()
+
+
+def test_a_batch_is_sorted_by_episode_and_chunk_whatever_the_arrival_order():
+    data = an_episode(episode=5, length=3) + an_episode(episode=2, length=2)
+    forward = build_batch(data, policy_version=0)
+    backward = build_batch(list(reversed(data)), policy_version=0)
+    assert torch.equal(forward.observation.state, backward.observation.state)
+    assert forward.fields["pirl_episode_id"].tolist() == [2, 2, 5, 5, 5]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_episode_with_a_gap_is_refused(missing: int):
+    data = an_episode(length=3)
+    del data[missing]
+    with pytest.raises(TransportError, match="gap or a repeated"):
+        build_batch(data, policy_version=0)
+
+
+def test_a_repeated_decision_is_refused():
+    data = an_episode(length=2)
+    with pytest.raises(TransportError, match="gap or a repeated"):
+        build_batch([*data, data[-1]], policy_version=0)
+
+
+def test_no_decision_is_no_batch():
+    with pytest.raises(TransportError, match="no decision"):
+        build_batch([], policy_version=0)
