@@ -33,6 +33,9 @@ COMPONENTS = (
 )
 """Keys of `state_digests`, in the order in which differences are reported."""
 
+_DEVICE_RNG = ("torch_cuda_rng_state", "torch_mps_rng_state")
+"""LeRobot's names."""
+
 
 def state_digests(
     flow_policy: FlowPolicy, algorithm: PiRLAlgorithm, run_state: RunState
@@ -41,8 +44,9 @@ def state_digests(
 
     `policy` covers the whole state dict, `trained` and `frozen` split its parameters; `critic` is
     what the algorithm owns besides the noise head; `scheduler` is all of its training state, value
-    buffer included; `rng` the global and private generators; `counters` also step, policy version
-    and environment cursor. Run id and config path are names, not state, and are left out.
+    buffer included; `rng` the global generators of the CPU and the private ones; `counters` also
+    step, policy version and environment cursor. Run id and config path are names, not state, and
+    are left out.
     """
     weights = _hash_each(flow_policy.module.state_dict())
     owned = _hash_each(algorithm.state_dict())
@@ -60,7 +64,7 @@ def state_digests(
         "noise_head": _combine(owned, (n for n in owned if n.startswith(NOISE_HEAD_PREFIX))),
         "optimizer": _optimizers_digest(algorithm.get_optimizers()),
         "scheduler": tensors_digest(algorithm.training_state()),
-        "rng": tensors_digest(read_rng(run_state.generators)),
+        "rng": tensors_digest(_portable(read_rng(run_state.generators))),
         "counters": hashlib.sha256(canonical(counters).encode()).hexdigest(),
     }
 
@@ -69,6 +73,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and bytes, whatever the order of the mapping."""
     hashes = _hash_each(tensors)
     return _combine(hashes, hashes)
+
+
+def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without accelerators' generators: pirl draws on the CPU, and devices differ between hosts."""
+    return {name: value for name, value in tensors.items() if name not in _DEVICE_RNG}
 
 
 def _hash_each(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -13,15 +13,18 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from pirl import __version__
 from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.state import RunState
-from pirl.config.identity import canonical_json, config_hash
+from pirl.config.identity import canonical_json
 from pirl.config.train import PiRLTrainConfig
 from pirl.contract.digests import architecture_digest
 from pirl.contract.flow_policy import FlowPolicy
@@ -30,7 +33,7 @@ from pirl.errors import CheckpointError, FieldMismatch
 RECORD_VERSION = 1
 """Version of the fields of `run_state.json`."""
 
-LIBRARIES = ("lerobot", "torch", "numpy", "transformers", "safetensors")
+LIBRARIES = ("lerobot", "numpy", "transformers", "safetensors")
 """Their versions decide the bits of a run, so a resume needs the same ones."""
 
 RESUME_LOG = "resume_log.jsonl"
@@ -81,16 +84,20 @@ def config_tree(cfg: PiRLTrainConfig) -> dict[str, Any]:
     return json.loads(canonical_json(cfg))
 
 
-def library_versions() -> dict[str, str]:
+@cache
+def library_versions() -> Mapping[str, str]:
     """Versions that decide the bits of a run; Python without its patch level."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python, "pirl": __version__} | {name: version(name) for name in LIBRARIES}
+    # torch's own string names the build too (2.11.0+cpu and 2.11.0+cu130 differ in their bits).
+    own = {"python": python, "pirl": __version__, "torch": str(torch.__version__)}
+    return own | {name: version(name) for name in LIBRARIES}
 
 
 def describe_run(
     state: RunState, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy, digests: Mapping[str, str]
 ) -> dict[str, Any]:
     """The content of `run_state.json`."""
+    config = config_tree(cfg)
     return {
         "record_version": RECORD_VERSION,
         "run_id": state.run_id,
@@ -98,10 +105,10 @@ def describe_run(
         "policy_version": state.policy_version,
         "counters": dict(state.counters),
         "env_cursor": dict(state.env_cursor),
-        "identity": _identity(cfg) | {"config_path": state.config_path},
-        "config": config_tree(cfg),
+        "identity": _identity(config) | {"config_path": state.config_path},
+        "config": config,
         "policy": _describe_policy(flow_policy),
-        "versions": library_versions(),
+        "versions": dict(library_versions()),
         "digests": dict(digests),
     }
 
@@ -136,16 +143,18 @@ def compare_run(
     Compared: every config field, recipe, variant and config hash as recorded beside the config (an
     edited record contradicts itself), the policy's architecture and action space, library versions.
     """
-    recorded_config = record["config"]
-    config = _differences(recorded_config, config_tree(cfg))
-    recorded_identity = record["identity"]
-    own_hash = hashlib.sha256(canonical(recorded_config).encode()).hexdigest()
-    identity = _identity(cfg) | {"config_hash": own_hash}
-    identity["config_path"] = recorded_identity.get("config_path")
+    now = config_tree(cfg)
+    config = _differences(record["config"], now)
+    identity = record["identity"]
+    # The hash of this process differs after an allowed change; what must fit is the recorded pair.
+    fitting = {
+        "config_hash": _hash(record["config"]),
+        "config_path": identity.get("config_path"),
+    }
     pairs = (
-        ("identity", recorded_identity, identity),
+        ("identity", identity, _identity(now) | fitting),
         ("policy", record["policy"], _describe_policy(flow_policy)),
-        ("versions", record["versions"], library_versions()),
+        ("versions", record["versions"], dict(library_versions())),
     )
     rest = [field for name, old, new in pairs for field in _compare(old, new, prefix=name)]
     return ResumeDifferences(allowed=config.allowed, forbidden=(*config.forbidden, *rest))
@@ -156,7 +165,7 @@ def log_resume(run_dir: Path, step: int, differences: ResumeDifferences) -> Path
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
-        "versions": library_versions(),
+        "versions": dict(library_versions()),
         "changed": [
             {"field": field.field, "checkpoint": field.theirs, "now": field.ours}
             for field in differences.allowed
@@ -170,8 +179,14 @@ def log_resume(run_dir: Path, step: int, differences: ResumeDifferences) -> Path
     return path
 
 
-def _identity(cfg: PiRLTrainConfig) -> dict[str, Any]:
-    return {"recipe": cfg.recipe, "variant": cfg.pirl.variant, "config_hash": config_hash(cfg)}
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    variant = config["pirl"]["variant"]
+    return {"recipe": config["recipe"], "variant": variant, "config_hash": _hash(config)}
+
+
+def _hash(config: Mapping[str, Any]) -> str:
+    """`pirl.config.identity.config_hash` of a config's canonical form."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()
 
 
 def _describe_policy(flow_policy: FlowPolicy) -> dict[str, Any]:
