@@ -21,7 +21,7 @@ from pirl.config.spelling import recipe_error
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
 
-RULES = (*PIRL_RULES, check_ranges, *POLICY_RULES, *ENV_RULES, *RUNTIME_RULES)
+RULES = (check_ranges, *PIRL_RULES, *POLICY_RULES, *ENV_RULES, *RUNTIME_RULES)
 
 
 def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:

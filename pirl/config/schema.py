@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,13 @@ import draccus
 from draccus.choice_types import CHOICE_TYPE_KEY
 from draccus.utils import is_choice_type
 
-from pirl.config.jsonfile import JsonObject, NotFinite, join, parse_json_value
+from pirl.config.jsonfile import (
+    JsonObject,
+    NotFinite,
+    join,
+    parse_json_value,
+    silent_errors,
+)
 from pirl.config.overrides import OverrideText
 from pirl.config.view import ABSENT, WRONG
 from pirl.errors import FieldError
@@ -85,10 +92,11 @@ class _Schema:
 
     def check(self, declared: Any, value: Any, path: str) -> Any:
         if value is WRONG or isinstance(value, NotFinite):
-            # Reported already, by whoever marked it or by `jsonfile.silent_errors`.
+            # Reported already: by whoever marked it, or by `silent_errors`.
             return WRONG
         if isinstance(value, OverrideText):
             value = _interpret(declared, value)
+            self.errors.extend(silent_errors(value, path))
         origin = typing.get_origin(declared) or declared
         if origin in (typing.Union, types.UnionType):
             return self._union(declared, value, path)
@@ -140,7 +148,7 @@ class _Schema:
                 return JsonObject(rest) if isinstance(rest.get(CHOICE_TYPE_KEY), str) else WRONG
             cls = chosen
             result[CHOICE_TYPE_KEY] = rest.pop(CHOICE_TYPE_KEY)
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         known = dataclasses.fields(cls)  # type: ignore[arg-type]
         for field in known:
             if field.name in rest:
@@ -270,6 +278,11 @@ def _interpret(declared: Any, text: OverrideText) -> Any:
         return parse_json_value(text)
     except ValueError:
         return str(text)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _is_union(declared: Any) -> bool:
