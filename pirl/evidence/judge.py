@@ -107,6 +107,8 @@ class GateVerdict:
     results: Mapping[str, list[CriterionResult]]
     """By step."""
     profile: str
+    profile_reason: str
+    """Why it is not the real profile; empty for that one."""
     variant: str
     numerics: str
     config_path: str
@@ -156,6 +158,7 @@ class GateVerdict:
             "verdict": str(self.verdict),
             "label": self.label,
             "profile": self.profile,
+            "profile_reason": self.profile_reason,
             "variant": self.variant,
             "numerics": self.numerics,
             "config_path": self.config_path,
@@ -177,9 +180,11 @@ def judge_gate(raw: RawRecords) -> GateVerdict:
     except MALFORMED:
         # The criteria that need episodes say what is wrong with them; no figure is shown.
         episodes = []
+    profile = _text_of(raw, "profile.json", "profile")
     return GateVerdict(
         results={step: judge_step(raw, step) for step in STEPS},
-        profile=_text_of(raw, "profile.json", "profile"),
+        profile=profile,
+        profile_reason="" if profile == "libero" else _text_of(raw, "profile.json", "reason"),
         variant=_text_of(raw, "config.json", "variant"),
         numerics=_setting(raw, "numerics"),
         config_path=_text_of(raw, "config.json", "path"),

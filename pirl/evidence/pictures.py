@@ -8,12 +8,13 @@ claim. A picture whose records are missing is not drawn. Refuses to judge anythi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl.errors import EvidenceError
 from pirl.evidence.metric_log import MetricRow
-from pirl.evidence.raw import RawRecords, integer, numbers, text
+from pirl.evidence.raw import RawRecords, integer, text
 from pirl.evidence.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ BLUE, ORANGE, GREY, INK = "#2563a8", "#c2571a", "#8a8f98", "#22262b"
 SMOKE, RESUME = "smoke-run", "resume-roundtrip"
 
 CAPTIONS = {
-    "learning_curve.png": "Successes per update with 95 % Wilson intervals. " + DISCLAIMER + ".",
-    "ratio.png": "Ratio of current to behaviour policy over the decisions of each update.",
+    "learning_curve.png": "Successes per update with 95 % Wilson intervals: a " + DISCLAIMER + ".",
+    "ratio.png": "Ratio of current to behaviour policy; 1 before the first optimiser step.",
     "stage_times.png": "Where the time of learner and actors goes.",
     "resume.png": "Uninterrupted run and killed, resumed run: the points must lie on the line.",
 }
@@ -112,25 +113,25 @@ def _learning_curve(raw: RawRecords, axes: Axes) -> str:
 
 
 def _ratio(raw: RawRecords, axes: Axes) -> str:
-    records = raw.lines(SMOKE, "histograms.jsonl")
-    chosen = [r for r in records if text(r, "name") == "update/ratio"]
-    if not chosen:
+    from pirl.algorithm.diagnostics import RATIO_EDGES
+
+    names = [f"update/ratio_bin_{index}" for index in range(len(RATIO_EDGES) + 1)]
+    rows = [r for r in raw.metrics(SMOKE, "metrics-learner.jsonl") if names[0] in r.metrics]
+    counts = [sum(int(row.metrics[name]) for row in rows) for name in names]
+    if not sum(counts):
         raise EvidenceError("no ratio histogram")
-    total = 0
-    for index, record in enumerate(chosen):
-        edges, heights = numbers(record, "edges"), numbers(record, "counts")
-        if len(edges) != len(heights) + 1:
-            raise EvidenceError("a histogram needs one edge more than counts")
-        total += int(sum(heights))
-        shade = 0.25 + 0.75 * (index + 1) / len(chosen)
-        label = f"update {integer(record, 'step')}"
-        axes.stairs(heights, edges, color=BLUE, alpha=shade, linewidth=1.6, label=label)
-    axes.axvline(1.0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("ratio", fontsize=9)
-    axes.set_ylabel("decisions", fontsize=9)
-    if len(chosen) <= 8:
-        axes.legend(fontsize=8, frameon=False)
-    return f"Ratio of current to behaviour policy, n = {total}"
+    edges = [f"{edge:g}" for edge in RATIO_EDGES]
+    inner = [f"{low}\nto {high}" for low, high in pairwise(edges)]
+    labels = [f"below\n{edges[0]}", *inner, f"from\n{edges[-1]}"]
+    axes.bar(labels, counts, color=BLUE, width=0.92)
+    for position, count in enumerate(counts):
+        axes.annotate(str(count), (position, count), (0, 3), textcoords="offset points",
+                      ha="center", fontsize=8, color=INK)  # fmt: skip
+    axes.margins(y=0.12)
+    axes.set_xlabel("ratio, all minibatches of all updates", fontsize=9)
+    axes.set_ylabel("log-prob samples", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8, length=0)
+    return f"Ratio of current to behaviour policy, n = {sum(counts)}"
 
 
 def _stage_times(raw: RawRecords, axes: Axes) -> str:

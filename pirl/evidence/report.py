@@ -34,7 +34,8 @@ class ReportData:
     @property
     def headline(self) -> str:
         """The verdict in capitals; a fallback says so."""
-        return str(self.verdict["label"]).upper().replace("(FALLBACK: ", "(fallback: ")[:80]
+        word, bracket, rest = str(self.verdict["label"]).partition(" (")
+        return word.upper() + bracket + rest
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -44,7 +45,7 @@ class ReportData:
         tree = dirty if self.source["git_dirty"] else "clean"
         return [
             ("Criteria", f"{counts['passed']} of {counts['total']} passed"),
-            ("Profile", str(self.verdict["profile"])),
+            ("Profile", f"{self.verdict['profile']}{self._reason}"),
             ("Variant", str(self.verdict["variant"])),
             ("Code", f"{str(self.source['git_commit'])[:12]} ({tree})"),
             ("Config", f"{self.verdict['config_path']} @ {str(self.verdict['config_hash'])[:12]}"),
@@ -55,6 +56,11 @@ class ReportData:
             ("Machine", f"{self.environment['cpu']}, {self.environment['cpu_usable']} cores, "
              f"{self.environment['memory_gib']} GiB; numerics {self.verdict['numerics']}"),
         ]  # fmt: skip
+
+    @property
+    def _reason(self) -> str:
+        reason = str(self.verdict["profile_reason"])
+        return f" ({reason})" if reason else ""
 
     def counts(self, step: str) -> tuple[int, int, int]:
         """Criteria of a step that passed, failed, were not run."""

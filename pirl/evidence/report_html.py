@@ -32,14 +32,15 @@ header { border-radius:12px; padding:22px 28px; color:#fff; background:#6b7280; 
 header.pass { background:#1a7f4b; } header.fallback { background:#9a6700; }
 header.fail { background:#b42318; }
 header h1 { margin:0; font-size:34px; letter-spacing:.5px; }
-header p { margin:6px 0 0; font-size:16px; max-width:75ch; }
+header p { margin:6px 0 0; font-size:16px; max-width:80ch; }
+header small { display:block; margin-top:8px; font-size:13px; opacity:.9; max-width:100ch; }
 h2 { margin:32px 0 10px; font-size:19px; }
 .steps { display:grid; grid-template-columns:repeat(4,1fr); gap:12px; margin:16px 0; }
 .card { background:var(--card); border:1px solid var(--line); border-radius:10px;
   padding:12px 16px; }
 .steps .card { border-left:6px solid #6b7280; }
 .steps .pass { border-left-color:#1a7f4b; } .steps .fail { border-left-color:#b42318; }
-.steps b { display:block; } .steps span { color:var(--soft); font-size:14px; }
+.steps b { display:block; margin-bottom:4px; } .steps i { color:var(--soft); font-style:normal; }
 dl { display:grid; grid-template-columns:110px 1fr; gap:4px 12px; margin:0; }
 dt { color:var(--soft); } dd { margin:0; overflow-wrap:anywhere; }
 table { border-collapse:collapse; width:100%; background:var(--card); font-size:14px; }
@@ -91,7 +92,8 @@ def _banner(data: ReportData) -> str:
     kind = "fallback" if label.startswith("passed (") else _CLASS[verdict]
     return (
         f'<header class="{kind}"><h1>Phase-2 gate: {escape(data.headline)}</h1>'
-        f"<p>{escape(str(data.verdict['claim']))}</p></header>"
+        f"<p>{escape(str(data.verdict['claim']))}</p>"
+        f"<small>{escape(str(data.verdict['non_claim']))}</small></header>"
     )
 
 
@@ -104,7 +106,7 @@ def _steps(data: ReportData) -> str:
         rest = f", {failed} failed, {not_run} not run" if passed != total else ""
         cards.append(
             f'<div class="card {_CLASS[verdict]}"><b>{escape(step)}</b>'
-            f"{_tag(verdict)} <span>{passed} of {total}{rest}</span></div>"
+            f"{_tag(verdict)} <i>{passed} of {total}{rest}</i></div>"
         )
     return f'<div class="steps">{"".join(cards)}</div>'
 
@@ -173,7 +175,7 @@ def _episodes(data: ReportData) -> str:
 
     lines = [show_outcome(outcome) for outcome in data.verdict["episodes"]] or ["none"]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<h2>Episodes</h2><p>{escape(str(data.verdict['non_claim']))}</p><ul>{items}</ul>"
+    return f"<h2>Episodes</h2><ul>{items}</ul>"
 
 
 def _limits(data: ReportData) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from pirl.evidence.bundle import BundleWriter, FinishedBundle
-from pirl.evidence.media import write_video
 from pirl.evidence.measure_learning import MUST_BE_FINITE
 from pirl.evidence.measure_mismatch import CLASSES, TEETH
 from pirl.evidence.measure_resume import DAMAGE_CASES, PARTS
@@ -25,6 +24,7 @@ from pirl.evidence.measure_validate import (
     flow_sde_std,
     gaussian_log_prob,
 )
+from pirl.evidence.media import write_video
 from pirl.evidence.outcomes import SUCCESS_DEFINITION
 from pirl.evidence.redact import Redactor
 
@@ -102,6 +102,8 @@ def update_row(update: int) -> dict[str, float]:
         "time/publish_s": 0.04,
         "time/checkpoint_s": 0.11,
     }
+    bins = (0, 0, 7, 41 + update, 52 - update, 6, 2, 0)
+    row |= {f"update/ratio_bin_{index}": float(count) for index, count in enumerate(bins)}
     return row
 
 
@@ -113,7 +115,14 @@ def metric_lines(updates) -> list[dict]:
 
 
 def actor_lines() -> list[dict]:
-    times = {"env_step": 1.1, "render": 0.9, "infer": 0.6, "encode": 0.05, "send": 0.03, "wait": 2.0}
+    times = {
+        "env_step": 1.1,
+        "render": 0.9,
+        "infer": 0.6,
+        "encode": 0.05,
+        "send": 0.03,
+        "wait": 2.0,
+    }
     metrics = {f"time/{stage}_s": value for stage, value in times.items()}
     return [
         {"format": 1, "step": u, "version": u - 1, "elapsed_s": 4.0 * u, "metrics": metrics}
@@ -251,7 +260,6 @@ def smoke_step(writer: BundleWriter, story: Story, video: Path, log: Path) -> No
         step.text("config-actor-0.json", story.canonical)
         step.lines("metrics-learner.jsonl", metric_lines(range(1, UPDATES + 1)))
         step.lines("metrics-actor-0.jsonl", actor_lines())
-        step.lines("histograms.jsonl", histograms())
         names = ("model.transformer.blocks.0.attn.weight", "model.transformer.pos_emb")
         step.record("digests.json", {
             side: {"trained": {n: sha(n + side) for n in names},
@@ -270,14 +278,6 @@ def smoke_step(writer: BundleWriter, story: Story, video: Path, log: Path) -> No
         ["python", "-m", "pirl.learner", "--config_path", story.identity["config_path"]],
         comment="smoke-run, learner",
     )
-
-
-def histograms() -> list[dict]:
-    edges = [0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2]
-    return [
-        {"step": u, "name": "update/ratio", "edges": edges, "counts": [u, 8, 40, 42 - u, 7, 2]}
-        for u in range(1, UPDATES + 1)
-    ]
 
 
 def resume_step(writer: BundleWriter, story: Story) -> None:
@@ -357,7 +357,9 @@ def draw_frames(count: int = 6) -> list[np.ndarray]:
     return frames
 
 
-def build_bundle(folder: Path, story: Story | None = None, *, pictures: bool = False) -> FinishedBundle:
+def build_bundle(
+    folder: Path, story: Story | None = None, *, pictures: bool = False
+) -> FinishedBundle:
     """Write the bundle of a story to `folder/bundle`."""
     story = story or Story()
     folder.mkdir(parents=True, exist_ok=True)
