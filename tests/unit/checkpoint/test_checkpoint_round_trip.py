@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -14,19 +15,32 @@ from checkpoint_builders import TOKEN, Run, a_run, a_state, load, save, train
 from lerobot.common.train_utils import load_training_state
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
-from pirl.checkpoint import COMPONENTS, resolve_checkpoint, state_digests
+from pirl.checkpoint import COMPONENTS, SavedCheckpoint, resolve_checkpoint, state_digests
 from pirl.checkpoint.layout import REQUIRED_PARTS, RUN_STATE
 from pirl.checkpoint.state import RunState
 from pirl.config.identity import canonical_json, config_hash
 from pirl.errors import CheckpointError
 
 
-@pytest.fixture
-def run() -> Run:
+@pytest.fixture(scope="module")
+def trained() -> Run:
+    """A run after two updates; not altered by tests."""
     run = a_run()
     for step in (1, 2):
         train(run, step)
     return run
+
+
+@pytest.fixture
+def run(trained: Run) -> Run:
+    """The same to do anything with."""
+    return copy.deepcopy(trained)
+
+
+@pytest.fixture(scope="module")
+def saved(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> SavedCheckpoint:
+    """Its checkpoint, to be read only."""
+    return save(trained, tmp_path_factory.mktemp("run"), 2)
 
 
 def digests(run: Run, state: RunState) -> dict[str, str]:
@@ -67,16 +81,17 @@ def test_two_updates_then_save_and_load_then_two_updates_equal_four(
     assert after != saved.digests
 
 
-def test_the_recorded_hash_is_the_configs_own(tmp_path: Path, run: Run) -> None:
-    record = json.loads((save(run, tmp_path, 2).path / RUN_STATE).read_text())
+def test_the_recorded_hash_is_the_configs_own(saved: SavedCheckpoint, trained: Run) -> None:
+    run = trained
+    record = json.loads((saved.path / RUN_STATE).read_text())
     assert record["identity"]["config_hash"] == config_hash(run.cfg)
     assert json.dumps(record["config"], sort_keys=True, separators=(",", ":")) == canonical_json(
         run.cfg
     )
 
 
-def test_the_run_state_comes_back(tmp_path: Path, run: Run) -> None:
-    state = load(run, save(run, tmp_path, 2).path)
+def test_the_run_state_comes_back(saved: SavedCheckpoint, run: Run) -> None:
+    state = load(run, saved.path)
     expected = a_state(2)
     assert state.counters == expected.counters
     assert state.env_cursor == expected.env_cursor
@@ -97,9 +112,8 @@ def test_global_random_state_goes_on_with_the_same_numbers(tmp_path: Path, run: 
 
 
 def test_parameters_keep_their_identity_so_that_the_optimiser_still_owns_them(
-    tmp_path: Path, run: Run
+    saved: SavedCheckpoint, run: Run
 ) -> None:
-    saved = save(run, tmp_path, 2)
     before = [id(p) for p in run.policy.trained_parameters().values()]
     load(run, saved.path)
     assert [id(p) for p in run.policy.trained_parameters().values()] == before
@@ -107,22 +121,25 @@ def test_parameters_keep_their_identity_so_that_the_optimiser_still_owns_them(
     assert set(before) <= {id(p) for group in groups for p in group["params"]}
 
 
-def test_the_folder_has_lerobots_layout_and_no_secret(tmp_path: Path, run: Run) -> None:
-    step_dir = save(run, tmp_path, 2).path
-    assert step_dir == tmp_path / "checkpoints" / "000002"
+def test_the_folder_has_lerobots_layout_and_no_secret(saved: SavedCheckpoint, run: Run) -> None:
+    step_dir = saved.path
+    run_dir = step_dir.parent.parent
+    assert step_dir == run_dir / "checkpoints" / "000002"
     assert [part for part in REQUIRED_PARTS if not (step_dir / part).is_file()] == []
-    assert (tmp_path / "checkpoints" / "last").readlink() == Path("000002")
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["000002", "last"]
+    assert (run_dir / "checkpoints" / "last").readlink() == Path("000002")
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == ["000002", "last"]
     for path in step_dir.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert TOKEN.encode() not in content, path
-            assert str(tmp_path).encode() not in content, path
+            assert str(run_dir).encode() not in content, path
     assert run.cfg.runtime.token == TOKEN
 
 
-def test_stock_lerobot_acts_the_same_with_the_saved_policy(tmp_path: Path, run: Run) -> None:
-    step_dir = save(run, tmp_path, 2).path
+def test_stock_lerobot_acts_the_same_with_the_saved_policy(
+    saved: SavedCheckpoint, run: Run
+) -> None:
+    step_dir = saved.path
     stock = XVLAPolicy.from_pretrained(step_dir / "pretrained_model", strict=True)
     rng = torch.Generator().manual_seed(0)
     batch = {
@@ -143,7 +160,8 @@ def test_stock_lerobot_acts_the_same_with_the_saved_policy(tmp_path: Path, run: 
 def test_stock_lerobot_reads_the_training_state(tmp_path: Path, run: Run) -> None:
     saved = save(run, tmp_path, 2)
     expected = float(torch.rand(()))
-    other = a_run(seed=99)
+    other = copy.deepcopy(run)
+    other.algorithm.make_optimizers_and_scheduler()
     step, _, _ = load_training_state(saved.path, dict(other.algorithm.get_optimizers()), None)
     assert step == 2
     assert float(torch.rand(())) == expected
@@ -209,7 +227,7 @@ def test_saving_another_state_under_the_same_step_is_refused_and_named(
     with pytest.raises(CheckpointError, match="never overwritten") as caught:
         save(run, tmp_path, 2)
     assert [part.split(":")[0] for part in caught.value.parts] == ["critic"]
-    assert load(a_run(seed=9), first.path).step == 2
+    assert load(run, first.path).step == 2
 
 
 def test_saving_over_a_damaged_or_incomplete_step_is_refused(tmp_path: Path, run: Run) -> None:
