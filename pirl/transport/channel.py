@@ -24,13 +24,28 @@ PB: Any = services_pb2
 EMPTY: Any = PB.Empty()
 
 
+_MIN_PING_TIMEOUT_S = 2.0
+
+
+def ping_timeout_s(heartbeat_s: float) -> float:
+    """A peer that answers no ping for this long is gone: two heartbeats, at least two seconds."""
+    return max(2 * heartbeat_s, _MIN_PING_TIMEOUT_S)
+
+
 def _common_options(heartbeat_s: float) -> list[Option]:
+    """Limits and keepalive: a frozen or unreachable peer ends every call of its connection.
+
+    gRPC waits `ping_timeout_ms` (a minute by default) for an answer whatever `keepalive_timeout_ms`
+    says, so both are set.
+    """
     beat_ms = max(100, int(heartbeat_s * 1000))
+    timeout_ms = int(ping_timeout_s(heartbeat_s) * 1000)
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_SIZE),
         ("grpc.max_send_message_length", MAX_MESSAGE_SIZE),
         ("grpc.keepalive_time_ms", beat_ms),
-        ("grpc.keepalive_timeout_ms", beat_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]
