@@ -109,6 +109,13 @@ CLAUSES = (
         clauses.encode,
         ("protocol", "spec", "eval-mode"),
     ),
+    # Before any prediction: a leak from one into the features belongs to critic-features.
+    _Clause(
+        "encode-deterministic",
+        "the same observation gives the same bits",
+        clauses.encode_deterministic,
+        ("encode",),
+    ),
     _Clause(
         "predict",
         "clean chunk [B, C, D] and features [B, C, W], finite",
@@ -123,12 +130,6 @@ CLAUSES = (
         "postprocess does not alter its argument",
         clauses.postprocess_pure,
         ("postprocess",),
-    ),
-    _Clause(
-        "encode-deterministic",
-        "the same observation gives the same bits",
-        clauses.encode_deterministic,
-        ("encode",),
     ),
     _Clause(
         "predict-deterministic",

@@ -302,7 +302,7 @@ def padded_views(probe: Probe) -> str:
         0, 256, shape, generator=torch.Generator().manual_seed(4), dtype=torch.uint8
     )
     padded = probe.policy.encode(replace(probe.observation, images=images))
-    names = _differing(padded, probe.context)
+    names = _differing(padded, probe.policy.encode(probe.observation))
     return f"changed by {PADDED_VIEW}: {', '.join(names)}" if names else ""
 
 

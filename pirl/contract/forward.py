@@ -1,60 +1,51 @@
-"""The PI-RL forward contract: one call from a batch of decisions to losses and named metrics.
+"""The PI-RL forward contract: one call from a batch of transitions to losses and named metrics.
 
-Owns the signature that both variants share. Refuses to hold mathematics, which is
-`pirl.algorithm`'s. Read `pirl.algorithm` next.
+Owns the signature that both variants share. Refuses to hold mathematics: `pirl.algorithm.pi_rl`
+answers it. Read that next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from pirl.records import DecisionBatch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PiRLForwardOutput:
-    """What one PI-RL forward pass yields."""
+class PiRLLosses(Protocol):
+    """What one forward pass yields."""
 
-    loss: Float[Tensor, ""]
-    """The differentiable total (`algorithm.md` 10.4)."""
-    parts: Mapping[str, Float[Tensor, ""]]
-    """Detached addends of the total, weights applied: `policy`, `value`, and those switched on."""
-    metrics: Mapping[str, float]
-    """Names of the metric table."""
+    @property
+    def total(self) -> Tensor:
+        """Scalar, differentiable in trained parameters, critic and noise head; in nothing else."""
+        ...
+
+    @property
+    def losses(self) -> Mapping[str, Tensor]:
+        """Scalars by name: `policy_loss`, `value_loss`, `total_loss` and those switched on."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Finite numbers under names of the metric table."""
+        ...
 
 
+@runtime_checkable
 class PiRLForward(Protocol):
-    """Losses and metrics of a minibatch of decisions, for either variant.
+    """Losses and metrics of a batch of decisions, for either variant.
 
-    Gradients reach the policy's trained parameters, the critic and, with Flow-Noise, the noise
-    head; never a frozen parameter. The policy is in eval mode before and after. No draw from a
-    global generator.
+    Changes nothing: weights, optimiser, counters and global generators stay, and the policy is in
+    eval mode afterwards.
     """
 
-    def __call__(
-        self,
-        batch: DecisionBatch,
-        *,
-        anchor: Tensor,
-        advantages: Tensor,
-        returns: Tensor,
-        rng: torch.Generator,
-    ) -> PiRLForwardOutput:
-        """Evaluate one minibatch.
-
-        Args:
-            anchor: log-prob per element of the proximal policy (`algorithm.md` 12.2), nats.
-            advantages: [B] fp32, already normalised.
-            returns: [B] fp32, the critic's targets.
-            rng: for demonstration noise.
+    def forward_batch(self, batch: DecisionBatch) -> PiRLLosses:
+        """Evaluate the batch as one minibatch, sorted by (episode, chunk).
 
         Raises:
             NumericsError: a loss is not finite.
+            ContractError: a decision lacks a log-prob that the recipe needs.
         """
         ...

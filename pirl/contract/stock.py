@@ -71,9 +71,8 @@ class _GivenNoise(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        drawn = func(*args, **(kwargs or {}))
         if func is not torch.randn:
-            return drawn
-        self.shapes.append(tuple(drawn.shape))
-        same = drawn.shape == self._noise.shape
-        return self._noise.to(drawn) if same else drawn
+            return func(*args, **(kwargs or {}))
+        wanted = torch.zeros(*args, **(kwargs or {}))
+        self.shapes.append(tuple(wanted.shape))
+        return self._noise.to(wanted) if wanted.shape == self._noise.shape else wanted

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.policies.xvla.modeling_xvla import XVLAModel, XVLAPolicy
 from lerobot.utils.constants import OBS_IMAGES, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
@@ -141,9 +141,10 @@ class XVLAFlowPolicy:
         batch = self.stock_batch(observation)
         # LeRobot's own view order, padding and state padding: a copy of it here would drift.
         inputs: dict[str, Any] = self._policy._build_model_inputs(batch)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        dtype = self._dtype
+        dtype, images = self._dtype, inputs["image_input"]
+        self._check_image_size(tuple(images.shape[-2:]))
         features = self._model.forward_vlm(
-            inputs["input_ids"], inputs["image_input"].to(dtype), inputs["image_mask"]
+            inputs["input_ids"], images.to(dtype), inputs["image_mask"]
         )
         proprio = inputs["proprio"].to(dtype)
         return Context(
@@ -261,19 +262,22 @@ class XVLAFlowPolicy:
                 fix="LeRobot would cut the state silently; raise policy.max_state_dim",
             )
 
+    def _check_image_size(self, size: tuple[int, int]) -> None:
+        tokens = _tokens_per_view(self._model, size)
+        if tokens != self._view_shape[0]:
+            raise broken(
+                "observation",
+                value=f"images of {size[0]} x {size[1]} pixels, {tokens} image tokens",
+                expected=f"{self._view_shape[0]} tokens, from the size in policy.input_features",
+                fix="render images of that size, or set policy.resize_imgs_with_padding",
+            )
+
     def _pool(
         self, features: Mapping[str, Tensor], proprio: Tensor, input_ids: Tensor, *, views: int
     ) -> Tensor:
         """Critic features (`algorithm.md` 8.2): padding, be it words or views, does not count."""
         tokens, width = self._view_shape
         vlm, aux = features["vlm_features"], features["aux_visual_inputs"]
-        if vlm.shape[1] != tokens + input_ids.shape[1]:
-            raise broken(
-                "observation",
-                value=f"{vlm.shape[1] - input_ids.shape[1]} image tokens",
-                expected=f"{tokens}, from the image size in policy.input_features",
-                fix="render images of that size, or set policy.resize_imgs_with_padding",
-            )
         words = (input_ids != self._pad_id).to(vlm.dtype).unsqueeze(-1)
         parts = [
             vlm[:, :tokens].mean(dim=1),
@@ -300,18 +304,25 @@ def _present_views(batch: Mapping[str, Tensor]) -> int:
 
 
 def _view_shape(policy: XVLAPolicy) -> tuple[int, int]:
-    """(tokens, width) of one view: DaViT's grid plus one pooled token."""
+    """(tokens, width) of one view at the size that the config declares."""
     config = policy.model.config
-    florence: Any = policy.model.vlm.config
-    vision = florence.vision_config
     size = config.resize_imgs_with_padding or next(iter(config.image_features.values())).shape[1:]
-    rows, columns = (int(side) for side in size)
+    florence: Any = policy.model.vlm.config
+    tokens = _tokens_per_view(policy.model, (int(size[0]), int(size[1])))
+    return tokens, int(florence.vision_config.projection_dim)
+
+
+def _tokens_per_view(model: XVLAModel, size: tuple[int, int]) -> int:
+    """DaViT's grid for images of `size` (height, width), plus one pooled token."""
+    florence: Any = model.vlm.config
+    vision = florence.vision_config
+    rows, columns = size
     for patch, stride, padding in zip(
         vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
     ):
         rows = (rows + 2 * padding - patch) // stride + 1
         columns = (columns + 2 * padding - patch) // stride + 1
-    return rows * columns + 1, int(vision.projection_dim)
+    return rows * columns + 1
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""Builders that contract tests share; every draw is a function of a seed."""
+
+import torch
+
+from pirl.contract.tiny import tiny_metaworld_config, tiny_xvla_config
+from pirl.contract.xvla import build_policy, tokenize_instruction
+from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
+from pirl.records import Observation
+
+INSTRUCTION = "put the white mug on the left plate"
+
+ALL_MODES = ("ee6d", "joint", "so101_bimanual", "agibot_ee6d", "franka_joint7", "auto")
+
+
+def a_config(action_mode="ee6d", **changes):
+    """A tiny config; `auto` is the MetaWorld one."""
+    if action_mode == "auto":
+        return tiny_metaworld_config(**changes)
+    return tiny_xvla_config(action_mode, **changes)
+
+
+def a_policy(config=None, *, executed_dims=None, seed=0):
+    """A randomly initialised policy behind the contract."""
+    return build_policy(config or a_config(), executed_dims=executed_dims, device="cpu", seed=seed)
+
+
+def cameras(config):
+    """The real cameras of a config."""
+    return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA_PREFIX)]
+
+
+def an_observation(config, *, rows=2, seed=0, size=64, domain_id=0):
+    """Random pixels and state with a real instruction."""
+    rng = torch.Generator().manual_seed(seed)
+    return Observation(
+        images={
+            key: torch.randint(0, 256, (rows, 3, size, size), generator=rng, dtype=torch.uint8)
+            for key in cameras(config)
+        },
+        state=torch.randn(rows, config.max_state_dim, generator=rng),
+        input_ids=tokenize_instruction(config, INSTRUCTION).expand(rows, -1),
+        domain_id=torch.full((rows,), domain_id, dtype=torch.int64),
+    )
+
+
+def noise(policy, *, rows=2, seed=0):
+    """Standard normal [B, C, D]."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, policy.spec.chunk_size, policy.spec.model_dim, generator=rng)
