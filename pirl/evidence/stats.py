@@ -94,8 +94,11 @@ class PairedTest:
         if discordant == 0:
             return 1.0
         tail = min(self.only_a, self.only_b)
-        below = sum(math.comb(discordant, i) for i in range(tail + 1))
         # Integers until the last division: 0.5**n underflows for n > 1074.
+        below = term = 1
+        for i in range(tail):
+            term = term * (discordant - i) // (i + 1)
+            below += term
         return min(1.0, 2 * below / 2**discordant)
 
     def __str__(self) -> str:
