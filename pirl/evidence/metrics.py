@@ -106,6 +106,9 @@ _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
          f"log-prob samples in bin {index} of pirl.algorithm.diagnostics.RATIO_EDGES", "")
         for index in range(8)
     ),
+    ("update/groups", "groups", 0, _INF, "GRPO groups in the batch", ""),
+    ("update/groups_kept", "groups", 1, _INF, "GRPO groups inside the reward filter, complete",
+     "reward_filter; every episode of a group ends alike"),
     ("update/value_epoch_loss", "reward^2", 0, _INF, "value loss of the critic-only epochs", ""),
     ("update/lr_noise_head", "1", 0, _INF, "learning rate of the noise head", ""),
     ("update/grad_norm_noise_head", "1", 0, _INF, "noise head gradient norm before clipping", ""),

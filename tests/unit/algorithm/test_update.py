@@ -1,0 +1,463 @@
+"""One update: gradients, live checks, stale data, and what may stop it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
+
+from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
+from pirl.algorithm.prepare import Prepared, micro_batches
+from pirl.algorithm.update import (
+    Counts,
+    Losses,
+    UpdateStats,
+    _backward_minibatch,
+    minibatch_losses,
+    minibatches,
+)
+from pirl.errors import ConfigError, NumericsError
+from pirl.records import DecisionBatch
+
+VARIANTS = ("flow-sde", "flow-noise")
+
+
+def a_policy(**options: object) -> ToyPolicy:
+    shape = dict(chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16)
+    return ToyPolicy(**{**shape, **options})  # type: ignore[arg-type]
+
+
+def an_update(variant: str = "flow-sde", **knobs: object) -> PiRLAlgorithm:
+    return an_algorithm(a_policy(), a_recipe(variant, **knobs))
+
+
+def with_field(batch: DecisionBatch, name: str, value: torch.Tensor) -> DecisionBatch:
+    return replace(batch, fields={**batch.fields, name: value})
+
+
+def losses_of(algorithm: PiRLAlgorithm, batch: DecisionBatch) -> tuple[Prepared, Losses]:
+    prepared = algorithm._prepare(batch)
+    rows = torch.arange(len(prepared))
+    losses = minibatch_losses(
+        algorithm._nets,
+        prepared,
+        rows,
+        live=torch.ones_like(rows, dtype=torch.bool),
+        counts=Counts.of(prepared, rows),
+        pirl=algorithm.config.pirl,
+    )
+    return prepared, losses
+
+
+def gradient(algorithm: PiRLAlgorithm) -> dict[str, torch.Tensor]:
+    return {name: g.clone() for name, g in algorithm._nets.gradients().items()}
+
+
+def weights(algorithm: PiRLAlgorithm) -> dict[str, torch.Tensor]:
+    return {**algorithm.get_weights(), **algorithm.state_dict()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_critic_loss_gives_no_gradient_to_the_actor_and_the_actor_loss_none_to_the_critic(variant):
+    algorithm = an_update(variant)
+    # A critic that is not at its zero start, so that its gradient is not zero by accident.
+    algorithm.critic.last.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    _, losses = losses_of(algorithm, a_batch(algorithm))
+    losses.value.backward()
+    assert gradient(algorithm)
+    assert all(name.startswith("critic.") for name in gradient(algorithm))
+    algorithm._optimizer.zero_grad(set_to_none=True)
+    losses.actor.policy.backward()
+    assert gradient(algorithm)
+    assert not any(name.startswith("critic.") for name in gradient(algorithm))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_trained_tensor_gets_a_gradient_and_no_frozen_one_does(variant):
+    algorithm = an_update(variant)
+    algorithm.critic.last.weight.data.fill_(0.1)
+    _, losses = losses_of(algorithm, a_batch(algorithm))
+    losses.total.backward()
+    assert gradient(algorithm).keys() == algorithm._nets.parameters().keys()
+    assert all(p.grad is None for p in algorithm.policy.frozen_parameters().values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("micro", [1, 3, 4, 11])
+def test_micro_batches_accumulate_the_exact_minibatch_gradient(variant, micro):
+    whole, parts = an_update(variant), an_update(variant)
+    for algorithm in (whole, parts):
+        algorithm.critic.last.weight.data.fill_(0.1)
+    batch = a_batch(whole)
+    _, losses = losses_of(whole, batch)
+    losses.total.backward()
+
+    pirl = replace(parts.config.pirl, micro_batch=micro, update_epochs=1, global_batch=11)
+    prepared = parts._prepare(batch)
+    _backward_minibatch(
+        parts._nets,
+        prepared,
+        torch.randperm(11, generator=torch.Generator().manual_seed(3)),
+        pirl=pirl,
+        train_actor=True,
+        limits=None,
+        stats=UpdateStats(),
+    )
+    for name, expected in gradient(whole).items():
+        torch.testing.assert_close(gradient(parts)[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_micro_batches_have_one_size_and_the_padding_does_not_count():
+    parts = list(micro_batches(torch.arange(10, 17), size=3))
+    assert [len(p.rows) for p in parts] == [3, 3, 3]
+    assert torch.cat([p.rows[p.live] for p in parts]).tolist() == list(range(10, 17))
+
+
+def test_minibatches_cover_all_rows_once_in_equal_parts_within_the_bound():
+    parts = minibatches(25, size=8, generator=torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(25))
+    assert [len(p) for p in parts] == [7, 6, 6, 6]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("level", ["chunk", "action", "token"])
+def test_ratio_is_one_and_parity_holds_before_the_first_step(variant, level):
+    algorithm = an_update(variant, logprob_level=level)
+    row = metric_row(algorithm.update(iter([a_batch(algorithm)])))
+    assert row["update/ratio_first_max_abs"] < 1e-6
+    assert row["update/parity_max_abs"] < 1e-5
+    assert row["update/kl_first"] < 1e-9
+    assert row["update/clip_first_fraction"] == 0.0
+    # The update did move: the checks above are not satisfied by a policy that never changes.
+    assert row["update/approx_kl"] > 0.0
+
+
+@pytest.mark.parametrize("recompute", [True, False], ids=["recomputed", "recorded anchor"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_tampered_log_prob_stops_the_update_before_any_weight_changes(variant, recompute):
+    algorithm = an_update(variant, recompute_proximal=recompute)
+    batch = a_batch(algorithm)
+    tampered = batch.fields["pirl_logprob"].clone()
+    position = tuple(batch.fields["pirl_logprob_mask"].nonzero()[30].tolist())
+    tampered[position] += 0.5
+    before = weights(algorithm)
+    with pytest.raises(NumericsError) as caught:
+        algorithm.update(iter([with_field(batch, "pirl_logprob", tampered)]))
+    message = str(caught.value)
+    row = position[0]
+    assert "0.5 nats" in message
+    assert re.search(rf"row {row}, episode \d+, chunk \d+", message)
+    assert "chain fields: 1 of" in message
+    assert equal(weights(algorithm), before)
+
+
+def test_another_observation_than_the_actor_saw_is_called_a_context_difference():
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    moved = replace(batch.observation, state=batch.observation.state + 1.0)
+    with pytest.raises(NumericsError, match="context or weights"):
+        algorithm.update(iter([replace(batch, observation=moved)]))
+
+
+def test_other_weights_than_the_actor_had_stop_the_update():
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    for parameter in algorithm.policy.trained_parameters().values():
+        parameter.data.add_(0.05)
+    with pytest.raises(NumericsError, match="context or weights"):
+        algorithm.update(iter([batch]))
+
+
+def test_a_policy_left_in_train_mode_stops_the_update_and_dropout_is_named(monkeypatch):
+    algorithm = an_algorithm(a_policy(dropout=0.5), a_recipe())
+    batch = a_batch(algorithm)
+    monkeypatch.setattr(algorithm.policy.module, "eval", lambda: None)
+    algorithm.policy.module.train()
+    with pytest.raises(NumericsError, match=r"dropout: .* modules are in train mode"):
+        algorithm.update(iter([batch]))
+
+
+def test_noise_in_the_gradient_pass_alone_breaks_the_first_ratio(monkeypatch):
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    plain = algorithm.policy.predict
+
+    def noisy(context, x, t):
+        prediction = plain(context, x, t)
+        if not torch.is_grad_enabled():
+            return prediction
+        return replace(prediction, clean=prediction.clean + 0.01)
+
+    monkeypatch.setattr(algorithm.policy, "predict", noisy)
+    before = weights(algorithm)
+    with pytest.raises(NumericsError, match="ratio is off by"):
+        algorithm.update(iter([batch]))
+    assert equal(weights(algorithm), before)
+
+
+def test_the_parity_hook_turns_the_check_off_loudly(monkeypatch, caplog):
+    monkeypatch.setenv("PIRL_TEST_DISABLE", "parity")
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    tampered = with_field(batch, "pirl_logprob", batch.fields["pirl_logprob"] + 0.01)
+    row = metric_row(algorithm.update(iter([tampered])))
+    assert row["update/parity_max_abs"] > 1e-2
+    assert "DISABLED" in caplog.text
+
+
+def test_stale_decisions_are_not_held_to_parity_but_weighted_and_cut_off():
+    algorithm = an_update(behave_weight_threshold=1.2)
+    batch = a_batch(algorithm, version=3, acted=2)
+    for parameter in algorithm.policy.trained_parameters().values():
+        parameter.data.add_(0.02)
+    row = metric_row(algorithm.update(iter([batch])))
+    assert "update/parity_max_abs" not in row
+    assert row["update/ratio_first_max_abs"] < 1e-6
+    assert row["update/behave_weight_max"] > 1.2
+    assert 0.0 < row["update/behave_masked_fraction"] < 1.0
+    assert row["version/lag_max"] == 1.0
+
+
+def test_samples_beyond_the_weight_limit_give_no_gradient():
+    algorithm = an_update(behave_weight_threshold=1.2)
+    batch = a_batch(algorithm, version=3, acted=2)
+    prepared, _ = losses_of(algorithm, batch)
+    # Recorded log-probs far below the proximal ones: every behaviour weight is huge.
+    far = with_field(batch, "pirl_logprob", batch.fields["pirl_logprob"] - 1.0)
+    _, losses = losses_of(algorithm, far)
+    losses.actor.policy.backward()
+    assert bool(prepared.sample_mask.any())
+    assert all(float(g.abs().max()) == 0.0 for g in gradient(algorithm).values())
+
+
+def test_the_decoupled_loss_is_ppo_when_the_proximal_policy_acted():
+    decoupled, plain = an_update(), an_update(recompute_proximal=False)
+    batch = a_batch(decoupled)
+    for algorithm in (decoupled, plain):
+        algorithm.update(iter([batch]))
+    assert equal(weights(decoupled), weights(plain))
+
+
+def test_without_recomputation_the_anchor_of_stale_data_is_interpolated():
+    algorithm = an_update(recompute_proximal=False)
+    batch = a_batch(algorithm, version=1, acted=0)
+    for parameter in algorithm.policy.trained_parameters().values():
+        parameter.data.add_(0.02)
+    prepared, losses = losses_of(algorithm, batch)
+    gap = losses.actor.replayed - prepared.behaviour
+    torch.testing.assert_close(losses.actor.surrogate.log_ratio, 0.5 * gap, atol=1e-5, rtol=1e-4)
+
+
+def test_a_decision_of_a_later_version_is_refused():
+    algorithm = an_update()
+    with pytest.raises(NumericsError, match="acted under a version after 2"):
+        algorithm.update(iter([a_batch(algorithm, version=2, acted=3)]))
+
+
+def test_human_decisions_train_the_critic_only():
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    everyone = with_field(batch, "is_intervention", torch.ones(11, dtype=torch.int64))
+    before = algorithm.get_weights()
+    row = metric_row(algorithm.update(iter([everyone])))
+    assert equal(algorithm.get_weights(), before)
+    assert row["update/masked_fraction"] == 1.0
+    assert bool(algorithm.critic.last.weight.any())
+
+
+def test_warm_up_updates_train_the_critic_only_and_still_check_the_ratio():
+    algorithm = an_update(critic_warmup_steps=1)
+    before = algorithm.get_weights()
+    row = metric_row(algorithm.update(iter([a_batch(algorithm)])))
+    assert equal(algorithm.get_weights(), before)
+    assert bool(algorithm.critic.last.weight.any())
+    assert row["update/parity_max_abs"] < 1e-5
+    algorithm.update(iter([a_batch(algorithm, version=1)]))
+    assert not equal(algorithm.get_weights(), before)
+
+
+def test_the_epoch_loop_stops_beyond_the_kl_target():
+    long = an_update(update_epochs=8, actor_lr=3e-3, global_batch=6)
+    short = an_update(update_epochs=8, actor_lr=3e-3, global_batch=6, target_kl=1e-3)
+    batch = a_batch(long)
+    steps = [metric_row(a.update(iter([batch])))["update/optimiser_steps"] for a in (long, short)]
+    assert steps[0] == 16
+    assert 1 <= steps[1] < 16
+
+
+def test_entropy_bonus_widens_flow_noise():
+    plain, bonus = an_update("flow-noise"), an_update("flow-noise", entropy_bonus=10.0)
+    batch = a_batch(plain)
+    for algorithm in (plain, bonus):
+        algorithm.update(iter([batch]))
+    features = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    wide, narrow = bonus.noise_head(features), plain.noise_head(features)
+    assert bool(wide.mean() > narrow.mean())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reference_kl_is_zero_at_the_start_and_pulls_back_later(variant):
+    free, tied = an_update(variant), an_update(variant, kl_beta=100.0)
+    batch = a_batch(free)
+    start = free.get_weights()
+    _, losses = losses_of(tied, batch)
+    assert float(losses.actor.kl_reference) == pytest.approx(0.0, abs=1e-9)
+    for algorithm in (free, tied):
+        for _ in range(2):
+            algorithm.update(iter([a_batch(algorithm)]))
+    _, losses = losses_of(tied, a_batch(tied))
+    assert float(losses.actor.kl_reference.detach()) > 0.0
+
+    def moved(algorithm: PiRLAlgorithm) -> float:
+        now = algorithm.policy.trained_parameters()
+        return sum(float((now[n].detach() - start[n]).square().sum()) for n in now)
+
+    assert moved(tied) < moved(free)
+
+
+def test_computing_the_reference_pass_leaves_the_weights_as_they_were():
+    algorithm = an_update(kl_beta=1.0)
+    algorithm.update(iter([a_batch(algorithm)]))
+    before = weights(algorithm)
+    algorithm.forward_batch(a_batch(algorithm))
+    assert equal(weights(algorithm), before)
+
+
+def demos():
+    rng = torch.Generator().manual_seed(0)
+    while True:
+        yield {"action": 2.0 + 0.1 * torch.randn(5, 3, 3, generator=rng)}
+
+
+def test_demonstrations_add_their_gradient_and_are_reported():
+    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demo_batches=demos())
+    plain = an_update()
+    batch = a_batch(plain)
+    row = metric_row(algorithm.update(iter([batch])))
+    plain.update(iter([batch]))
+    assert row["update/bc_loss"] > 0.0
+    assert row["update/grad_norm_bc"] > 0.0
+    assert not equal(algorithm.get_weights(), plain.get_weights())
+
+
+def test_demonstrations_alone_train_by_the_policys_own_loss():
+    algorithm = an_algorithm(
+        a_policy(), a_recipe(bc_weight=1.0, actor_lr=1e-2), demo_batches=demos()
+    )
+    human = torch.ones(11, dtype=torch.int64)
+    rows = [
+        metric_row(
+            algorithm.update(
+                iter([with_field(a_batch(algorithm, version=v), "is_intervention", human)])
+            )
+        )
+        for v in range(6)
+    ]
+    assert rows[-1]["update/bc_loss"] < 0.9 * rows[0]["update/bc_loss"]
+
+
+def test_a_demonstration_weight_without_demonstrations_is_refused():
+    algorithm = an_update(bc_weight=0.1)
+    with pytest.raises(ConfigError) as caught:
+        algorithm.update(iter([a_batch(algorithm)]))
+    assert caught.value.errors[0].field == "pirl.bc_weight"
+
+
+def test_critic_epochs_improve_the_fit_and_leave_the_actor_alone():
+    plain = an_update()
+    more = an_update(value_epochs=40, value_buffer_updates=2)
+    batch = a_batch(plain)
+    for algorithm in (plain, more):
+        algorithm.update(iter([batch]))
+    assert equal(plain.get_weights(), more.get_weights())
+    errors = [
+        float((p.target - a.critic(p.critic_inputs).detach()).square().mean())
+        for a in (plain, more)
+        for p in [a._prepare(batch)]
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_reward_that_is_not_finite_names_the_value_loss():
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    reward = batch.reward.clone()
+    reward[2] = float("nan")
+    with pytest.raises(NumericsError, match="loss value_loss"):
+        algorithm.update(iter([replace(batch, reward=reward)]))
+
+
+def test_a_gradient_that_is_not_finite_names_its_parameter(monkeypatch):
+    algorithm = an_update()
+    batch = a_batch(algorithm)
+    name, parameter = next(iter(algorithm.policy.trained_parameters().items()))
+    parameter.register_hook(lambda grad: grad * float("inf"))
+    before = weights(algorithm)
+    with pytest.raises(NumericsError, match=f"gradient of {re.escape(name)}"):
+        algorithm.update(iter([batch]))
+    assert equal(weights(algorithm), before)
+
+
+def test_actor_and_critic_gradients_are_clipped_apart():
+    algorithm = an_update(value_coef=1e6, grad_clip=0.5, update_epochs=1, global_batch=64)
+    norms = []
+    algorithm._optimizer.register_step_pre_hook(
+        lambda optimizer, *_: norms.extend(
+            float(torch.nn.utils.get_total_norm([p.grad for p in g["params"]]))
+            for g in optimizer.param_groups
+            if g["name"] == "critic"
+        )
+    )
+    row = metric_row(algorithm.update(iter([a_batch(algorithm)])))
+    assert row["update/grad_norm_critic"] > 1e3
+    assert norms[0] == pytest.approx(0.5, rel=1e-3)
+    plain = metric_row(
+        an_update(update_epochs=1, global_batch=64).update(iter([a_batch(an_update())]))
+    )
+    assert row["update/grad_norm_actor"] == pytest.approx(plain["update/grad_norm_actor"])
+
+
+def test_an_update_whose_groups_carry_no_signal_changes_nothing():
+    algorithm = an_update(adv_type="grpo", group_size=2)
+    episodes = [Episode(rewards=(0.0, 1.0), group=0)] * 2
+    before = weights(algorithm)
+    row = metric_row(algorithm.update(iter([a_batch(algorithm, episodes=episodes)])))
+    assert row["update/groups_kept"] == 0.0
+    assert equal(weights(algorithm), before)
+
+
+def test_grpo_trains_without_a_critic():
+    algorithm = an_update(adv_type="grpo", group_size=2)
+    episodes = [Episode(rewards=(0.0, 1.0), group=0), Episode(rewards=(0.0, 0.0), group=0)]
+    before = algorithm.get_weights()
+    row = metric_row(algorithm.update(iter([a_batch(algorithm, episodes=episodes)])))
+    assert algorithm.critic is None
+    assert row["update/groups_kept"] == 1.0
+    assert not equal(algorithm.get_weights(), before)
+
+
+def test_shuffled_advantages_change_the_actors_update_and_not_the_critics_targets():
+    plain, control = an_update(), an_update(shuffle_advantages=True)
+    batch = a_batch(plain)
+    a, b = plain._prepare(batch), control._prepare(batch)
+    assert sorted(a.advantage.tolist()) == sorted(b.advantage.tolist())
+    assert not torch.equal(a.advantage, b.advantage)
+    assert torch.equal(a.target, b.target)
+
+
+def test_trajectory_weighting_counts_every_episode_equally():
+    algorithm = an_update(loss_weighting="trajectory")
+    prepared = algorithm._prepare(a_batch(algorithm))
+    lengths = torch.tensor([len(e.rewards) for e in EPISODES])
+    episode = torch.arange(4).repeat_interleave(lengths)
+    total = torch.zeros(4).index_add_(0, episode, prepared.actor_weight)
+    torch.testing.assert_close(total, torch.full((4,), 11 / 4))
+    flat = an_update(loss_weighting="chunk")
+    assert flat._prepare(a_batch(flat)).actor_weight.tolist() == [1.0] * 11
