@@ -198,11 +198,15 @@ class ProcessHost:
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker: one thread, headless GL unless the caller chose another."""
+    kept = dict(environ)
+    if kept.get("CUDA_VISIBLE_DEVICES") == "":
+        # robosuite reads this variable as EGL device numbers and cannot parse an empty one.
+        del kept["CUDA_VISIBLE_DEVICES"]
     return {
         "MUJOCO_GL": "egl",
         # Mesa's software rasteriser draws in the calling thread; its own threads only add switches.
         "LP_NUM_THREADS": "0",
-        **environ,
+        **kept,
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

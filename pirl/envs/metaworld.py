@@ -292,7 +292,7 @@ class MetaWorldSlot:
     def _check_physics(self) -> None:
         # MuJoCo answers divergence by a silent reset and a counter.
         counters = self._env.data.warning
-        kinds = import_mujoco().mjtWarning
+        kinds: Any = importlib.import_module("mujoco").mjtWarning
         bad = (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)
         if any(counters[int(kind)].number for kind in bad):
             raise EnvError("the physics diverged (MuJoCo reported a bad position or velocity)")
