@@ -24,6 +24,7 @@ from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
 from pirl.errors import ExitCode, PirlError
+from pirl.evidence.media import write_video
 from pirl.evidence.metric_log import MetricLog
 from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
@@ -31,7 +32,13 @@ from pirl.runtime.layout import RunFolder
 from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.rollout import Language, Placement, RolloutCollector
-from pirl.runtime.session import Session, build_session, configure_logging, stop_on_signals
+from pirl.runtime.session import (
+    Session,
+    build_session,
+    configure_logging,
+    stop_on_signals,
+    write_effective_config,
+)
 from pirl.runtime.timers import StageTimers
 from pirl.transport.client import ActorLink
 from pirl.transport.wire import ParameterMessage
@@ -39,6 +46,8 @@ from pirl.transport.wire import ParameterMessage
 logger = logging.getLogger(__name__)
 
 _WAIT_SLICE_S = 0.5
+_MIN_VIDEO_FRAMES = 4
+_VIDEO_FPS = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +58,8 @@ class _Totals:
     episodes_sent: int = 0
     env_steps: int = 0
     versions_received: list[int] = field(default_factory=list[int])
-    versions_acted: list[int] = field(default_factory=list[int])
+    by_version: dict[str, int] = field(default_factory=dict[str, int])
+    """Decisions sampled under each version."""
 
 
 class Actor:
@@ -64,6 +74,7 @@ class Actor:
         link: ActorLink,
         rank: int,
         stop: threading.Event,
+        video: Path | None = None,
     ) -> None:
         cfg = session.loaded.cfg
         self._session = session
@@ -73,6 +84,8 @@ class Actor:
         self._stop = stop
         self._timers = StageTimers()
         self._totals = _Totals()
+        self._rollouts = 0
+        self._video = video
         self._started = time.monotonic()
         self._collector = RolloutCollector(
             policy=session.policy,
@@ -141,13 +154,18 @@ class Actor:
             with self._timers.stage("send"):
                 self._link.send_transitions(episode.transitions)
             decisions += len(episode.transitions)
+            if self._video is not None and len(episode.frames) >= _MIN_VIDEO_FRAMES:
+                write_video(self._video, episode.frames, fps=_VIDEO_FPS)
+                self._video = None
             records.append(episode.record)
             if self._stop.is_set():
                 return
         self._totals.decisions_sent += decisions
         self._totals.episodes_sent += len(records)
         self._totals.env_steps += sum(r.env_steps for r in records)
-        self._totals.versions_acted.append(message.version)
+        version = str(message.version)
+        self._totals.by_version[version] = self._totals.by_version.get(version, 0) + decisions
+        self._rollouts += 1
         row = {
             **episode_metrics(records),
             "version/acted": float(message.version),
@@ -169,9 +187,7 @@ class Actor:
                 "metrics": row,
             }
         )
-        metrics.write_row(
-            len(self._totals.versions_acted), version=message.version, metrics=row
-        )
+        metrics.write_row(self._rollouts, version=message.version, metrics=row)
         logger.info(
             "version %d: %d decisions, %d/%d episodes succeeded",
             message.version,
@@ -187,13 +203,17 @@ class Actor:
             "exit_reason": reason,
             "hooks": list(hooks_active()),
             "handshake": self._link.handshake(),
+            "met_identity": asdict(self._link.identity),
+            "bytes_sent": self._link.bytes_sent,
             "totals": asdict(self._totals),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def run_actor(loaded: LoadedConfig, *, rank: int, stop: threading.Event) -> ExitCode:
+def run_actor(
+    loaded: LoadedConfig, *, rank: int, stop: threading.Event, record_video: bool = False
+) -> ExitCode:
     """Run one actor of a validated pi-rl config.
 
     The link is made before the simulator is built: a mismatch must cost seconds, not a LIBERO start.
@@ -210,18 +230,21 @@ def run_actor(loaded: LoadedConfig, *, rank: int, stop: threading.Event) -> Exit
         expected=session.algorithm.get_weights(),
     ) as link:
         link.connect(timeout_s=cfg.runtime.connect_timeout_s)
-        split = load_split(
-            cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file
-        )
+        write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
+        split = load_split(cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
         env = make_vector_env(
             cfg.env,
             num_envs=cfg.runtime.envs_per_actor,
             num_workers=cfg.runtime.env_workers,
             image_keys=session.image_keys,
             split=split,
+            record_frames=record_video,
         )
+        video = folder.actor_video(rank) if record_video else None
         try:
-            actor = Actor(session, env=env, split=split, link=link, rank=rank, stop=stop)
+            actor = Actor(
+                session, env=env, split=split, link=link, rank=rank, stop=stop, video=video
+            )
             return actor.run(folder)
         finally:
             env.close()
@@ -236,8 +259,12 @@ def main(argv: Sequence[str]) -> int:
         return run_lerobot("actor", argv)
     parser = argparse.ArgumentParser(prog="pirl actor", description=__doc__)
     parser.add_argument("--rank", type=int, default=0, help="0 .. runtime.actors - 1")
+    parser.add_argument(
+        "--record-video", action="store_true", help="write the first episode as actor-R/rollout.mp4"
+    )
     args, rest = parser.parse_known_args(list(argv))
     config_path, overrides = split_config_path(rest)
     loaded = load_config(config_path, overrides)
     configure_logging(f"actor-{args.rank}")
-    return int(run_actor(loaded, rank=args.rank, stop=stop_on_signals()))
+    code = run_actor(loaded, rank=args.rank, stop=stop_on_signals(), record_video=args.record_video)
+    return int(code)

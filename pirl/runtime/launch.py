@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,7 +40,8 @@ class LaunchResult:
 
     exit_code: ExitCode
     processes: list[dict[str, Any]]
-    """Role, exit code and duration of every process."""
+    """Role, pid, command, exit code and duration of every process."""
+    port: int
 
 
 def launch(
@@ -48,7 +49,8 @@ def launch(
     *,
     actors: int,
     overrides: Sequence[str] = (),
-    learner_env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    record_video: bool = False,
     log_dir: Path | None = None,
     quiet: bool = False,
     stop: threading.Event | None = None,
@@ -64,17 +66,28 @@ def launch(
     """
     arguments = [*overrides, f"--runtime.actors={actors}"]
     loaded = load_config(config_path, arguments)
-    if loaded.cfg.runtime.port == 0:
-        arguments.append(f"--runtime.port={free_port(loaded.cfg.runtime.host)}")
+    port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
+    arguments.append(f"--runtime.port={port}")
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
     stop = stop or threading.Event()
     started = time.monotonic()
     with ProcessGroup() as group, _LogPump(log_dir, quiet=quiet) as pump:
-        learner = group.add(pump.spawn("learner", [*base, "pirl.learner", *tail], learner_env))
+        learner = group.add(pump.spawn("learner", [*base, "pirl.learner", *tail], env))
         workers = [
             group.add(
-                pump.spawn(f"actor-{rank}", [*base, "pirl.actor", *tail, "--rank", str(rank)], None)
+                pump.spawn(
+                    f"actor-{rank}",
+                    [
+                        *base,
+                        "pirl.actor",
+                        *tail,
+                        "--rank",
+                        str(rank),
+                        *(["--record-video"] if record_video and rank == 0 else []),
+                    ],
+                    env,
+                )
             )
             for rank in range(actors)
         ]
@@ -87,12 +100,14 @@ def launch(
         table = [
             {
                 "role": child.role,
+                "pid": child.pid,
+                "argv": list(child.argv),
                 "exit_code": child.poll(),
                 "seconds": round((child.ended_unix or time.time()) - child.started_unix, 2),
             }
             for child in group.children
         ]
-    return LaunchResult(exit_code=code, processes=table)
+    return LaunchResult(exit_code=code, processes=table, port=port)
 
 
 def _watch(
@@ -159,7 +174,7 @@ class _LogPump:
         for thread in self._threads:
             thread.join(timeout=5.0)
 
-    def spawn(self, role: str, argv: Sequence[str], env: dict[str, str] | None) -> Child:
+    def spawn(self, role: str, argv: Sequence[str], env: Mapping[str, str] | None) -> Child:
         if self._log_dir is not None:
             return spawn(role, argv, env=env, log_path=self._log_dir / f"{role}.log")
         child = spawn(role, argv, env=env, stdout=subprocess.PIPE)

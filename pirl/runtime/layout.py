@@ -27,6 +27,14 @@ class RunFolder:
         """Identity, digests before and after, counters, exit reason."""
         return self.root / "learner" / "run.json"
 
+    def effective_config(self, role: str) -> Path:
+        """The canonical config that a process really ran with; its SHA-256 is the config hash."""
+        return self.root / role / "config.json"
+
+    def actor_video(self, rank: int) -> Path:
+        """First episode of an actor that was asked to record it."""
+        return self.root / f"actor-{rank}" / "rollout.mp4"
+
     def actor_metrics(self, rank: int) -> Path:
         """One row per rollout of that actor."""
         return self.root / f"actor-{rank}" / "metrics.jsonl"

@@ -35,7 +35,14 @@ from pirl.runtime.batch import build_batch
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.runtime.metrics import episode_metrics
-from pirl.runtime.session import Session, build_session, configure_logging, stop_on_signals
+from pirl.runtime.session import (
+    Session,
+    build_session,
+    configure_logging,
+    stop_on_signals,
+    tensor_digests,
+    write_effective_config,
+)
 from pirl.runtime.store import RolloutStore, TakenRollouts
 from pirl.runtime.timers import StageTimers
 from pirl.transport.server import LearnerServer
@@ -48,6 +55,7 @@ class Books:
     """Totals of a run that checkpoints carry on and the gate audits."""
 
     updates: int = 0
+    optimiser_steps: int = 0
     env_steps: int = 0
     episodes: int = 0
     successes: int = 0
@@ -66,6 +74,7 @@ class Learner:
         self._books = Books()
         self._version = 0
         self._param_bytes = 0
+        self._loaded_digests: dict[str, str] | None = None
         self._timers = StageTimers()
         self._store = RolloutStore(
             actors=cfg.runtime.actors,
@@ -94,6 +103,7 @@ class Learner:
         counters = dict(state.counters)
         self._books = Books(**counters.pop("books"))
         self._store.restore_counters(counters)
+        self._loaded_digests = self._digests()
         for path in (self._folder.learner_metrics, self._folder.episodes):
             _set_aside_rows_after(path, self._version)
 
@@ -104,6 +114,8 @@ class Learner:
             PirlError: the reason is in `run.json` before the error leaves.
         """
         before = self._digests()
+        tensors_before = tensor_digests(self._session.policy)
+        write_effective_config(self._folder.effective_config("learner"), self._cfg)
         self._server.start()
         reason = "failed"
         try:
@@ -122,7 +134,7 @@ class Learner:
                 self._server.finish()
             self._server.stop()
             self._store.drop_held("run_ended")
-            self._write_record(before, reason)
+            self._write_record(before, tensors_before, reason)
 
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
         runtime = self._cfg.runtime
@@ -164,6 +176,7 @@ class Learner:
             stats = self._session.algorithm.update(iter([batch]))
         self._version += 1
         self._books.updates += 1
+        self._books.optimiser_steps += int(stats.extra["optimiser_steps"])
         self._books.episodes += len(taken.episodes)
         self._books.successes += sum(e.success for e in taken.episodes)
         self._books.env_steps += sum(e.env_steps for e in taken.episodes)
@@ -176,6 +189,7 @@ class Learner:
             "version/current": float(self._version),
             "version/lag_max": float(taken.policy_lag_max),
             "counters/updates": float(self._books.updates),
+            "counters/optimiser_steps": float(self._books.optimiser_steps),
             "counters/env_steps": float(self._books.env_steps),
             "counters/rejected_peers": float(self._rejected_calls()),
             "link/param_bytes": float(self._param_bytes),
@@ -228,11 +242,11 @@ class Learner:
         )
 
     def _digests(self) -> dict[str, str]:
-        return dict(
-            state_digests(self._session.policy, self._session.algorithm, self._run_state())
-        )
+        return dict(state_digests(self._session.policy, self._session.algorithm, self._run_state()))
 
-    def _write_record(self, before: Mapping[str, str], reason: str) -> None:
+    def _write_record(
+        self, before: Mapping[str, str], tensors_before: Mapping[str, Any], reason: str
+    ) -> None:
         record: dict[str, Any] = {
             "role": "learner",
             "identity": asdict(self._session.identity),
@@ -241,6 +255,11 @@ class Learner:
             "torch_threads": torch.get_num_threads(),
             "digests_before": dict(before),
             "digests_after": self._digests(),
+            "digests_loaded": self._loaded_digests,
+            "tensors": {
+                "before": dict(tensors_before),
+                "after": tensor_digests(self._session.policy),
+            },
             "counters": self._store.counters(),
             "books": asdict(self._books),
             "server": self._server.counters(),

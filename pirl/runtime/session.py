@@ -10,13 +10,21 @@ import logging
 import signal
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import torch
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
+from pirl.config.identity import canonical_json
 from pirl.config.load import LoadedConfig
-from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, build_policy
+from pirl.config.train import PiRLTrainConfig
+from pirl.contract.xvla import (
+    XVLAFlowPolicy,
+    architecture_digest,
+    build_policy,
+    weights_digest,
+)
 from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
 from pirl.envs import describe_env
 from pirl.transport.identity import Identity
@@ -129,3 +137,18 @@ def configure_logging(role: str) -> None:
     # These libraries log every file they touch at INFO.
     for name in ("httpx", "urllib3", "filelock", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def write_effective_config(path: Path, cfg: PiRLTrainConfig) -> None:
+    """Write the exact text whose SHA-256 is the config hash of this process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(canonical_json(cfg), encoding="ascii")
+
+
+def tensor_digests(policy: XVLAFlowPolicy) -> dict[str, dict[str, str]]:
+    """SHA-256 of every trained and every frozen parameter, by name."""
+    groups = {"trained": policy.trained_parameters(), "frozen": policy.frozen_parameters()}
+    return {
+        group: {name: weights_digest({name: p.detach()}) for name, p in parameters.items()}
+        for group, parameters in groups.items()
+    }

@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     program = shutil.which("lerobot-train")
     if program is None:
         raise EnvironmentNotReadyError(
-            "lerobot-train is not on PATH", remedy="activate the environment that pirl is installed in"
+            "lerobot-train is not on PATH",
+            remedy="activate the environment that pirl is installed in",
         )
     os.execv(program, [program, *passed_on])
