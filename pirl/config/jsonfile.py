@@ -141,8 +141,9 @@ def silent_errors(value: Any, path: str = "") -> Iterator[FieldError]:
 
 
 def join(path: str, key: str) -> str:
-    """The dotted name of `key` below `path`."""
-    return f"{path}.{key}" if path else key
+    """The dotted name of `key` below `path`; an empty key is shown as `""`."""
+    shown = key or '""'
+    return f"{path}.{shown}" if path else shown
 
 
 def _parse(text: str, source: str) -> Any:

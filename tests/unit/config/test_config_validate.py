@@ -1,0 +1,100 @@
+"""`pirl validate` in this process: exit codes, JSON, and what goes where."""
+
+import json
+import subprocess
+import sys
+
+import huggingface_hub.constants
+import pytest
+from config_builders import EMBEDDED, ROOT, XVLA_LIBERO, raw, with_value, write
+
+from pirl.config.validate import main
+from pirl.errors import ConfigError, EnvironmentNotReadyError
+
+LIGHT = (
+    "pirl.config",
+    "pirl.config.catalogue",
+    "pirl.config.identity",
+    "pirl.config.jsonfile",
+    "pirl.config.overrides",
+    "pirl.config.preflight",
+    "pirl.config.ranges",
+    "pirl.config.recipe",
+    "pirl.config.routing",
+    "pirl.config.rules",
+    "pirl.config.rules_env",
+    "pirl.config.rules_pirl",
+    "pirl.config.rules_policy",
+    "pirl.config.rules_runtime",
+    "pirl.config.spelling",
+    "pirl.config.validate",
+    "pirl.config.view",
+)
+
+DOORS = {"load", "policy_path", "schema", "train", "__main__"}
+
+
+def test_valid_config_prints_its_summary(capsys):
+    assert main(["--config_path", str(EMBEDDED), "--seed=7"]) == 0
+    out = capsys.readouterr().out
+    assert "flow-sde" in out
+    assert "7" in out
+
+
+def test_valid_config_as_json(capsys):
+    assert main([f"--config_path={EMBEDDED}", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["valid"] is True
+    assert answer["recipe"] == "pi-rl"
+    assert len(answer["config_hash"]) == 64
+    assert answer["summary"]
+
+
+def test_invalid_config_as_json_has_every_error(tmp_path, capsys):
+    tree = with_value(with_value(raw(), "pirl.gamma", 7), "pirl.betas", {"a": float("inf")})
+    assert main(["--config_path", str(write(tmp_path, tree)), "--json", "--zz=1"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["valid"] is False
+    assert {row["field"] for row in answer["errors"]} == {"pirl.gamma", "pirl.betas", "zz"} | {
+        "pirl.betas.a"
+    }
+    assert all(row["expected"] and row["fix"] for row in answer["errors"])
+
+
+def test_invalid_config_raises_without_json(tmp_path):
+    with pytest.raises(ConfigError):
+        main(["--config_path", str(write(tmp_path, "{"))])
+
+
+def test_unreachable_hub_is_exit_code_3(monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert main(["--config_path", str(XVLA_LIBERO), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["errors"][0]["field"] == "policy.path"
+    with pytest.raises(EnvironmentNotReadyError):
+        main(["--config_path", str(XVLA_LIBERO)])
+
+
+def test_missing_argument_and_help(capsys):
+    with pytest.raises(ConfigError, match="--config_path"):
+        main([])
+    assert main(["--help"]) == 0
+    assert "usage: pirl validate" in capsys.readouterr().out
+
+
+def test_config_package_imports_neither_torch_nor_lerobot():
+    files = {file.stem for file in (ROOT / "pirl" / "config").glob("*.py")} - {"__init__"}
+    assert files - DOORS == {name.removeprefix("pirl.config.") for name in LIGHT[1:]}
+    program = (
+        "import sys, importlib\n"
+        f"for name in {LIGHT!r}: importlib.import_module(name)\n"
+        "print([m for m in ('torch', 'lerobot', 'draccus', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "[]"
