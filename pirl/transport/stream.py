@@ -2,50 +2,28 @@
 
 Owns the pickle stream, interpreted as data: the only things that come out are dicts, lists,
 tuples, str, int, float, bool, None and CPU tensors. Refuses to know what they mean. No unpickler is
-involved (ADR 0013). Read `pirl.transport.wire` next.
+involved (ADR 0013). Read `pirl.transport.storage` next.
 """
 
 from __future__ import annotations
 
-import math
-import pickletools
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from pirl.errors import TransportError
 from pirl.transport.archive import Member, read_directory
+from pirl.transport.storage import DTYPES, NO_HOOKS, Storages, rebuild_tensor
 
-_STORAGES = {
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-}
-_MAX_NDIM = 8
 _FORMAT_MEMBERS = 16
 """Room for the members that carry no tensor (version, byte order, ...)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Storage:
-    dtype: torch.dtype
-    values: Tensor
-    """Flat view of the message's own memory."""
 
 
 class _Symbol:
     """A name in the stream that stands for itself and is never called."""
 
 
-_MARK, _REBUILD, _ORDERED_DICT, _NO_HOOKS = _Symbol(), _Symbol(), _Symbol(), _Symbol()
+_MARK, _REBUILD, _ORDERED_DICT = _Symbol(), _Symbol(), _Symbol()
 
 
 def read_archive(message: bytearray, *, max_tensors: int, max_pickle_bytes: int) -> object:
@@ -73,148 +51,130 @@ def read_archive(message: bytearray, *, max_tensors: int, max_pickle_bytes: int)
 
 
 class _Reader:
-    """A stack machine over the opcodes of a plain `torch.save` stream. It calls nothing by name."""
+    """A stack machine over the few opcodes that plain tensors need. It calls nothing by name.
+
+    An opcode outside its table is refused before its argument is looked at.
+    """
 
     def __init__(self, message: bytearray, members: dict[str, Member]) -> None:
-        self._message = message
-        self._members = members
-        self._storages: dict[str, _Storage] = {}
+        self._storages = Storages(message, members)
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def read(self, stream: bytes) -> object:
         """The one object of the stream."""
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "STOP":
-                    break
-                self._step(opcode.name, argument)
-        except ValueError as error:
-            raise TransportError(
-                f"data.pkl is not a readable stream: {str(error)[:120]}"
-            ) from error
+            end = self._run(stream)
+        except (ValueError, struct.error) as error:
+            raise TransportError(f"data.pkl is not a readable stream: {error!s:.120}") from error
         except (IndexError, KeyError) as error:
-            raise TransportError("data.pkl refers to something it never defined") from error
-        if len(self._stack) != 1:
+            raise TransportError("data.pkl ends early or refers to what it never said") from error
+        if len(self._stack) != 1 or end != len(stream):
             raise TransportError("data.pkl does not describe exactly one object")
         return self._stack[0]
 
-    def _step(self, name: str, argument: Any) -> None:
-        if name in _PUSH_ARGUMENT:
-            self._stack.append(argument)
-        elif name in _PUSH_NEW:
-            self._stack.append(_PUSH_NEW[name]())
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo[argument])
-        elif name == "GLOBAL":
-            self._stack.append(_symbol(argument))
-        elif name == "BINPERSID":
-            self._stack.append(self._storage(self._stack.pop()))
-        elif name in _TAKES:
-            self._build(name, self._take(_TAKES[name]))
-        elif name in _TAKES_TO_MARK:
-            self._build(name, self._take_to_mark())
-        elif name != "PROTO":
-            raise TransportError(f"data.pkl holds the opcode {name}, which tensors never need")
+    def _run(self, stream: bytes) -> int:
+        """Execute the stream; returns where it stopped."""
+        stack, memo, position = self._stack, self._memo, 0
+        while (code := stream[position]) != _STOP:
+            position += 1
+            if (number := _NUMBERS.get(code)) is not None:
+                stack.append(number.unpack_from(stream, position)[0])
+                position += number.size
+            elif (index := _PUTS.get(code)) is not None:
+                memo[index.unpack_from(stream, position)[0]] = stack[-1]
+                position += index.size
+            elif (index := _GETS.get(code)) is not None:
+                stack.append(memo[index.unpack_from(stream, position)[0]])
+                position += index.size
+            elif (make := _VALUES.get(code)) is not None:
+                stack.append(make())
+            elif (build := _BUILDERS.get(code)) is not None:
+                build(self)
+            elif (parse := _PARSERS.get(code)) is not None:
+                value, position = parse(stream, position)
+                stack.append(value)
+            elif code == _PROTO:
+                position += 1
+            else:
+                raise TransportError(f"data.pkl holds opcode {code:#04x}; tensors never need it")
+        return position + 1
 
-    def _build(self, name: str, items: list[Any]) -> None:
-        if name.startswith("TUPLE"):
-            self._push_tuple(items)
-        elif name.startswith("SETITEM"):
-            self._set_items(items)
-        elif name.startswith("APPEND"):
-            self._append(items)
-        else:
-            self._reduce(*items)
-
-    def _take(self, count: int) -> list[Any]:
+    def take(self, count: int) -> list[Any]:
+        """The topmost `count` values, lowest first."""
         if len(self._stack) < count:
             raise TransportError("data.pkl takes more than it put")
         taken = self._stack[-count:]
         del self._stack[-count:]
         return taken
 
-    def _take_to_mark(self) -> list[Any]:
+    def take_to_mark(self) -> list[Any]:
+        """Everything above the latest mark, lowest first; the mark goes as well."""
         taken: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             taken.append(item)
         taken.reverse()
         return taken
 
-    def _push_tuple(self, items: list[Any]) -> None:
-        # Deep nesting has no use and would make later recursion the sender's choice.
-        if any(isinstance(i, tuple) and any(isinstance(j, tuple) for j in i) for i in items):
-            raise TransportError("data.pkl nests tuples more than two deep")
+    def push_tuple(self, items: list[Any]) -> None:
+        """A tuple of `items`."""
         self._stack.append(tuple(items))
 
-    def _set_items(self, pairs: list[Any]) -> None:
+    def set_items(self, pairs: list[Any]) -> None:
+        """Text-to-value pairs into the dict on top of the stack."""
         target = self._stack[-1]
         keys = pairs[::2]
         if type(target) is not dict or len(pairs) % 2 or any(type(key) is not str for key in keys):
             raise TransportError("data.pkl sets items that are not text-to-value pairs of a dict")
         target.update(zip(keys, pairs[1::2], strict=True))
 
-    def _append(self, items: list[Any]) -> None:
+    def append(self, items: list[Any]) -> None:
+        """`items` to the list on top of the stack."""
         if type(self._stack[-1]) is not list:
             raise TransportError("data.pkl appends to something that is not a list")
         self._stack[-1].extend(items)
 
-    def _reduce(self, function: Any, arguments: Any) -> None:
+    def reduce(self) -> None:
+        """The one call that exists: rebuilding a tensor (and its empty dict of hooks)."""
+        function, arguments = self.take(2)
         if function is _ORDERED_DICT and type(arguments) is tuple and not arguments:
-            self._stack.append(_NO_HOOKS)
+            self._stack.append(NO_HOOKS)
         elif function is _REBUILD and type(arguments) is tuple and len(arguments) == 6:
-            self._stack.append(_rebuild(*arguments))
+            self._stack.append(rebuild_tensor(*arguments))
         else:
             raise TransportError(
                 "data.pkl calls something other than the rebuilding of a plain tensor"
             )
 
-    def _storage(self, reference: object) -> _Storage:
-        """The storage that a persistent id names, in bounds and as long as its member."""
-        match reference:
-            case ("storage", torch.dtype() as dtype, str() as key, "cpu", int() as count):
-                member = self._members[f"data/{key}"]
-            case _:
-                raise TransportError("data.pkl names a storage that is not a plain CPU one")
-        if count < 0 or member.size != count * dtype.itemsize or member.start % dtype.itemsize:
-            raise TransportError(
-                f"storage {key[:20]!r} has {member.size} bytes at {member.start}, "
-                f"but {count} of {dtype} are announced"
-            )
-        known = self._storages.get(key)
-        if known is None:
-            known = _Storage(dtype=dtype, values=self._values(member, dtype, count))
-            self._storages[key] = known
-        if known.dtype != dtype:
-            raise TransportError(f"storage {key[:20]!r} is announced with two dtypes")
-        return known
-
-    def _values(self, member: Member, dtype: torch.dtype, count: int) -> Tensor:
-        if count == 0:
-            return torch.empty(0, dtype=dtype)
-        if dtype == torch.bool:
-            raw = torch.frombuffer(
-                self._message, dtype=torch.uint8, count=count, offset=member.start
-            )
-            if int(raw.max()) > 1:
-                raise TransportError("a bool storage holds bytes other than 0 and 1")
-        return torch.frombuffer(self._message, dtype=dtype, count=count, offset=member.start)
+    def refer(self) -> None:
+        """Replace a persistent id by the storage it names, in bounds and as long as its member."""
+        self._stack.append(self._storages.of(self._stack.pop()))
 
 
-_PUSH_ARGUMENT = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"})
-_PUSH_NEW: dict[str, Callable[[], object]] = {
-    "MARK": lambda: _MARK,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-}
-_TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "APPEND": 1, "REDUCE": 2}
-_TAKES_TO_MARK = frozenset({"TUPLE", "SETITEMS", "APPENDS"})
+def _text(stream: bytes, position: int) -> tuple[object, int]:
+    """BINUNICODE: four bytes of length, then UTF-8."""
+    (length,) = _UINT4.unpack_from(stream, position)
+    start = position + _UINT4.size
+    if start + length > len(stream):
+        raise ValueError("text is cut off")
+    return stream[start : start + length].decode(), start + length
+
+
+def _long(stream: bytes, position: int) -> tuple[object, int]:
+    """LONG1: one byte of length, then a little-endian signed integer of at most nine bytes."""
+    length, start = stream[position], position + 1
+    if length > _MAX_LONG_BYTES or start + length > len(stream):
+        raise ValueError("a number is too long or cut off")
+    return int.from_bytes(stream[start : start + length], "little", signed=True), start + length
+
+
+def _global(stream: bytes, position: int) -> tuple[object, int]:
+    """GLOBAL: two lines; stands for a dtype or one of two callables, never for the thing itself."""
+    middle = stream.index(b"\n", position)
+    end = stream.index(b"\n", middle + 1)
+    return _symbol(
+        f"{stream[position:middle].decode()} {stream[middle + 1 : end].decode()}"
+    ), end + 1
 
 
 def _symbol(name: str) -> object:
@@ -224,32 +184,41 @@ def _symbol(name: str) -> object:
     if name == "collections OrderedDict":
         return _ORDERED_DICT
     module, _, attribute = name.partition(" ")
-    if module == "torch" and attribute in _STORAGES:
-        return _STORAGES[attribute]
+    if module == "torch" and attribute in DTYPES:
+        return DTYPES[attribute]
     raise TransportError(f"data.pkl names the global {name[:80]!r}; only tensors may travel")
 
 
-def _rebuild(
-    storage: object, offset: object, size: object, stride: object, grad: object, hooks: object
-) -> Tensor:
-    """A row-major view of a storage; requires_grad and hooks do not travel."""
-    if not isinstance(storage, _Storage) or grad is not False or hooks is not _NO_HOOKS:
-        raise TransportError("a tensor is not plain (storage, gradient flag or hooks)")
-    shape, strides = _whole_numbers(size), _whole_numbers(stride)
-    if type(offset) is not int or len(shape) != len(strides) or len(shape) > _MAX_NDIM:
-        raise TransportError("a tensor has an unusable shape, stride or offset")
-    count = math.prod(shape)
-    if offset < 0 or offset + count > storage.values.numel():
-        raise TransportError(f"a tensor of shape {shape} lies outside its storage")
-    expected = 1
-    for length, step in zip(reversed(shape), reversed(strides), strict=True):
-        if length > 1 and count and step != expected:
-            raise TransportError(f"a tensor of shape {shape} is not row-major")
-        expected *= length
-    return storage.values[offset : offset + count].view(shape)
-
-
-def _whole_numbers(value: object) -> tuple[int, ...]:
-    if type(value) is not tuple or any(type(v) is not int or v < 0 or v >> 62 for v in value):
-        raise TransportError("a tensor's shape or stride is not a tuple of whole numbers")
-    return value
+_UINT1, _UINT2, _UINT4 = struct.Struct("<B"), struct.Struct("<H"), struct.Struct("<I")
+_MAX_LONG_BYTES = 9
+_PROTO, _STOP = 0x80, ord(".")
+_NUMBERS = {
+    ord("J"): struct.Struct("<i"),
+    ord("K"): _UINT1,
+    ord("M"): _UINT2,
+    ord("G"): struct.Struct(">d"),
+}
+_PUTS = {ord("q"): _UINT1, ord("r"): _UINT4}
+_GETS = {ord("h"): _UINT1, ord("j"): _UINT4}
+_VALUES: dict[int, Callable[[], object]] = {
+    ord("("): lambda: _MARK,
+    ord("}"): dict,
+    ord("]"): list,
+    ord(")"): tuple,
+    ord("N"): lambda: None,
+    0x88: lambda: True,
+    0x89: lambda: False,
+}
+_PARSERS = {ord("X"): _text, 0x8A: _long, ord("c"): _global}
+_BUILDERS: dict[int, Callable[[_Reader], None]] = {
+    ord("t"): lambda r: r.push_tuple(r.take_to_mark()),
+    0x85: lambda r: r.push_tuple(r.take(1)),
+    0x86: lambda r: r.push_tuple(r.take(2)),
+    0x87: lambda r: r.push_tuple(r.take(3)),
+    ord("s"): lambda r: r.set_items(r.take(2)),
+    ord("u"): lambda r: r.set_items(r.take_to_mark()),
+    ord("a"): lambda r: r.append(r.take(1)),
+    ord("e"): lambda r: r.append(r.take_to_mark()),
+    ord("R"): _Reader.reduce,
+    ord("Q"): _Reader.refer,
+}
