@@ -1,7 +1,7 @@
 """The flow-policy contract as a program: every clause is run, every broken one is named.
 
 Owns the report and the order of the clauses. Refuses to know any concrete policy. Read
-`pirl.contract.check_clauses` next.
+`pirl.contract.check_shapes` and `pirl.contract.check_behaviour` next.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pirl.contract import check_clauses as clauses
-from pirl.contract.check_clauses import Probe
+from pirl.contract import check_behaviour, check_shapes
+from pirl.contract.check_probe import Probe
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import ContractError, FieldError, PirlError
 from pirl.records import Observation
@@ -89,100 +89,109 @@ class _Clause:
 
 
 CLAUSES = (
-    _Clause("protocol", "answers every question of FlowPolicy", clauses.protocol),
+    _Clause("protocol", "answers every question of FlowPolicy", check_shapes.protocol),
     _Clause(
-        "spec", "dims, groups, steps and widths agree with each other", clauses.spec, ("protocol",)
+        "spec",
+        "dims, groups, steps and widths agree with each other",
+        check_shapes.spec,
+        ("protocol",),
     ),
-    _Clause("eval-mode", "every module rests in eval mode", clauses.eval_mode, ("protocol",)),
+    _Clause("eval-mode", "every module rests in eval mode", check_shapes.eval_mode, ("protocol",)),
     _Clause(
-        "precision", "trained parameters are float32, TF32 off", clauses.precision, ("protocol",)
+        "precision",
+        "trained parameters are float32, TF32 off",
+        check_shapes.precision,
+        ("protocol",),
     ),
     _Clause(
         "parameters",
         "trained and frozen parameters split the module's, under its state-dict names",
-        clauses.parameters,
+        check_shapes.parameters,
         ("protocol",),
     ),
     _Clause(
         "encode",
         "features have the declared shapes and dtypes and are finite",
-        clauses.encode,
+        check_shapes.encode,
         ("protocol", "spec", "eval-mode"),
     ),
     # Before any prediction: a leak from one into the features belongs to critic-features.
     _Clause(
         "encode-deterministic",
         "the same observation gives the same bits",
-        clauses.encode_deterministic,
+        check_behaviour.encode_deterministic,
         ("encode",),
     ),
     _Clause(
         "predict",
         "clean chunk [B, C, D] and features [B, C, W], finite",
-        clauses.predict,
+        check_shapes.predict,
         ("encode",),
     ),
     _Clause(
-        "postprocess", "environment chunk is [B, C, A]", clauses.postprocess, ("protocol", "spec")
+        "postprocess",
+        "environment chunk is [B, C, A]",
+        check_shapes.postprocess,
+        ("protocol", "spec"),
     ),
     _Clause(
         "postprocess-pure",
         "postprocess does not alter its argument",
-        clauses.postprocess_pure,
+        check_behaviour.postprocess_pure,
         ("postprocess",),
     ),
     _Clause(
         "predict-deterministic",
         "the same (x, t, context) gives the same bits",
-        clauses.predict_deterministic,
+        check_behaviour.predict_deterministic,
         ("predict",),
     ),
     _Clause(
         "train-mode-refused",
         "encode and predict raise ContractError in train mode",
-        clauses.train_mode_refused,
+        check_behaviour.train_mode_refused,
         ("predict",),
     ),
     _Clause(
         "trained-gradient",
         "the prediction has a gradient with respect to every trained parameter",
-        clauses.trained_gradient,
+        check_behaviour.trained_gradient,
         ("predict", "parameters"),
     ),
     _Clause(
         "frozen",
         "no frozen parameter requires a gradient, and encoded features carry none",
-        clauses.frozen,
+        check_behaviour.frozen,
         ("encode", "parameters"),
     ),
     _Clause(
         "hidden-gripper",
         "hidden gripper channels of x do not change the prediction by a bit",
-        clauses.hidden_gripper,
+        check_behaviour.hidden_gripper,
         ("predict-deterministic",),
     ),
     _Clause(
         "visible-dims",
         "every other model dim of x does reach the prediction",
-        clauses.visible_dims,
+        check_behaviour.visible_dims,
         ("predict",),
     ),
     _Clause(
         "critic-features",
         "critic features are a function of the observation alone, detached",
-        clauses.critic_features,
+        check_behaviour.critic_features,
         ("encode-deterministic", "predict"),
     ),
     _Clause(
         "padded-views",
         "pixels of a padded view change nothing",
-        clauses.padded_views,
+        check_behaviour.padded_views,
         ("encode-deterministic",),
     ),
     _Clause(
         "batching",
         "a batch of mixed flow times equals its rows one by one, within 1e-5",
-        clauses.batching,
+        check_behaviour.batching,
         ("predict-deterministic",),
     ),
 )

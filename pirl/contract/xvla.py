@@ -27,7 +27,8 @@ from pirl.contract.processors import (
     save_processors,
     tokenize_instruction,
 )
-from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX, XVLAFlowPolicy, turn_off_tf32
+from pirl.contract.tf32 import turn_off_tf32
+from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX, XVLAFlowPolicy
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError, FieldError
 
 __all__ = [

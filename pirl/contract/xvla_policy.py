@@ -13,18 +13,27 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lerobot.policies.xvla.modeling_xvla import XVLAModel, XVLAPolicy
-from lerobot.utils.constants import OBS_IMAGES, OBS_LANGUAGE_TOKENS, OBS_STATE
+from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
 from pirl.contract.action_modes import action_mode_of, make_action_spec
 from pirl.contract.clauses import broken, refuse_unfit_config
 from pirl.contract.processors import imagenet_normalize
+from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
+from pirl.contract.xvla_inputs import (
+    EMPTY_CAMERA_PREFIX,
+    check_image_size,
+    check_observation,
+    declared_view_shape,
+    real_cameras,
+    seen_views,
+)
 from pirl.records import ActionSpec, Context, Observation, Prediction
 
+__all__ = ["EMPTY_CAMERA_PREFIX", "TRAINED_PREFIX", "XVLAFlowPolicy"]
+
 TRAINED_PREFIX = "model.transformer."
-EMPTY_CAMERA_PREFIX = f"{OBS_IMAGES}.empty_camera_"
-"""LeRobot's name of a view that is padding by declaration; its pixels are never read."""
 
 
 class XVLAFlowPolicy:
@@ -59,12 +68,11 @@ class XVLAFlowPolicy:
             denoising_steps=config.num_denoising_steps,
             executed_dims=executed_dims,
         )
-        self._cameras = [
-            key for key in config.image_features if not key.startswith(EMPTY_CAMERA_PREFIX)
-        ]
+        self._cameras = real_cameras(config)
         florence: Any = policy.model.vlm.config
         self._pad_id = int(florence.text_config.pad_token_id)
-        self._view_shape = _view_shape(policy)
+        self._view_shape = declared_view_shape(policy.model)
+        self._state_dim = config.max_state_dim
         self._modules = tuple(policy.modules())
         for name, parameter in policy.named_parameters():
             # By name: LeRobot's freeze flags leave the multi-modal projector trainable.
@@ -85,8 +93,7 @@ class XVLAFlowPolicy:
 
     @property
     def critic_width(self) -> int:
-        """F: pooled primary view, pooled text, pooled further views (if the robot has any),
-        proprio."""
+        """F: primary view, text, further views (if the robot has any), proprio; all pooled."""
         pooled = 3 if len(self._cameras) > 1 else 2
         return pooled * self._view_shape[1] + int(self._model.dim_proprio)
 
@@ -127,8 +134,7 @@ class XVLAFlowPolicy:
 
     @torch.no_grad()
     def encode(self, observation: Observation) -> Context:
-        """Vision-language features of raw observations, and the critic's features; once per
-        decision.
+        """Vision-language features of raw observations, and the critic's features of them.
 
         Images are scaled by 1/255 and ImageNet-normalised with the floats of LeRobot's LIBERO path;
         views that are missing are padded by LeRobot. Rotation of simulator images is the
@@ -142,7 +148,7 @@ class XVLAFlowPolicy:
         # LeRobot's own view order, padding and state padding: a copy of it here would drift.
         inputs: dict[str, Any] = self._policy._build_model_inputs(batch)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         dtype, images = self._dtype, inputs["image_input"]
-        self._check_image_size(tuple(images.shape[-2:]))
+        check_image_size(self._model, tuple(images.shape[-2:]), tokens=self._view_shape[0])
         features = self._model.forward_vlm(
             inputs["input_ids"], images.to(dtype), inputs["image_mask"]
         )
@@ -153,15 +159,14 @@ class XVLAFlowPolicy:
             proprio=proprio,
             domain_id=inputs["domain_id"],
             critic_features=self._pool(
-                features, proprio, inputs["input_ids"], views=_present_views(batch)
+                features, proprio, inputs["input_ids"], views=len(seen_views(observation))
             ),
         )
 
     def predict(
         self, context: Context, x: Float[Tensor, "B C D"], t: Float[Tensor, " B"]
     ) -> Prediction:
-        """Clean chunk and action-token features at (x_k, t_k); gradients reach the transformer
-        only."""
+        """Clean chunk and action-token features; gradients reach the transformer only."""
         self._guard()
         proprio, visible = self._model.action_space.preprocess(context.proprio, x)
         with _output_of(self._model.transformer.norm) as normed:
@@ -181,12 +186,11 @@ class XVLAFlowPolicy:
         return self._model.action_space.postprocess(chunk.clone())
 
     def demo_loss(self, batch: Mapping[str, Tensor], *, rng: torch.Generator) -> Tensor:
-        """X-VLA's supervised loss, in eval mode and differentiable; noise and flow times come from
-        `rng`.
+        """X-VLA's supervised loss, differentiable; noise and flow times come from `rng`.
 
         Args:
-            batch: what LeRobot's X-VLA preprocessor yields, or `stock_batch` plus `action` [B, C,
-                D].
+            batch: what LeRobot's X-VLA preprocessor yields, or `stock_batch` plus the demonstrated
+                `action` [B, C, D].
         """
         self._guard()
         seed = int(torch.randint(2**62, (), generator=rng))
@@ -198,9 +202,9 @@ class XVLAFlowPolicy:
 
     def stock_batch(self, observation: Observation) -> dict[str, Tensor]:
         """The observation under LeRobot's keys, on the policy's device, images normalised."""
-        self._check_observation(observation)
+        check_observation(observation, cameras=self._cameras, state_dim=self._state_dim)
         device = self.device
-        images = {key: observation.images[key].to(device) for key in _views(observation)}
+        images = {key: observation.images[key].to(device) for key in seen_views(observation)}
         batch = imagenet_normalize(images)
         batch[OBS_STATE] = observation.state.to(device)
         batch[OBS_LANGUAGE_TOKENS] = observation.input_ids.to(device)
@@ -228,54 +232,18 @@ class XVLAFlowPolicy:
                 expected="torch.float32 parameters",
                 fix="load the policy with policy.dtype=float32 and do not cast it",
             )
-        if self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        if self.device.type == "cuda" and tf32_is_on():
             raise broken(
                 "precision",
-                value="TF32 matrix products",
+                value="TF32 matrix products or convolutions",
                 expected="TF32 off: log-probs of metre-scale actions need full fp32",
                 fix="call pirl.contract.xvla.turn_off_tf32() after LeRobot turned it on",
-            )
-
-    def _check_observation(self, observation: Observation) -> None:
-        known = set(self._cameras)
-        views = set(_views(observation))
-        if not views or not views <= known:
-            raise broken(
-                "observation",
-                value=sorted(observation.images),
-                expected=f"one or more of the policy's cameras {self._cameras}",
-                fix="match the environment's camera names with policy.input_features",
-            )
-        wrong = [key for key in views if observation.images[key].dtype != torch.uint8]
-        if wrong:
-            raise broken(
-                "observation",
-                value={key: str(observation.images[key].dtype) for key in wrong},
-                expected="raw uint8 images",
-                fix="do not scale or normalise images before the policy",
-            )
-        if observation.state.shape[-1] > self._model.dim_proprio:
-            raise broken(
-                "observation",
-                value=observation.state.shape[-1],
-                expected=f"at most {self._model.dim_proprio} state entries (policy.max_state_dim)",
-                fix="LeRobot would cut the state silently; raise policy.max_state_dim",
-            )
-
-    def _check_image_size(self, size: tuple[int, int]) -> None:
-        tokens = _tokens_per_view(self._model, size)
-        if tokens != self._view_shape[0]:
-            raise broken(
-                "observation",
-                value=f"images of {size[0]} x {size[1]} pixels, {tokens} image tokens",
-                expected=f"{self._view_shape[0]} tokens, from the size in policy.input_features",
-                fix="render images of that size, or set policy.resize_imgs_with_padding",
             )
 
     def _pool(
         self, features: Mapping[str, Tensor], proprio: Tensor, input_ids: Tensor, *, views: int
     ) -> Tensor:
-        """Critic features (`algorithm.md` 8.2): padding, be it words or views, does not count."""
+        """Critic features [B, F] (`algorithm.md` 8.2): padded words and views do not count."""
         tokens, width = self._view_shape
         vlm, aux = features["vlm_features"], features["aux_visual_inputs"]
         words = (input_ids != self._pad_id).to(vlm.dtype).unsqueeze(-1)
@@ -287,42 +255,6 @@ class XVLAFlowPolicy:
             seen = aux[:, : (views - 1) * tokens]
             parts.append(seen.mean(dim=1) if views > 1 else seen.new_zeros(len(seen), width))
         return torch.cat([*parts, proprio], dim=-1)
-
-
-def turn_off_tf32() -> None:
-    """Full fp32 on CUDA, process-wide; LeRobot's own entry points turn TF32 on."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def _views(observation: Observation) -> list[str]:
-    return [key for key in observation.images if not key.startswith(EMPTY_CAMERA_PREFIX)]
-
-
-def _present_views(batch: Mapping[str, Tensor]) -> int:
-    return sum(key.startswith(f"{OBS_IMAGES}.") for key in batch)
-
-
-def _view_shape(policy: XVLAPolicy) -> tuple[int, int]:
-    """(tokens, width) of one view at the size that the config declares."""
-    config = policy.model.config
-    size = config.resize_imgs_with_padding or next(iter(config.image_features.values())).shape[1:]
-    florence: Any = policy.model.vlm.config
-    tokens = _tokens_per_view(policy.model, (int(size[0]), int(size[1])))
-    return tokens, int(florence.vision_config.projection_dim)
-
-
-def _tokens_per_view(model: XVLAModel, size: tuple[int, int]) -> int:
-    """DaViT's grid for images of `size` (height, width), plus one pooled token."""
-    florence: Any = model.vlm.config
-    vision = florence.vision_config
-    rows, columns = size
-    for patch, stride, padding in zip(
-        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
-    ):
-        rows = (rows + 2 * padding - patch) // stride + 1
-        columns = (columns + 2 * padding - patch) // stride + 1
-    return rows * columns + 1
 
 
 @contextmanager

@@ -1,0 +1,149 @@
+"""Clauses on what a policy is: its questions, spec, parameters, shapes and dtypes.
+
+Each returns what is wrong, or an empty string. Owns the measurements; refuses to know order and
+reports. Read `pirl.contract.check` next.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pirl.contract.check_probe import Probe, some
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.tf32 import tf32_is_on
+
+GROUPS = {"xyz", "rot6d", "joint", "gripper_logit", "other"}
+"""Channel groups that have a last-step std."""
+
+
+def protocol(probe: Probe) -> str:
+    """Every attribute of the protocol exists."""
+    names = [name for name in vars(FlowPolicy) if not name.startswith("_")]
+    missing = [name for name in names if not hasattr(probe.policy, name)]
+    return f"missing: {', '.join(missing)}" if missing else ""
+
+
+def spec(probe: Probe) -> str:
+    """The spec is consistent in itself."""
+    s = probe.policy.spec
+    executed, hidden = set(s.executed_dims), set(s.hidden_gripper_dims)
+    dims = set(range(s.model_dim))
+    faults = {
+        f"group_of_dim has {len(s.group_of_dim)} entries, model_dim = {s.model_dim}": (
+            len(s.group_of_dim) == s.model_dim
+        ),
+        f"unknown groups {sorted(set(s.group_of_dim) - GROUPS)}": set(s.group_of_dim) <= GROUPS,
+        f"executed_dims {s.executed_dims} not rising within 0..{s.model_dim - 1}": (
+            bool(executed) and executed <= dims and list(s.executed_dims) == sorted(executed)
+        ),
+        f"hidden_gripper_dims {s.hidden_gripper_dims} outside the model": hidden <= dims,
+        "a hidden gripper dim is not in group gripper_logit": all(
+            s.group_of_dim[d] == "gripper_logit" for d in hidden if d < len(s.group_of_dim)
+        ),
+        f"executed_steps = {s.executed_steps}, chunk_size = {s.chunk_size}": (
+            1 <= s.executed_steps <= s.chunk_size
+        ),
+        f"denoising_steps = {s.denoising_steps}": s.denoising_steps >= 1,
+        f"env_dim = {s.env_dim}": s.env_dim >= 1,
+    }
+    return "; ".join(text for text, holds in faults.items() if not holds)
+
+
+def eval_mode(probe: Probe) -> str:
+    """No module is in train mode."""
+    names = [name or "(root)" for name, m in probe.policy.module.named_modules() if m.training]
+    return f"in train mode: {some(names)}" if names else ""
+
+
+def precision(probe: Probe) -> str:
+    """fp32 throughout the trained part."""
+    wrong = {
+        name: str(p.dtype)
+        for name, p in probe.policy.trained_parameters().items()
+        if p.dtype != torch.float32
+    }
+    if wrong:
+        return f"not float32: {some([f'{name} {dtype}' for name, dtype in wrong.items()])}"
+    on_cuda = probe.policy.device.type == "cuda"
+    return "TF32 is on" if on_cuda and tf32_is_on() else ""
+
+
+def parameters(probe: Probe) -> str:
+    """Trained and frozen parameters are a partition of the module's."""
+    trained, frozen = probe.policy.trained_parameters(), probe.policy.frozen_parameters()
+    own = dict(probe.policy.module.named_parameters())
+    claimed = {**trained, **frozen}
+    faults = {
+        "in both": sorted(set(trained) & set(frozen)),
+        "in neither": sorted(set(own) - set(claimed)),
+        "not in the module": sorted(set(claimed) - set(own)),
+        "another tensor than the module's": sorted(
+            name for name in set(own) & set(claimed) if own[name] is not claimed[name]
+        ),
+        "trained but requires_grad is off": sorted(
+            name for name, p in trained.items() if not p.requires_grad
+        ),
+    }
+    if not trained:
+        return "nothing is trained"
+    return "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
+
+
+def encode(probe: Probe) -> str:
+    """Shapes and dtypes of the context."""
+    policy, context, rows = probe.policy, probe.context, len(probe.observation)
+    tokens, width = policy.primary_view_shape
+    faults = {
+        f"critic_features {tuple(context.critic_features.shape)}": (
+            context.critic_features.shape == (rows, policy.critic_width)
+        ),
+        f"vlm_features {tuple(context.vlm_features.shape)}": (
+            context.vlm_features.ndim == 3
+            and len(context.vlm_features) == rows
+            and context.vlm_features.shape[1] >= tokens
+            and context.vlm_features.shape[2] == width
+        ),
+        f"aux_visual_inputs {tuple(context.aux_visual_inputs.shape)}": (
+            context.aux_visual_inputs.ndim == 3 and len(context.aux_visual_inputs) == rows
+        ),
+        f"proprio {tuple(context.proprio.shape)}": (
+            context.proprio.ndim == 2 and len(context.proprio) == rows
+        ),
+        f"domain_id {tuple(context.domain_id.shape)}": context.domain_id.shape == (rows,),
+    }
+    wrong = [text for text, holds in faults.items() if not holds]
+    for name in ("vlm_features", "aux_visual_inputs", "proprio", "critic_features"):
+        value: Tensor = getattr(context, name)
+        if value.dtype != torch.float32:
+            wrong.append(f"{name} is {value.dtype}")
+        elif not bool(value.isfinite().all()):
+            wrong.append(f"{name} is not finite")
+    return "; ".join(wrong)
+
+
+def predict(probe: Probe) -> str:
+    """Shapes and dtypes of a prediction."""
+    s, rows = probe.policy.spec, len(probe.observation)
+    got = probe.predict(probe.x)
+    expected = {
+        "clean": (got.clean, (rows, s.chunk_size, s.model_dim)),
+        "features": (got.features, (rows, s.chunk_size, probe.policy.feature_width)),
+    }
+    wrong: list[str] = []
+    for name, (value, shape) in expected.items():
+        if tuple(value.shape) != shape:
+            wrong.append(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+        elif value.dtype != torch.float32:
+            wrong.append(f"{name} is {value.dtype}")
+        elif not bool(value.isfinite().all()):
+            wrong.append(f"{name} is not finite")
+    return "; ".join(wrong)
+
+
+def postprocess(probe: Probe) -> str:
+    """Shape of the environment chunk."""
+    s = probe.policy.spec
+    shape = tuple(probe.policy.postprocess(probe.x.clone()).shape)
+    expected = (len(probe.observation), s.chunk_size, s.env_dim)
+    return "" if shape == expected else f"shape {shape}, expected {expected}"
