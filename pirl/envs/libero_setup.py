@@ -97,6 +97,20 @@ def use_assets(folder: Path) -> None:
     libero._assets_path_cache = str(folder)  # noqa: SLF001
 
 
+def init_state_files(suite: str) -> list[Path]:
+    """The files with the initial states of a suite, sorted by name.
+
+    Raises:
+        EnvironmentNotReadyError: the installed package has none for this suite.
+    """
+    files = sorted((_package_root() / "init_files" / suite).glob("*.pruned_init"))
+    if not files:
+        raise EnvironmentNotReadyError(
+            f"hf-libero has no initial states for {suite}", remedy="reinstall 'pirl[libero]'"
+        )
+    return files
+
+
 def _package_root() -> Path:
     spec = importlib.util.find_spec("libero")
     places = list(spec.submodule_search_locations or []) if spec else []
@@ -142,7 +156,13 @@ def _write(config: Path, text: str) -> None:
 def _check_existing(config: Path) -> None:
     import yaml
 
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise EnvironmentNotReadyError(
+            f"LIBERO's config {config} cannot be read: {error}",
+            remedy=f"correct that file, or unset {CONFIG_VARIABLE} to let pirl write its own",
+        ) from error
     paths: dict[str, Any] = content if isinstance(content, dict) else {}
     for key in ("bddl_files", "init_states"):
         if not Path(str(paths.get(key))).is_dir():

@@ -1,0 +1,121 @@
+"""Which environment a gate runs on, and the config that follows from profile, variant and parameters.
+
+Owns the profiles, the choice made by `auto` and the resolution of the gate's one config. Refuses to run
+anything. Read `pirl.gate.session` next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pirl.config.load import LoadedConfig, load_config, write_resolved
+from pirl.config.recipe import VARIANTS
+from pirl.envs import describe_env
+from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+
+BASE_CONFIGS = {
+    "libero": Path("configs/train_config_pirl_libero_smoke.json"),
+    "embedded": Path("configs/train_config_pirl_embedded.json"),
+}
+"""Base config of each profile, relative to the repository root."""
+
+PROFILES = ("auto", *BASE_CONFIGS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The environment of a gate."""
+
+    name: str
+    """`libero` or `embedded`."""
+    reason: str
+    """Why it is not `libero`; empty for that one."""
+
+    @property
+    def base_config(self) -> Path:
+        """The config that parameters are applied to."""
+        return BASE_CONFIGS[self.name]
+
+
+def choose_profile(wanted: str) -> Profile:
+    """The profile to run; `auto` takes LIBERO when it can run here and says why not otherwise.
+
+    Raises:
+        ConfigError: unknown profile.
+        EnvironmentNotReadyError: `libero` was asked for by name and cannot run here.
+    """
+    if wanted not in PROFILES:
+        raise ConfigError(
+            [
+                FieldError(
+                    field="--profile",
+                    value=wanted,
+                    expected=f"one of {', '.join(PROFILES)}",
+                    fix="leave it out for auto",
+                )
+            ],
+            source="command line",
+        )
+    if wanted == "embedded":
+        return Profile(name="embedded", reason="the embedded profile was asked for by name")
+    try:
+        describe_env(load_config(BASE_CONFIGS["libero"]).cfg.env)
+    except EnvironmentNotReadyError as error:
+        if wanted == "libero":
+            raise
+        return Profile(name="embedded", reason=f"LIBERO cannot run here: {error.what}")
+    return Profile(name="libero", reason="")
+
+
+def resolve_config(
+    profile: Profile, *, variant: str, overrides: Sequence[str], target: Path
+) -> LoadedConfig:
+    """Write the gate's resolved config to `target` and load it from there.
+
+    The base config's section of the other variant is replaced by the defaults of `variant`; `overrides` are
+    dotted, as on the command line. Every later step starts its processes with `target`.
+
+    Raises:
+        ConfigError: unknown variant, or whatever the resolved config breaks.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(
+            [
+                FieldError(
+                    field="--variant",
+                    value=variant,
+                    expected=f"one of {', '.join(VARIANTS)}",
+                    fix="correct the spelling",
+                )
+            ],
+            source="command line",
+        )
+    raw: dict[str, Any] = json.loads(profile.base_config.read_text(encoding="utf-8"))
+    section = variant.replace("-", "_")
+    pirl: dict[str, Any] = raw["pirl"]
+    if pirl["variant"] != variant:
+        for other in VARIANTS:
+            pirl.pop(other.replace("-", "_"), None)
+        pirl["variant"] = variant
+        pirl[section] = {}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(raw), encoding="utf-8")
+    resolved = load_config(target, overrides)
+    write_resolved(resolved.cfg, target)
+    return load_config(target)
+
+
+def flatten(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested parameters as dotted overrides: `{"runtime": {"seed": 1}}` to `--runtime.seed=1`."""
+    overrides: list[str] = []
+    for key, value in parameters.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            overrides += flatten(value, f"{name}.")
+        else:
+            overrides.append(f"--{name}={json.dumps(value)}")
+    return overrides
