@@ -3,8 +3,8 @@
     python benchmarks/env_steps.py --envs libero metaworld --chunks 10 30 --rounds 5
 
 Stock environments draw at every step; pirl draws at chunk boundaries. Both execute the same
-actions, alternately round by round, so that a busy machine slows both; the ratio is what counts. CPU
-seconds are those of this process, software rasteriser included.
+actions, alternately round by round, so that a busy machine slows both; the ratio is what counts.
+CPU seconds are those of this process, software rasteriser included.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def workers_find_the_toys(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def build(num_envs=4, num_workers=2, *, unready=False, **deadlines):
