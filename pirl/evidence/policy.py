@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from pirl.evidence.criteria import DEFAULT_NUMERICS, IS_TRUE, STEPS, Criterion
@@ -209,6 +210,7 @@ def policy_document() -> dict[str, Any]:
     }
 
 
+@cache
 def policy_text() -> str:
     """`policy_document` as the exact text of `policy.json`."""
     return json.dumps(policy_document(), indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -7,7 +7,24 @@ import shutil
 import pytest
 from evidence_builders import build_bundle
 
+from pirl.evidence import media
 from pirl.evidence.raw import RawRecords
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decode_each_video_once():
+    """Decoding starts a process; the same bytes always show the same clip."""
+    decode, seen = media.inspect_video, {}
+
+    def cached(path):
+        key = path.read_bytes()
+        if key not in seen:
+            seen[key] = decode(path)
+        return seen[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, "inspect_video", cached)
+        yield
 
 
 @pytest.fixture(scope="session")

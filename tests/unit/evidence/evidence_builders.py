@@ -357,6 +357,17 @@ def draw_frames(count: int = 6) -> list[np.ndarray]:
     return frames
 
 
+_ENCODED: dict[str, bytes] = {}
+"""The video and its first frame, encoded once per session."""
+
+
+def _encoded(folder: Path) -> dict[str, bytes]:
+    if not _ENCODED:
+        write_video(folder / "rollout.mp4", draw_frames(), fps=8)
+        _ENCODED.update({n: (folder / n).read_bytes() for n in ("rollout.mp4", "rollout.png")})
+    return _ENCODED
+
+
 def build_bundle(
     folder: Path, story: Story | None = None, *, pictures: bool = False
 ) -> FinishedBundle:
@@ -364,7 +375,8 @@ def build_bundle(
     story = story or Story()
     folder.mkdir(parents=True, exist_ok=True)
     video = folder / "rollout.mp4"
-    write_video(video, draw_frames(), fps=8)
+    for path, content in _encoded(folder).items():
+        (folder / path).write_bytes(content)
     log = folder / "process.log"
     log.write_text(f"INFO learner ready in {REPO}/outputs\nINFO update 1\n{story.extra_log}")
     writer = BundleWriter.start(

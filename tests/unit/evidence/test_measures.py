@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pirl.evidence import media
 from pirl.evidence.criteria import Verdict
 from pirl.evidence.judge import judge_criterion, judge_gate, recompute_function
 from pirl.evidence.policy import CRITERIA
@@ -242,10 +241,7 @@ def test_criterion_says_where_its_number_comes_from(name):
     assert recompute_function(BY_NAME[name]).__name__ == name.split("/")[1]
 
 
-def test_no_raw_record_can_be_left_out(raw, monkeypatch):
-    clip = media.inspect_video(raw.root / "media" / "rollout.mp4")
-    # Decoding again for every record would be the only slow part.
-    monkeypatch.setattr(media, "inspect_video", lambda path: clip)
+def test_no_raw_record_can_be_left_out(raw):
     assert judge_gate(raw).verdict == Verdict.PASSED
     for path in sorted((raw.root / "raw").rglob("*.json*")):
         content = path.read_bytes()
