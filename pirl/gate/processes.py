@@ -19,6 +19,8 @@ import psutil
 
 MARK = "PIRL_GATE_MARK"
 _SHARED_MEMORY = Path("/dev/shm")
+_SEGMENTS = ("psm_*", "torch_*", "sem.mp-*")
+"""Names that Python's multiprocessing and torch give; other programs' segments are not ours to judge."""
 _SETTLE_S = 5.0
 
 
@@ -43,7 +45,7 @@ class Watch:
             "looked_for": {
                 "processes": list(labels),
                 "ports": list(ports),
-                "shared_memory": ["every segment that was not there before"],
+                "shared_memory": list(_SEGMENTS),
             },
             "processes": self._descendants(),
             "ports": [port for port in ports if _is_open(port)],
@@ -63,7 +65,7 @@ class Watch:
 
 
 def _segments() -> list[str]:
-    return [path.name for path in _SHARED_MEMORY.iterdir()] if _SHARED_MEMORY.is_dir() else []
+    return [path.name for pattern in _SEGMENTS for path in _SHARED_MEMORY.glob(pattern)]
 
 
 def _is_open(port: int) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+
 from pirl.errors import ExitCode
 from pirl.evidence.bundle import StepWriter
-from pirl.evidence.media import inspect_video
+from pirl.evidence.media import write_video
 from pirl.evidence.metric_log import read_json_lines
 from pirl.gate.processes import Watch, process_records
 from pirl.gate.session import GateFailedError, GateSession
@@ -19,6 +21,7 @@ from pirl.runtime.layout import RunFolder
 
 RUN = "smoke"
 DEADLINE_S = 1200.0
+_VIDEO_FPS = 10
 
 
 def run(gate: GateSession, step: StepWriter) -> None:
@@ -133,8 +136,10 @@ def _learning_records(
             for episode in read_json_lines(folder.episodes)
         ],
     )
-    video = folder.actor_video(0)
-    clip = inspect_video(video)
+    with np.load(folder.actor_video(0)) as recorded:
+        frames = list(recorded["frames"])
+    video = gate.work / "rollout.mp4"
+    clip = write_video(video, frames, fps=_VIDEO_FPS)
     step.video(
         video,
         facts={"frames": clip.frames, "width": clip.width, "height": clip.height, "episode": 0},

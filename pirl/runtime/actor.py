@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.routing import is_pi_rl, split_config_path
 from pirl.contract.xvla import domain_id_of, tokenize_instruction
@@ -24,7 +26,6 @@ from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
 from pirl.errors import ExitCode, PirlError
-from pirl.evidence.media import write_video
 from pirl.evidence.metric_log import MetricLog
 from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
@@ -46,8 +47,6 @@ from pirl.transport.wire import ParameterMessage
 logger = logging.getLogger(__name__)
 
 _WAIT_SLICE_S = 0.5
-_MIN_VIDEO_FRAMES = 4
-_VIDEO_FPS = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,8 +153,10 @@ class Actor:
             with self._timers.stage("send"):
                 self._link.send_transitions(episode.transitions)
             decisions += len(episode.transitions)
-            if self._video is not None and len(episode.frames) >= _MIN_VIDEO_FRAMES:
-                write_video(self._video, episode.frames, fps=_VIDEO_FPS)
+            if self._video is not None and episode.frames:
+                self._video.parent.mkdir(parents=True, exist_ok=True)
+                # Encoding would fork a process out of one that runs gRPC; whoever wants a video encodes.
+                np.savez_compressed(self._video, frames=np.stack(episode.frames))
                 self._video = None
             records.append(episode.record)
             if self._stop.is_set():
@@ -260,7 +261,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="pirl actor", description=__doc__)
     parser.add_argument("--rank", type=int, default=0, help="0 .. runtime.actors - 1")
     parser.add_argument(
-        "--record-video", action="store_true", help="write the first episode as actor-R/rollout.mp4"
+        "--record-video", action="store_true", help="keep the first episode as actor-R/frames.npz"
     )
     args, rest = parser.parse_known_args(list(argv))
     config_path, overrides = split_config_path(rest)

@@ -64,10 +64,11 @@ def launch(
     Raises:
         ConfigError: the config is invalid; nothing was started.
     """
-    arguments = [*overrides, f"--runtime.actors={actors}"]
-    loaded = load_config(config_path, arguments)
+    given = [o for o in overrides if not o.startswith("--runtime.actors=")]
+    loaded = load_config(config_path, [*given, f"--runtime.actors={actors}"])
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
-    arguments.append(f"--runtime.port={port}")
+    given = [o for o in given if not o.startswith("--runtime.port=")]
+    arguments = [*given, f"--runtime.actors={actors}", f"--runtime.port={port}"]
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
     stop = stop or threading.Event()

@@ -32,8 +32,8 @@ class RunFolder:
         return self.root / role / "config.json"
 
     def actor_video(self, rank: int) -> Path:
-        """First episode of an actor that was asked to record it."""
-        return self.root / f"actor-{rank}" / "rollout.mp4"
+        """Frames [N, h, w, 3] of the first episode of an actor that was asked to record it."""
+        return self.root / f"actor-{rank}" / "frames.npz"
 
     def actor_metrics(self, rank: int) -> Path:
         """One row per rollout of that actor."""

@@ -1,0 +1,65 @@
+"""The flow `phase2-gate`: validate-config, smoke-run, resume-roundtrip, mismatch-negative, verdict.
+
+The verdict is the bundle's, recomputed from raw records; Prefect only shows it. A gate that does not pass
+raises, so that the flow run is Failed.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow, runtime
+from prefect.artifacts import create_markdown_artifact
+
+from pirl.evidence.criteria import Verdict
+from pirl.gate.main import finish, gate_overrides
+from pirl.gate.session import GateFailedError, open_gate
+from pirl.gate.track import tracked
+from tasks.mismatch_negative import mismatch_negative
+from tasks.resume_roundtrip import resume_roundtrip
+from tasks.smoke_run import smoke_run
+from tasks.validate_config import validate_config
+
+
+@flow(name="phase2-gate", flow_run_name="phase2-gate-{variant}", validate_parameters=True)
+def phase2_gate(
+    variant: Literal["flow-sde", "flow-noise"] = "flow-sde",
+    profile: Literal["auto", "libero", "embedded"] = "auto",
+    out: str | None = None,
+) -> str:
+    """Run the gate; returns the verdict's label.
+
+    Args:
+        variant: variant of piRL.
+        profile: environment; `auto` takes LIBERO where it can run.
+        out: bundle folder, relative to the repository; null makes one under `runs/`.
+
+    Raises:
+        GateFailedError: the verdict is not "passed".
+    """
+    folder = Path(out) if out else Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
+    with (
+        open_gate(
+            profile=profile,
+            variant=variant,
+            out=folder,
+            launched_by="prefect",
+            overrides=gate_overrides(),
+        ) as gate,
+        tracked(gate, tags={"prefect.flow_run_id": str(runtime.flow_run.id)}) as tracker,
+    ):
+        validate_config(gate, tracker)
+        smoke_run(gate, tracker)
+        resume_roundtrip(gate, tracker)
+        mismatch_negative(gate, tracker)
+        bundle = finish(gate, tracker)
+    create_markdown_artifact(
+        key=f"gate-{variant}-report",
+        markdown=(folder / "report.md").read_text(encoding="utf-8"),
+        description=f"{bundle.verdict.label}, bundle digest {bundle.digest}",
+    )
+    if bundle.verdict.verdict is not Verdict.PASSED:
+        raise GateFailedError(f"phase-2 gate {variant}: {bundle.verdict.label}; see {folder}/report.md")
+    return bundle.verdict.label

@@ -1,0 +1,375 @@
+"""Step 3, resume-roundtrip: killed and resumed equals uninterrupted, bit for bit; damage is refused.
+
+The uninterrupted run is the smoke run of step 2: same config, same seed, N+M updates. Owns how
+`raw/resume-roundtrip/*` comes about. Read `pirl.gate.mismatch_step` next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+
+from pirl.algorithm.chain import sample_chunk
+from pirl.checkpoint.load import load_checkpoint
+from pirl.checkpoint.locate import resolve_checkpoint, step_folders
+from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
+from pirl.checkpoint.record import read_record
+from pirl.config.load import load_config
+from pirl.contract.stock import stock_generate
+from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
+from pirl.evidence.bundle import StepWriter
+from pirl.evidence.metric_log import read_json_lines
+from pirl.gate.facts import file_digest
+from pirl.gate.processes import Watch, process_records
+from pirl.gate.session import GateFailedError, GateSession
+from pirl.gate.smoke_step import RUN as UNINTERRUPTED
+from pirl.records import Observation
+from pirl.runtime.launch import LaunchResult, free_port, launch
+from pirl.runtime.layout import RunFolder
+from pirl.runtime.procs import ProcessGroup, spawn
+from pirl.runtime.session import build_session
+
+RUN = "resumed"
+DEADLINE_S = 1200.0
+_LATER_WORK_S = 0.7
+"""The kill comes this long after the checkpoint is complete: the next rollout is under way."""
+_SAVE_KILLS = 3
+_TRAIN_CONFIG = "pretrained_model/train_config.json"
+
+
+def run(gate: GateSession, step: StepWriter) -> None:
+    """Interrupt, resume, compare, damage, and load in stock LeRobot.
+
+    Raises:
+        GateFailedError: a run did not go as the step needs it; logs are in the bundle.
+    """
+    total = gate.loaded.cfg.runtime.total_updates
+    baseline = RunFolder(gate.work / UNINTERRUPTED)
+    if not baseline.run_record.exists():
+        raise GateFailedError("there is no uninterrupted run to compare with: smoke-run failed")
+    folder = RunFolder(gate.work / RUN)
+    watch = Watch()
+    interrupted = _interrupt(gate, folder, watch)
+    saved_dir = resolve_checkpoint(folder.root)
+    saved = read_record(saved_dir)
+    shutil.copy(folder.learner_metrics, gate.work / "metrics-interrupted.jsonl")
+    killed_after = _last_update(gate.work / "metrics-interrupted.jsonl")
+    started = time.monotonic()
+    resumed = launch(
+        str(saved_dir / _TRAIN_CONFIG),
+        actors=gate.loaded.cfg.runtime.actors,
+        overrides=["--resume=true", f"--output_dir={folder.root}", "--runtime.port=0"],
+        env=watch.env,
+        log_dir=gate.work / "logs" / RUN,
+        quiet=True,
+        deadline_s=DEADLINE_S,
+    )
+    elapsed = time.monotonic() - started
+    _copy_logs(gate, step, interrupted, resumed)
+    if resumed.exit_code is not ExitCode.OK:
+        raise GateFailedError(f"the resumed run ended with exit code {int(resumed.exit_code)}")
+    learner = json.loads(folder.run_record.read_text())
+    uninterrupted = json.loads(baseline.run_record.read_text())
+    step.record(
+        "kill.json",
+        {
+            "signal": "SIGKILL",
+            "exit_code": interrupted.learner_exit_code,
+            "checkpoint_update": saved["step"],
+            "killed_after_update": max(killed_after, saved["step"]),
+            "total_updates": total,
+            "during_later_work": interrupted.during_later_work,
+            "resume_elapsed_s": elapsed,
+            "resume_deadline_s": DEADLINE_S,
+        },
+    )
+    step.record(
+        "digests.json",
+        {
+            "saved": saved["digests"],
+            "loaded": learner["digests_loaded"],
+            "uninterrupted": uninterrupted["digests_after"],
+            "resumed": learner["digests_after"],
+        },
+    )
+    step.copy("metrics-uninterrupted.jsonl", baseline.learner_metrics)
+    step.copy("metrics-interrupted.jsonl", gate.work / "metrics-interrupted.jsonl")
+    step.copy("metrics-resumed.jsonl", folder.learner_metrics)
+    _process_records(step, interrupted, resumed, learner, uninterrupted)
+    last = resolve_checkpoint(folder.root)
+    step.record("checkpoint.json", _listing(last))
+    step.lines("damaged.jsonl", _damage(gate, last))
+    step.lines("interrupted_saves.jsonl", _kill_saves(gate, last, watch))
+    step.record("stock.json", _stock(gate, last))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Interrupted:
+    learner_exit_code: int
+    during_later_work: bool
+    table: list[dict[str, Any]]
+
+
+def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupted:
+    """Start the run again and kill its learner in the middle of the work after a checkpoint."""
+    cfg = gate.loaded.cfg
+    logs = gate.work / "logs" / "interrupted"
+    tail = [
+        "--config_path",
+        gate.config_path,
+        f"--output_dir={folder.root}",
+        f"--runtime.port={free_port(cfg.runtime.host)}",
+    ]
+    roles = ["learner", *(f"actor-{rank}" for rank in range(cfg.runtime.actors))]
+    with ProcessGroup() as group:
+        for role in roles:
+            kind, _, rank = role.partition("-")
+            extra = ["--rank", rank] if rank else []
+            argv = [sys.executable, "-m", f"pirl.{kind}", *tail, *extra]
+            gate.bundle.command(["python", *argv[1:]], comment=f"resume-roundtrip: {role}")
+            group.add(spawn(role, argv, env=watch.env, log_path=logs / f"{role}.log"))
+        learner = group.children[0]
+        _wait_for(
+            lambda: bool(step_folders(folder.root / "checkpoints")) or learner.poll() is not None,
+            what="the first checkpoint of the run to be interrupted",
+        )
+        time.sleep(_LATER_WORK_S)
+        working = learner.poll() is None
+        learner.signal_group(signal.SIGKILL)
+        code = learner.wait(10.0)
+        group.stop()
+        table: list[dict[str, Any]] = [
+            {
+                "role": child.role,
+                "pid": child.pid,
+                "exit_code": child.poll(),
+                "seconds": round((child.ended_unix or time.time()) - child.started_unix, 2),
+            }
+            for child in group.children
+        ]
+    return _Interrupted(
+        learner_exit_code=0 if code is None else code, during_later_work=working, table=table
+    )
+
+
+def _wait_for(condition: Callable[[], bool], *, what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise GateFailedError(f"{what} did not come within {DEADLINE_S:.0f} s")
+        pause.wait(0.1)
+
+
+def _last_update(path: Path) -> int:
+    rows = read_json_lines(path, allow_torn_tail=True)
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def _copy_logs(
+    gate: GateSession, step: StepWriter, interrupted: _Interrupted, resumed: LaunchResult
+) -> None:
+    for name, table in (("interrupted", interrupted.table), (RUN, resumed.processes)):
+        for row in table:
+            role = str(row["role"])
+            step.log(f"{name}-{role}", gate.work / "logs" / name / f"{role}.log")
+
+
+def _process_records(
+    step: StepWriter,
+    interrupted: _Interrupted,
+    resumed: LaunchResult,
+    learner: dict[str, Any],
+    uninterrupted: dict[str, Any],
+) -> None:
+    """One table over the three runs; a learner that was killed could not record its hooks."""
+    table: list[dict[str, Any]] = [
+        {"role": "learner-uninterrupted", "exit_code": 0, "seconds": 0.0}
+    ]
+    for name, rows in (("interrupted", interrupted.table), (RUN, resumed.processes)):
+        table += [{**row, "role": f"{row['role']}-{name}"} for row in rows]
+    hooks = {
+        "learner-resumed": learner["hooks"],
+        "learner-uninterrupted": uninterrupted["hooks"],
+    }
+    step.record("processes.json", {"processes": process_records(table, hooks=hooks)})
+
+
+def _listing(step_dir: Path) -> dict[str, Any]:
+    """The manifest's claims and what is on disk, file by file."""
+    manifest = json.loads((step_dir / MANIFEST_NAME).read_text("utf-8"))
+    files = [p for p in sorted(step_dir.rglob("*")) if p.is_file() and p.name != MANIFEST_NAME]
+    found = {
+        p.relative_to(step_dir).as_posix(): {"size": p.stat().st_size, "sha256": file_digest(p)}
+        for p in files
+    }
+    return {"step": step_dir.name, "manifest": manifest["files"], "found": found}
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+_DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "truncated-file": ("pretrained_model/model.safetensors", _truncate),
+    "altered-byte": ("algorithm/model.safetensors", _alter),
+    "missing-file": ("training_state/rng_state.safetensors", Path.unlink),
+    "missing-optimizer": ("training_state/pi_rl/optimizer_state.safetensors", Path.unlink),
+    "missing-manifest": (MANIFEST_NAME, Path.unlink),
+}
+"""Case: the damaged part, relative to the step folder, and the damage."""
+
+
+def _damage(gate: GateSession, source: Path) -> list[dict[str, Any]]:
+    """Each damaged copy goes to the loader that a resume uses."""
+    loaded = load_config(source / _TRAIN_CONFIG)
+    session = build_session(loaded, device="cpu", run_id="damaged")
+    session.algorithm.make_optimizers_and_scheduler()
+    records: list[dict[str, Any]] = []
+    for case, (part, damage) in _DAMAGE.items():
+        copy = gate.work / "damaged" / case / "checkpoints" / source.name
+        shutil.copytree(source, copy)
+        damage(copy / part)
+        code, message = int(ExitCode.OK), "accepted"
+        try:
+            load_checkpoint(
+                copy,
+                cfg=loaded.cfg,
+                flow_policy=session.policy,
+                algorithm=session.algorithm,
+                run_dir=None,
+            )
+        except (CheckpointError, MismatchError) as error:
+            code, message = int(error.exit_code), str(error)
+        records.append(
+            {
+                "case": case,
+                "part": part,
+                "exit_code": code,
+                "message": message,
+                "optimiser_steps": session.algorithm.updates,
+            }
+        )
+    return records
+
+
+def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str, Any]]:
+    """SIGKILL a process that saves over and over, at other moments each time."""
+    records: list[dict[str, Any]] = []
+    for index in range(_SAVE_KILLS):
+        run_dir = gate.work / "interrupted-saves" / str(index)
+        argv = [sys.executable, "-m", "pirl.gate.save_loop", str(source), str(run_dir)]
+        with ProcessGroup(grace_s=1.0) as group:
+            child = group.add(
+                spawn("saver", argv, env=watch.env, log_path=gate.work / "logs" / "saver.log")
+            )
+            _wait_for(
+                lambda d=run_dir, c=child: (d / "checkpoints" / "last").exists()
+                or c.poll() is not None,
+                what="the first save of the loop",
+            )
+            time.sleep(0.05 + 0.11 * index)
+            child.signal_group(signal.SIGKILL)
+            code = child.wait(10.0)
+        records.append(
+            {
+                "kill": index,
+                "exit_code": code,
+                "unfinished_folders": len(list((run_dir / "checkpoints").glob(".tmp-*"))),
+                "earlier_checkpoint_loads": _loads(run_dir),
+            }
+        )
+    return records
+
+
+def _loads(run_dir: Path) -> bool:
+    try:
+        return not verify_manifest(resolve_checkpoint(run_dir))
+    except PirlError:
+        return False
+
+
+def _stock(gate: GateSession, step_dir: Path) -> dict[str, Any]:
+    """Stock LeRobot loads `pretrained_model/` with strict keys and acts as pirl does.
+
+    Both sides start from the same noise; the observation is fixed and artificial.
+    """
+    folder = step_dir / "pretrained_model"
+    loaded = load_config(folder / "train_config.json")
+    session = build_session(loaded, device="cpu", run_id="stock")
+    session.algorithm.make_optimizers_and_scheduler()
+    load_checkpoint(
+        step_dir,
+        cfg=loaded.cfg,
+        flow_policy=session.policy,
+        algorithm=session.algorithm,
+        run_dir=None,
+    )
+    stock = XVLAPolicy.from_pretrained(folder, strict=True)
+    ours, theirs = session.policy.module.state_dict(), stock.state_dict()
+    spec = session.policy.spec
+    observation = _fixed_observation(session.schema.state, loaded.cfg.policy.tokenizer_max_length)
+    rows = len(observation)
+    rngs = [torch.Generator().manual_seed(100 + row) for row in range(rows)]
+    noise = torch.stack(
+        [
+            torch.randn(
+                spec.chunk_size,
+                spec.model_dim,
+                generator=torch.Generator().manual_seed(100 + row),
+            )
+            for row in range(rows)
+        ]
+    )
+    sampled = sample_chunk(
+        session.policy,
+        session.policy.encode(observation),
+        pirl=loaded.cfg.pirl,
+        noise_head=session.algorithm.noise_head,
+        rngs=rngs,
+        stochastic=False,
+    )
+    mine = session.policy.postprocess(sampled.chunk).flatten()
+    other = stock_generate(stock, observation, noise).flatten()
+    return {
+        "loader": "lerobot.policies.xvla.modeling_xvla.XVLAPolicy.from_pretrained(strict=True)",
+        "missing_keys": sorted(set(ours) - set(theirs)),
+        "unexpected_keys": sorted(set(theirs) - set(ours)),
+        "actions_pirl": mine.tolist(),
+        "actions_stock": other.tolist(),
+    }
+
+
+def _fixed_observation(state: dict[str, Any], language_tokens: int) -> Observation:
+    """Two rows of reproducible pixels, states and words."""
+    rng = torch.Generator().manual_seed(0)
+    rows = 2
+    shapes = {name: tuple(spec.shape)[1:] for name, spec in state.items()}
+    images = {
+        name: torch.randint(0, 256, (rows, *shape), generator=rng, dtype=torch.uint8)
+        for name, shape in shapes.items()
+        if name != "observation.state"
+    }
+    return Observation(
+        images=images,
+        state=torch.rand(rows, *shapes["observation.state"], generator=rng),
+        input_ids=torch.randint(4, 20, (rows, language_tokens), generator=rng),
+        domain_id=torch.zeros(rows, dtype=torch.int64),
+    )
