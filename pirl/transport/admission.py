@@ -1,7 +1,7 @@
 """Who may call: token, identity, rank and room, in this order, before a call does anything.
 
 Owns the checks and the record of each answer. Refuses to know gRPC calls; it sees metadata only.
-Read `pirl.transport.server` next.
+Read `pirl.transport.service` next.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The newest publication and those who wait for it: encoded once, read by every actor's stream.
 
-Owns order and wake-ups, no wall clock. Refuses to know who reads. Read `pirl.transport.server`
+Owns order and wake-ups, no wall clock. Refuses to know who reads. Read `pirl.transport.service`
 next.
 """
 

@@ -23,6 +23,9 @@ PB: Any = services_pb2
 """LeRobot's generated messages; protobuf adds the classes at import, unseen by type checkers."""
 EMPTY: Any = PB.Empty()
 
+FINISHED_KEY = "pirl-finished"
+"""Trailing metadata of a parameter stream that ended because the run is complete."""
+
 
 _MIN_PING_TIMEOUT_S = 2.0
 

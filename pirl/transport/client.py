@@ -21,11 +21,10 @@ from torch import Tensor
 from pirl.config.recipe import RuntimeConfig
 from pirl.errors import LinkClosedError, PirlError, TransportError
 from pirl.transport import identity, messages, status, wire
-from pirl.transport.channel import EMPTY, PB, address_of, open_channel
+from pirl.transport.channel import EMPTY, FINISHED_KEY, PB, address_of, open_channel
 from pirl.transport.contact import Contact, meet_learner, verify_learner
 from pirl.transport.identity import Claims, Identity
 from pirl.transport.outbox import Outbox
-from pirl.transport.server import FINISHED_KEY
 
 _logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Which actors belong to the learner right now: admission, signs of life, loss, replacement.
 
 Owns ranks and incarnations. Refuses to know bytes, and gRPC beyond "a call that can be cancelled".
-Read `pirl.transport.server` next.
+Read `pirl.transport.service` next.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Protocol
 from pirl.errors import TransportError
 
 _logger = logging.getLogger(__name__)
+
+_LEAVING_GRACE_S = 2.0
+"""A lost member's parameter stream has this long to tell it why."""
 
 
 class Call(Protocol):
@@ -42,13 +45,22 @@ class Member:
     actor_id: str
     last_seen: float
     calls: list[Call] = field(default_factory=list[Call])
+    """Open calls; those that send to us are also in `uploads`."""
+    uploads: list[Call] = field(default_factory=list[Call])
     said_goodbye: bool = False
     lost_because: str | None = None
+    lost_at: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def seen(self) -> None:
         """A sign of life."""
         self.last_seen = time.monotonic()
+
+    def forget(self, call: Call) -> None:
+        """`call` has ended or ends by itself."""
+        for calls in (self.calls, self.uploads):
+            if call in calls:
+                calls.remove(call)
 
 
 class Members:
@@ -59,6 +71,7 @@ class Members:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._by_rank: dict[int, Member] = {}
+        self._lost: list[Member] = []
 
     def admit(self, rank: int, actor_id: str, *, anew: bool) -> Member:
         """The member that a call belongs to, registered when it is new.
@@ -94,8 +107,12 @@ class Members:
         self.lose(current, "came back in a new incarnation")
         return self.admit(rank, actor_id, anew=anew)
 
-    def attach(self, member: Member, call: Call) -> None:
+    def attach(self, member: Member, call: Call, *, is_upload: bool) -> None:
         """`call` shows that `member` lives for as long as it is open.
+
+        Args:
+            is_upload: the call waits for the actor, so only a cancellation ends it; other calls end
+                by themselves once the member is lost, and say why.
 
         Raises:
             TakenError: the member was lost meanwhile.
@@ -104,13 +121,14 @@ class Members:
             if member.lost_because is not None:
                 raise TakenError(f"actor {member.actor_id!r} was given up: {member.lost_because}")
             member.calls.append(call)
+            if is_upload:
+                member.uploads.append(call)
             member.seen()
 
     def detach(self, member: Member, call: Call) -> None:
         """`call` has ended; a member without any open call is lost."""
         with member.lock:
-            if call in member.calls:
-                member.calls.remove(call)
+            member.forget(call)
             if member.calls or member.lost_because is not None:
                 return
         self.lose(member, "goodbye" if member.said_goodbye else "connection closed")
@@ -121,19 +139,28 @@ class Members:
             if member.lost_because is not None:
                 return
             member.lost_because = reason
-            calls = list(member.calls)
+            member.lost_at = time.monotonic()
+            uploads = list(member.uploads)
             with self._lock:
+                self._lost.append(member)
                 if self._by_rank.get(member.rank) is member:
                     del self._by_rank[member.rank]
             level = logging.INFO if member.said_goodbye else logging.WARNING
             _logger.log(level, "actor %r (rank %d) left: %s", member.actor_id, member.rank, reason)
             self._on_lost(member.rank, member.actor_id, reason)
-        for call in calls:
+        for call in uploads:
             call.cancel()
 
-    def lose_silent(self, timeout_s: float) -> None:
-        """Give up every member that has shown no sign of life for `timeout_s`."""
+    def sweep(self, timeout_s: float) -> None:
+        """Give up members silent for `timeout_s`; cut off calls that outlive their lost member."""
         now = time.monotonic()
+        with self._lock:
+            lost = [member for member in self._lost if member.calls]
+            self._lost = lost
+        for member in lost:
+            if now - member.lost_at > _LEAVING_GRACE_S:
+                for call in list(member.calls):
+                    call.cancel()
         for member in self.alive():
             silent_s = now - member.last_seen
             if silent_s > timeout_s:

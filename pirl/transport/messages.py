@@ -1,7 +1,7 @@
 """Interaction messages: small JSON records from actor to learner, checked field by field.
 
 Owns their three types and bounds (`docs/envelope.md`). Stock LeRobot pickles its interactions;
-those are recognised by their first byte and never loaded. Read `pirl.transport.server` next.
+those are recognised by their first byte and never loaded. Read `pirl.transport.service` next.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the payloads inside LeRobot's opaque `bytes` (`docs/envelope.md`, ADR 0013). Refuses to know
 sockets. What is sent is LeRobot's own `torch.save` format, so its functions read it; what is
-received goes through `pirl.transport.stream`, never an unpickler. Read `pirl.transport.server`
+received goes through `pirl.transport.stream`, never an unpickler. Read `pirl.transport.service`
 next.
 """
 

@@ -439,7 +439,7 @@ def test_no_tensor_is_handed_out_when_published_parameters_differ(name: str):
     theirs = replace(an_identity(), **{name: OTHER_VALUE[name]})
     with a_learner() as learner, learner.link().connect(10) as link:
         monkey = wire.encode_parameters(some_weights(), 0, identity=theirs)
-        learner.server._board.put(publication(0, monkey))
+        learner.server._service.board.put(publication(0, monkey))
         with pytest.raises(MismatchError) as caught:
             link.wait_for_version(0, 10)
         assert [m.field for m in caught.value.fields] == [name]
@@ -454,7 +454,7 @@ def publication(version: int, payload: bytes) -> Any:
 def test_parameters_without_identity_are_refused_as_stock_lerobot_sends_them():
     stock = pickle_free_state_dict()
     with a_learner() as learner, learner.link().connect(10) as link:
-        learner.server._board.put(publication(0, stock))
+        learner.server._service.board.put(publication(0, stock))
         with pytest.raises(MismatchError) as caught:
             link.wait_for_version(0, 10)
         assert [m.field for m in caught.value.fields] == list(an_identity().claims())

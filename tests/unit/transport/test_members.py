@@ -56,7 +56,7 @@ def test_a_member_whose_last_call_ended_is_lost_and_its_rank_is_free():
     member = group.admit(0, "a", anew=True)
     calls = [ACall(), ACall()]
     for call in calls:
-        group.attach(member, call)
+        group.attach(member, call, is_upload=True)
     group.detach(member, calls[0])
     assert losses == []
     group.detach(member, calls[1])
@@ -68,7 +68,7 @@ def test_a_goodbye_is_the_reason_of_the_loss():
     group, losses = members()
     member = group.admit(0, "a", anew=True)
     call = ACall()
-    group.attach(member, call)
+    group.attach(member, call, is_upload=True)
     member.said_goodbye = True
     group.detach(member, call)
     assert losses == [(0, "a", "goodbye")]
@@ -78,7 +78,7 @@ def test_a_loss_is_told_once_and_ends_the_calls():
     group, losses = members()
     member = group.admit(0, "a", anew=True)
     call = ACall()
-    group.attach(member, call)
+    group.attach(member, call, is_upload=True)
     group.lose(member, "why")
     group.lose(member, "again")
     group.detach(member, call)
@@ -91,14 +91,14 @@ def test_a_lost_member_cannot_open_another_call():
     member = group.admit(0, "a", anew=True)
     group.lose(member, "why")
     with pytest.raises(TakenError, match="given up: why"):
-        group.attach(member, ACall())
+        group.attach(member, ACall(), is_upload=True)
 
 
 def test_an_actor_that_comes_back_is_a_new_incarnation():
     group, losses = members()
     old = group.admit(0, "a", anew=True)
     call = ACall()
-    group.attach(old, call)
+    group.attach(old, call, is_upload=True)
     new = group.admit(0, "a", anew=True)
     assert new is not old
     assert call.cancelled == 1
@@ -111,7 +111,33 @@ def test_only_the_silent_member_is_given_up():
     group, losses = members()
     silent, loud = group.admit(0, "a", anew=True), group.admit(1, "b", anew=True)
     silent.last_seen = time.monotonic() - 5.0
-    group.lose_silent(2.0)
+    group.sweep(2.0)
     assert [loss[:2] for loss in losses] == [(0, "a")]
     assert "silent for 5" in losses[0][2]
     assert group.alive() == [loud]
+
+
+def test_a_download_of_a_lost_member_may_say_why_before_it_is_cut_off():
+    group, _ = members()
+    member = group.admit(0, "a", anew=True)
+    upload, download = ACall(), ACall()
+    group.attach(member, upload, is_upload=True)
+    group.attach(member, download, is_upload=False)
+    group.lose(member, "why")
+    group.sweep(60.0)
+    assert (upload.cancelled, download.cancelled) == (1, 0)
+    member.lost_at -= 10.0
+    group.sweep(60.0)
+    assert download.cancelled == 1
+
+
+def test_a_lost_member_whose_calls_ended_is_not_looked_at_again():
+    group, _ = members()
+    member = group.admit(0, "a", anew=True)
+    download = ACall()
+    group.attach(member, download, is_upload=False)
+    group.lose(member, "why")
+    group.detach(member, download)
+    member.lost_at -= 10.0
+    group.sweep(60.0)
+    assert download.cancelled == 0
