@@ -5,11 +5,11 @@
 A random trial forks a process that saves one checkpoint of a tiny X-VLA after another, with other
 weights each time, and sends it SIGKILL at a moment drawn uniformly over one and a half saves. A
 trial at a call lets the process kill itself just before the n-th call that changes names or flushes
-a file. Then, with nothing repaired in between: `last` must point at a complete step, every step
-folder must agree with its manifest, no earlier step may be gone, and the newest one must load with
-its recorded digests. `--stock-kills` does the random trials to LeRobot's `save_checkpoint` and
-`update_last_checkpoint`, for comparison. SIGKILL shows what the order of writes is worth; losing
-power also needs the flushes, whose order the unit tests show. Exit code 1 when a pirl trial fails.
+a file. Then `last` must point at a complete step, every step folder must agree with its manifest,
+no earlier step may be gone, and the newest one must load with its recorded digests.
+`--stock-kills` does the random trials to LeRobot's `save_checkpoint` and `update_last_checkpoint`,
+for comparison. SIGKILL shows what the order of writes is worth; losing power also needs the
+flushes, whose order the unit tests show. Exit code 1 when a pirl trial fails.
 """
 
 from __future__ import annotations
@@ -305,23 +305,33 @@ def record(
     outcome.kills += 1
 
 
-def random_trials(
-    run: Run,
-    *,
-    kills: int,
-    rng: random.Random,
-    save: Callable[[Run, Path, int], None],
-    look: Callable[[Run, Path, int], tuple[list[str], str]],
-) -> dict[str, object]:
+def random_trials(run: Run, *, kills: int, rng: random.Random) -> dict[str, object]:
+    """Trials of pirl in one run folder: each starts from what the one before has left."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder)
-        save_s = first_saves(run, run_dir, save)
+        save_s = first_saves(run, run_dir, save_pirl)
         for _ in range(kills):
             newest = prune(run_dir / "checkpoints")
             delay_s = rng.uniform(0.0, 1.5 * save_s)
-            complaint = kill_while_saving(run, run_dir, save, first=newest + 1, delay_s=delay_s)
-            record(outcome, run_dir, newest, look(run, run_dir, newest), complaint)
+            complaint = kill_while_saving(
+                run, run_dir, save_pirl, first=newest + 1, delay_s=delay_s
+            )
+            record(outcome, run_dir, newest, look_at_pirl(run, run_dir, newest), complaint)
+    return report(outcome) | {"seconds_per_save": round(save_s, 4)}
+
+
+def stock_trials(run: Run, *, kills: int, rng: random.Random) -> dict[str, object]:
+    """Trials of LeRobot, each in a run folder of its own: what one kill broke counts once."""
+    outcome = Outcome()
+    save_s = 0.0
+    for _ in range(kills):
+        with tempfile.TemporaryDirectory() as folder:
+            run_dir = Path(folder)
+            save_s = first_saves(run, run_dir, save_stock)
+            delay_s = rng.uniform(0.0, 1.5 * save_s)
+            complaint = kill_while_saving(run, run_dir, save_stock, first=3, delay_s=delay_s)
+            record(outcome, run_dir, 2, look_at_stock(run, run_dir, 2), complaint)
     return report(outcome) | {"seconds_per_save": round(save_s, 4)}
 
 
@@ -377,16 +387,12 @@ def main() -> int:
     logging.getLogger("pirl").setLevel(logging.ERROR)
     run = build_run()
     rng = random.Random(args.seed)
-    result: dict[str, dict[str, object]] = {
-        "pirl": random_trials(run, kills=args.kills, rng=rng, save=save_pirl, look=look_at_pirl)
-    }
+    result: dict[str, dict[str, object]] = {"pirl": random_trials(run, kills=args.kills, rng=rng)}
     if args.every_call:
         result["pirl_at_calls"] = call_trials(run, every=args.every_call)
     failed = any(part["trials_with_a_problem"] for part in result.values())
     if args.stock_kills:
-        result["lerobot"] = random_trials(
-            run, kills=args.stock_kills, rng=rng, save=save_stock, look=look_at_stock
-        )
+        result["lerobot"] = stock_trials(run, kills=args.stock_kills, rng=rng)
     text = json.dumps({"seed": args.seed} | result, indent=2)
     if args.out is not None:
         args.out.write_text(text + "\n", encoding="utf-8")

@@ -173,3 +173,9 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: 
         ".tmp-notes",
         "000001",
     ]
+
+
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-000002-{dead_pid()}").mkdir()
+    publish(tmp_path, "000004")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000004", "last"]
