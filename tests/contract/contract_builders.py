@@ -1,9 +1,11 @@
 """Builders that contract tests share; every draw is a function of a seed."""
 
+from copy import deepcopy
+
 import torch
 
 from pirl.contract.tiny import tiny_metaworld_config, tiny_xvla_config
-from pirl.contract.xvla import build_policy, tokenize_instruction
+from pirl.contract.xvla import XVLAFlowPolicy, build_policy, tokenize_instruction
 from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
 from pirl.records import Observation
 
@@ -20,7 +22,22 @@ def a_config(action_mode="ee6d", **changes):
 
 
 def a_policy(config=None, *, executed_dims=None, seed=0):
-    """A randomly initialised policy behind the contract."""
+    """A randomly initialised policy behind the contract, free to alter.
+
+    Equal questions are answered with copies, because building costs ten times as much.
+    """
+    config = config or a_config()
+    key = (repr(config), seed)
+    if config.pretrained_path is not None or key not in _BUILT:
+        _BUILT[key] = a_built_policy(config, seed=seed)
+    return XVLAFlowPolicy(deepcopy(_BUILT[key].module), executed_dims=executed_dims)
+
+
+_BUILT = {}
+
+
+def a_built_policy(config=None, *, executed_dims=None, seed=0):
+    """The same, built anew."""
     return build_policy(config or a_config(), executed_dims=executed_dims, device="cpu", seed=seed)
 
 

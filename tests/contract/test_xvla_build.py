@@ -5,7 +5,8 @@ import time
 
 import pytest
 import torch
-from contract_builders import a_config, a_policy
+from contract_builders import a_built_policy as a_policy
+from contract_builders import a_config
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from safetensors.torch import load_file, save_file
 
