@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pirl.config.jsonfile import find_config_file, read_json_object
 from pirl.config.overrides import split_argv
 from pirl.config.routing import split_config_path
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
@@ -58,7 +59,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    # Here, because these imports cost seconds that `--help` should not.
+    # A file that is no JSON needs no LeRobot to say so, and its imports cost seconds.
+    read_json_object(find_config_file(config_path))
     from pirl.config.load import load_config
     from pirl.config.preflight import preflight_summary
 

@@ -309,3 +309,8 @@ def test_error_of_lerobots_own_check_names_the_section(tmp_path):
     tree = with_value(tree, "eval.batch_size", 1)
     tree = with_value(tree, "eval.recording_repo_id", "a/b")
     assert "recording" in refused(write(tmp_path, tree))["eval"].expected
+
+
+def test_default_eval_batch_does_not_follow_the_core_count(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert load_config(EMBEDDED).cfg.eval.batch_size == 1
