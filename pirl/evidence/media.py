@@ -126,7 +126,7 @@ def inspect_video(path: Path) -> Clip:
     import imageio_ffmpeg
 
     try:
-        reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="gray")
+        reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="gray", bits_per_pixel=8)
         width, height = next(reader)["size"]
         spreads = [spread(np.frombuffer(data, dtype=np.uint8)) for data in reader]
     except (OSError, RuntimeError, StopIteration) as error:

@@ -401,7 +401,7 @@ def test_wrong_usage_exits_2(capsys):
 
 def test_verifier_needs_neither_torch_nor_a_tracker():
     code = (
-        "import sys, pirl.evidence.verify as v; "
+        "import sys, pirl.evidence.verify, pirl.evidence.mlflow_sink; "
         "bad = {'torch', 'mlflow', 'lerobot', 'matplotlib', 'prefect'} & set(sys.modules); "
         "sys.exit(f'imported {bad}' if bad else 0)"
     )
