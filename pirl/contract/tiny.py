@@ -120,8 +120,11 @@ def tiny_xvla_config(
 def tiny_metaworld_config(
     *, chunk_size: int = 4, num_denoising_steps: int = 2, image_size: int = 64
 ) -> XVLAConfig:
-    """The tiny X-VLA of the embedded MetaWorld profile: `auto`, 4-dim action and state, one
-    view."""
+    """The tiny X-VLA of the embedded MetaWorld profile: `auto`, 4-dim action and state, one view.
+
+    An empty camera gives the auxiliary-view projection tokens to work on; without any, a part of the
+    trained transformer could never change.
+    """
     return tiny_xvla_config(
         "auto",
         chunk_size=chunk_size,
@@ -129,7 +132,7 @@ def tiny_metaworld_config(
         num_denoising_steps=num_denoising_steps,
         image_size=image_size,
         views=1,
-        empty_cameras=0,
+        empty_cameras=1,
         state_dim=4,
         action_dim=4,
         tokenizer_max_length=8,

@@ -1,0 +1,112 @@
+"""The command of the DVC stage `phase2_gate`: the gate, then the outputs that DVC versions.
+
+The gate itself is `pirl.gate.main`; this module only copies the resolved config and the smoke run's last
+checkpoint to the stage's outputs and writes the numbers that `dvc metrics` and `dvc plots` show. The evidence
+bundle is not an output: a verdict is never served from a cache.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.cli import run_guarded
+from pirl.errors import ExitCode
+from pirl.evidence.bundle import FinishedBundle
+from pirl.evidence.criteria import Verdict
+from pirl.evidence.metric_log import read_metrics
+from pirl.gate.main import (
+    default_profile,
+    default_variant,
+    gate_overrides,
+    render,
+    result_record,
+    run_steps,
+)
+from pirl.gate.session import GateSession, open_gate
+from pirl.gate.smoke_step import RUN as SMOKE
+from pirl.gate.track import tracked
+from pirl.runtime.layout import RunFolder
+from pirl.runtime.session import configure_logging
+
+OUTPUTS = Path("runs/dvc")
+METRICS = Path("reports/gate.json")
+CURVE = Path("reports/learning.csv")
+_CURVE_METRICS = ("rollout/success_rate", "update/approx_kl", "update/value_loss")
+
+
+def main(argv: Sequence[str]) -> int:  # noqa: ARG001
+    """Run the gate of `params.yaml`; exit code 0 only when it passed."""
+    configure_logging("gate")
+    bundle_folder = OUTPUTS / "bundle"
+    if bundle_folder.exists():
+        shutil.rmtree(bundle_folder)
+    started = time.monotonic()
+    with (
+        open_gate(
+            profile=default_profile(),
+            variant=default_variant(),
+            out=bundle_folder,
+            launched_by="dvc",
+            overrides=gate_overrides(),
+        ) as gate,
+        tracked(gate) as tracker,
+    ):
+        bundle = run_steps(gate, tracker)
+        seconds = time.monotonic() - started
+        write_outputs(gate, bundle, seconds=seconds)
+    sys.stdout.write(render(result_record(bundle, seconds=seconds)) + "\n")
+    passed = bundle.verdict.verdict is Verdict.PASSED
+    return int(ExitCode.OK if passed else ExitCode.CHECK_FAILED)
+
+
+def write_outputs(gate: GateSession, bundle: FinishedBundle, *, seconds: float) -> None:
+    """Copy what DVC versions; a `last` link inside an output would break DVC, so one step is copied."""
+    smoke = RunFolder(gate.work / SMOKE)
+    config, checkpoint = OUTPUTS / "config", OUTPUTS / "checkpoint"
+    for folder in (config, checkpoint):
+        if folder.exists():
+            shutil.rmtree(folder)
+    config.mkdir(parents=True)
+    shutil.copy(gate.config_path, config / "train_config.json")
+    step_dir = resolve_checkpoint(smoke.root)
+    shutil.copytree(step_dir, checkpoint / step_dir.name)
+    rows = read_metrics(smoke.learner_metrics)
+    METRICS.parent.mkdir(parents=True, exist_ok=True)
+    record = result_record(bundle, seconds=seconds)
+    last = rows[-1].metrics
+    METRICS.write_text(
+        json.dumps(
+            {
+                "verdict": record["label"],
+                "variant": record["variant"],
+                "criteria_passed": record["criteria_passed"],
+                "criteria_total": record["criteria_total"],
+                "weights_sha256": json.loads(smoke.run_record.read_text())["digests_after"][
+                    "trained"
+                ],
+                "approx_kl": last["update/approx_kl"],
+                "value_loss": last["update/value_loss"],
+                "parity_max_abs": max(row.metrics["update/parity_max_abs"] for row in rows),
+                "seconds": record["seconds"],
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    with CURVE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["update", *(name.split("/")[1] for name in _CURVE_METRICS)])
+        for row in rows:
+            writer.writerow([row.step, *(row.metrics[name] for name in _CURVE_METRICS)])
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main, sys.argv[1:]))
