@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pirl.config.ranges import check_ranges
@@ -22,6 +22,15 @@ from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
 
 RULES = (check_ranges, *PIRL_RULES, *POLICY_RULES, *ENV_RULES, *RUNTIME_RULES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleOutcome:
+    """One rule, in words, and the errors it found."""
+
+    rule: str
+    meaning: str
+    errors: tuple[FieldError, ...]
 
 
 def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:
@@ -42,6 +51,19 @@ def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:
     for rule in RULES:
         errors.extend(rule(view))
     return one_per_field(errors)
+
+
+def rule_outcomes(tree: Mapping[str, Any]) -> list[RuleOutcome]:
+    """Every rule and what it says of `tree`: the validation report of an audit."""
+    view = View(tree)
+    return [
+        RuleOutcome(
+            rule=rule.__name__,
+            meaning=(rule.__doc__ or "").strip().splitlines()[0],
+            errors=tuple(rule(view)),
+        )
+        for rule in RULES
+    ]
 
 
 def one_per_field(errors: Iterable[FieldError]) -> list[FieldError]:

@@ -15,6 +15,7 @@ from typing import Any
 from pirl.config.jsonfile import find_config_file, read_json_object
 from pirl.config.overrides import split_argv
 from pirl.config.routing import split_config_path
+from pirl.config.rules import rule_outcomes
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
 
 USAGE = """\
@@ -63,9 +64,11 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
     read_json_object(find_config_file(config_path))
     from pirl.config.load import load_config
     from pirl.config.preflight import preflight_summary
+    from pirl.config.train import encode_config
 
     loaded = load_config(config_path, overrides)
     text = preflight_summary(loaded)
+    outcomes = rule_outcomes(encode_config(loaded.cfg)) if loaded.cfg.recipe else []
     answer = {
         "valid": True,
         "errors": [],
@@ -74,6 +77,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         "config_path": loaded.identity.path,
         "config_hash": loaded.identity.hash,
         "summary": text.splitlines(),
+        "rules": [{"rule": o.rule, "meaning": o.meaning, "held": not o.errors} for o in outcomes],
     }
     return answer, text
 

@@ -189,6 +189,8 @@ def test_token_is_never_written_and_never_shown(tmp_path):
     assert "runtime.token" in refused(file)["runtime.host"].fix
     errors = refused(EMBEDDED, ["--runtime.token=short secret"])
     assert "short secret" not in str(errors["runtime.token"])
+    errors = refused(EMBEDDED, ['--runtime.token={"value": "correct-horse"}'])
+    assert "correct-horse" not in str(errors["runtime.token"])
 
 
 def test_policy_path_takes_a_folder_and_keeps_overrides(checkpoint, no_hub):

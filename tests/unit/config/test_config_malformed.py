@@ -230,12 +230,16 @@ def test_not_finite_hides_nowhere(text, tmp_path):
         '{"a":' * 100_000 + "1" + "}" * 100_000,
         '{"pirl":' * (MAX_DEPTH + 1) + "{}" + "}" * (MAX_DEPTH + 1),
         '{"seed": ' + "9" * 5000 + "}",
-        " " * (MAX_BYTES + 1),
     ],
     ids=lambda content: repr(content[:24]),
 )
 def test_file_that_is_no_json_object_is_refused(content, tmp_path):
     assert list(refused(write(tmp_path, content))) == ["config_path"]
+
+
+def test_huge_file_is_refused_before_it_is_parsed(tmp_path):
+    file = write(tmp_path, '{"seed": "' + "x" * MAX_BYTES + '"}', "huge.json")
+    assert "bytes" in refused(file)["config_path"].expected
 
 
 @pytest.mark.parametrize("name", ["", "absent.json", "folder", "nul\0byte.json"], ids=repr)

@@ -6,8 +6,9 @@ import sys
 
 import huggingface_hub.constants
 import pytest
-from config_builders import EMBEDDED, ROOT, XVLA_LIBERO, raw, with_value, write
+from config_builders import EMBEDDED, ROOT, XVLA_LIBERO, raw, resolved, with_value, write
 
+from pirl.config.rules import RULES, rule_outcomes
 from pirl.config.validate import main
 from pirl.errors import ConfigError, EnvironmentNotReadyError
 
@@ -48,6 +49,8 @@ def test_valid_config_as_json(capsys):
     assert answer["recipe"] == "pi-rl"
     assert len(answer["config_hash"]) == 64
     assert answer["summary"]
+    assert len(answer["rules"]) == len(RULES)
+    assert all(row["held"] and row["meaning"] for row in answer["rules"])
 
 
 def test_invalid_config_as_json_has_every_error(tmp_path, capsys):
@@ -59,6 +62,14 @@ def test_invalid_config_as_json_has_every_error(tmp_path, capsys):
         "pirl.betas.a"
     }
     assert all(row["expected"] and row["fix"] for row in answer["errors"])
+
+
+def test_report_says_which_rule_does_not_hold():
+    tree = resolved()
+    tree["pirl"]["micro_batch"] = 5
+    broken = [o for o in rule_outcomes(tree) if o.errors]
+    assert [o.rule for o in broken] == ["check_batches"]
+    assert broken[0].errors[0].field == "pirl.micro_batch"
 
 
 def test_invalid_config_raises_without_json(tmp_path):
