@@ -219,3 +219,21 @@ def policy_text() -> str:
 def policy_digest() -> str:
     """SHA-256 of `policy_text`, hex."""
     return hashlib.sha256(policy_text().encode("utf-8")).hexdigest()
+
+
+def render_markdown() -> str:
+    """The table of criteria in `docs/evidence.md`."""
+    lines: list[str] = []
+    for step in STEPS:
+        lines += [
+            "",
+            f"### {step}",
+            "",
+            "| criterion | required | row | what |",
+            "|---|---|---|---|",
+        ]
+        for c in criteria_of(step):
+            threshold = "yes" if c.comparator == IS_TRUE else f"{c.comparator} {c.threshold:g}"
+            required = f"{threshold} {c.unit}".strip()
+            lines.append(f"| `{c.name}` | {required} | {c.source} | {c.description} |")
+    return "\n".join(lines).replace("|ratio - 1|", "abs(ratio - 1)") + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,12 @@ H1, H2 and I1 to I5."""
 
 def test_policy_changes_only_together_with_its_version():
     assert (policy.POLICY_VERSION, policy.policy_digest()) == PINNED
+
+
+def test_documentation_has_the_table_of_criteria():
+    text = (Path(__file__).parents[3] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    block = text.split("<!-- criteria -->\n")[1].split("<!-- /criteria -->")[0]
+    assert block == policy.render_markdown()
 
 
 def test_every_row_of_the_checklist_has_a_criterion():
