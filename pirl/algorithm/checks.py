@@ -7,44 +7,18 @@ Owns the decision that numbers are wrong and the text that says which part diffe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pirl.algorithm.diagnostics import RatioStats
+from pirl.algorithm.diagnostics import Parity, RatioStats
 from pirl.algorithm.log_prob import recorded_log_prob, reduce_log_prob
 from pirl.algorithm.loss import rows_like
-from pirl.algorithm.prepare import Networks, Prepared, replay
+from pirl.algorithm.networks import Networks, replay
+from pirl.algorithm.prepare import Prepared
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
 from pirl.hooks import disabled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
-    """How far replayed log-probs are from those recorded with the same weights, in nats."""
-
-    max_abs: float
-    mean_abs: float
-    decisions: int
-    """Decisions of the learner's own version that were compared."""
-
-    def merge(self, other: Parity) -> Parity:
-        """The parity of both sets of decisions."""
-        total = self.decisions + other.decisions
-        mean = self.mean_abs * self.decisions + other.mean_abs * other.decisions
-        return Parity(
-            max_abs=max(self.max_abs, other.max_abs),
-            mean_abs=mean / max(1, total),
-            decisions=total,
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """Named metrics; empty when nothing of this version was compared."""
-        if not self.decisions:
-            return {}
-        return {"parity_max_abs": self.max_abs, "parity_mean_abs": self.mean_abs}
 
 
 def require_parity(

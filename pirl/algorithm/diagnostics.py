@@ -7,6 +7,7 @@ Owns the sums behind `update/*` metrics of the actor loss; the names are declare
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -91,3 +92,63 @@ class RatioStats:
             "behave_masked_fraction": self.not_admitted / self.samples,
             **{f"ratio_bin_{index}": float(count) for index, count in enumerate(self.bins)},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far replayed log-probs are from those recorded with the same weights, in nats."""
+
+    max_abs: float
+    mean_abs: float
+    decisions: int
+    """Decisions of the learner's own version that were compared."""
+
+    def merge(self, other: Parity) -> Parity:
+        """The parity of both sets of decisions."""
+        total = self.decisions + other.decisions
+        mean = self.mean_abs * self.decisions + other.mean_abs * other.decisions
+        return Parity(
+            max_abs=max(self.max_abs, other.max_abs),
+            mean_abs=mean / max(1, total),
+            decisions=total,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Named metrics; empty when nothing of this version was compared."""
+        if not self.decisions:
+            return {}
+        return {"parity_max_abs": self.max_abs, "parity_mean_abs": self.mean_abs}
+
+
+@dataclass(slots=True, kw_only=True)
+class UpdateStats:
+    """What one update did, for metrics and for the adaptive rate."""
+
+    losses: dict[str, float] = field(default_factory=dict[str, float])
+    grad_norms: dict[str, float] = field(default_factory=dict[str, float])
+    ratio: RatioStats = field(default_factory=RatioStats)
+    first: RatioStats = field(default_factory=RatioStats)
+    """The first minibatch, before any optimiser step."""
+    parity: Parity = field(default_factory=lambda: Parity(max_abs=0.0, mean_abs=0.0, decisions=0))
+    last_epoch: RatioStats = field(default_factory=RatioStats)
+    """How far the policy moved: the last epoch only."""
+    minibatches: int = 0
+    optimiser_steps: int = 0
+    epochs: int = 0
+    value_epoch_loss: float | None = None
+    noise_std: list[float] = field(default_factory=list[float])
+
+    def add_losses(self, terms: Mapping[str, Tensor], *, train_actor: bool) -> None:
+        """Add the terms of one micro-batch; actor terms only where they train."""
+        for name, value in terms.items():
+            if train_actor or name == "value_loss":
+                self.losses[name] = self.losses.get(name, 0.0) + float(value.detach())
+
+    def add_noise_std(self, noise_std: float) -> None:
+        """Remember the mean std of one micro-batch."""
+        self.noise_std.append(noise_std)
+
+    @property
+    def approx_kl(self) -> float | None:
+        """Mean k3 over the last epoch, nats; None when the actor did not train."""
+        return self.last_epoch.approx_kl if self.last_epoch.samples else None

@@ -18,23 +18,27 @@ from lerobot.rl.algorithms.configs import RLAlgorithmConfig, TrainingStats
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from pirl.algorithm.critic import Critic, ValueBuffer, critic_input_width
+from pirl.algorithm.critic import Critic, ValueBuffer
+from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.flow_noise import NoiseHead
+from pirl.algorithm.networks import build_networks
+from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_optimizer
-from pirl.algorithm.prepare import Networks, Prepared, prepare
-from pirl.algorithm.seeding import Stream, seeded_generator
-from pirl.algorithm.update import (
-    Counts,
-    DemoBatches,
-    Limits,
-    UpdateStats,
-    minibatch_losses,
-    update,
-)
+from pirl.algorithm.prepare import Prepared, prepare
+from pirl.algorithm.report import metric_row, training_stats
+from pirl.algorithm.update import DemoBatches, Limits, update
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import CheckpointError, ConfigError, FieldError, FieldMismatch, MismatchError
 from pirl.records import DecisionBatch
+
+__all__ = [
+    "NOISE_HEAD_PREFIX",
+    "BatchLosses",
+    "PiRLAlgorithm",
+    "PiRLAlgorithmConfig",
+    "metric_row",
+]
 
 NOISE_HEAD_PREFIX = "noise_head."
 """Prefix of the noise head among published weights and in the algorithm's state."""
@@ -100,11 +104,7 @@ class PiRLAlgorithm(RLAlgorithm):
         self.policy = policy
         self._limits = Limits(parity=parity_tol, ratio=ratio_tol)
         self._demos = demo_batches if config.pirl.bc_weight > 0 else None
-        self._nets = Networks(
-            policy=policy,
-            critic=_build_critic(policy, config),
-            noise_head=_build_noise_head(policy, config),
-        )
+        self._nets = build_networks(policy, config.pirl, seed=config.seed)
         self._reference: dict[str, Tensor] | None = None
         if config.pirl.kl_beta > 0:
             trained = policy.trained_parameters()
@@ -203,7 +203,7 @@ class PiRLAlgorithm(RLAlgorithm):
         self._schedule.adapt(stats.approx_kl)
         self._updates += 1
         self.optimization_step = self.optimization_step + stats.optimiser_steps
-        return _training_stats(stats, prepared, batch, rates=rates)
+        return training_stats(stats, prepared, batch, rates=rates)
 
     def forward_batch(self, batch: DecisionBatch) -> BatchLosses:
         """Losses and named metrics of a batch of transitions, for either variant; changes nothing.
@@ -315,30 +315,6 @@ class PiRLAlgorithm(RLAlgorithm):
         self._schedule.scale = float(state["lr_scale"])
 
 
-def _build_critic(policy: FlowPolicy, config: PiRLAlgorithmConfig) -> Critic | None:
-    if config.pirl.adv_type == "grpo":
-        return None
-    critic = Critic(
-        critic_input_width(policy, config.pirl),
-        hidden=config.pirl.value_hidden,
-        last_init=config.pirl.value_last_init,
-        generator=seeded_generator(config.seed, Stream.CRITIC_INIT),
-    )
-    return critic.to(policy.device)
-
-
-def _build_noise_head(policy: FlowPolicy, config: PiRLAlgorithmConfig) -> NoiseHead | None:
-    if not config.pirl.is_flow_noise or config.pirl.flow_noise is None:
-        return None
-    head = NoiseHead(
-        feature_width=policy.feature_width,
-        model_dim=policy.spec.model_dim,
-        settings=config.pirl.flow_noise,
-        generator=seeded_generator(config.seed, Stream.NOISE_HEAD_INIT),
-    )
-    return head.to(policy.device)
-
-
 def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, what: str) -> None:
     """Copy `source` into `target`, all or nothing."""
 
@@ -357,44 +333,3 @@ def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, 
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])
-
-
-def _training_stats(
-    stats: UpdateStats, prepared: Prepared, batch: DecisionBatch, *, rates: Mapping[str, float]
-) -> TrainingStats:
-    """Metrics of an update; `metric_row` gives them the names of `docs/metrics.md`."""
-    passes = max(1, stats.minibatches)
-    steps = max(1, stats.optimiser_steps)
-    extra = {
-        **stats.ratio.metrics(),
-        **stats.parity.metrics(),
-        "approx_kl": stats.approx_kl or 0.0,
-        "ratio_first_max_abs": stats.first.max_abs,
-        "clip_first_fraction": stats.first.clip_fraction,
-        "kl_first": stats.first.approx_kl,
-        "epochs": float(stats.epochs),
-        "optimiser_steps": float(stats.optimiser_steps),
-        "reward_mean": float(batch.reward.double().mean()),
-        **{f"lr_{name}": rate for name, rate in rates.items() if name != "actor_no_decay"},
-        **prepared.metrics,
-        "version/lag_max": float(prepared.lag.max()),
-        "version/lag_mean": float(prepared.lag.double().mean()),
-    }
-    if stats.noise_std:
-        extra["noise_std_mean"] = sum(stats.noise_std) / len(stats.noise_std)
-    if stats.value_epoch_loss is not None:
-        extra["value_epoch_loss"] = stats.value_epoch_loss
-    return TrainingStats(
-        losses={name: total / passes for name, total in stats.losses.items()},
-        grad_norms={name: total / steps for name, total in stats.grad_norms.items()},
-        extra=extra,
-    )
-
-
-def metric_row(stats: TrainingStats) -> dict[str, float]:
-    """`stats` under the names that `pirl.evidence.metrics` declares."""
-    row = {f"update/{name}": value for name, value in stats.losses.items()}
-    row |= {f"update/grad_norm_{name}": value for name, value in stats.grad_norms.items()}
-    for name, value in stats.extra.items():
-        row[name if "/" in name else f"update/{name}"] = value
-    return row

@@ -246,6 +246,30 @@ def test_update_counts_itself_and_its_optimiser_steps():
     assert algorithm.optimization_step == 6
 
 
+def test_an_update_works_in_eval_mode_and_leaves_it_whatever_came_before_or_between():
+    policy = ToyPolicy(
+        chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16, dropout=0.5
+    )
+
+    def demos():
+        while True:
+            yield {"action": torch.zeros(2, 3, 3)}
+            policy.module.train()
+
+    algorithm = an_algorithm(policy, a_recipe(bc_weight=0.1), demo_batches=demos())
+    batch = a_batch(algorithm)
+    policy.module.train()
+    with pytest.raises(NumericsError, match=r"dropout|ratio"):
+        algorithm.update(iter([batch]))
+    assert not any(m.training for m in policy.module.modules())
+    plain = an_algorithm(policy, a_recipe())
+    batch = a_batch(plain)
+    policy.module.train()
+    row = metric_row(plain.update(iter([batch])))
+    assert row["update/parity_max_abs"] < 1e-5
+    assert not any(m.training for m in policy.module.modules())
+
+
 # The real policy, in miniature.
 
 

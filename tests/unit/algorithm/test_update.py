@@ -9,16 +9,12 @@ import pytest
 import torch
 from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
 
+from pirl.algorithm.diagnostics import UpdateStats
+from pirl.algorithm.networks import micro_batches
+from pirl.algorithm.objective import Counts, Losses, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
-from pirl.algorithm.prepare import Prepared, micro_batches
-from pirl.algorithm.update import (
-    Counts,
-    Losses,
-    UpdateStats,
-    _backward_minibatch,
-    minibatch_losses,
-    minibatches,
-)
+from pirl.algorithm.prepare import Prepared
+from pirl.algorithm.update import _backward_minibatch, minibatches
 from pirl.errors import ConfigError, NumericsError
 from pirl.records import DecisionBatch
 
@@ -308,7 +304,7 @@ def test_reference_kl_is_zero_at_the_start_and_pulls_back_later(variant):
     batch = a_batch(free)
     start = free.get_weights()
     _, losses = losses_of(tied, batch)
-    assert float(losses.actor.kl_reference) == pytest.approx(0.0, abs=1e-9)
+    assert float(losses.actor.kl_reference.detach()) == pytest.approx(0.0, abs=1e-9)
     for algorithm in (free, tied):
         for _ in range(2):
             algorithm.update(iter([a_batch(algorithm)]))
@@ -461,3 +457,66 @@ def test_trajectory_weighting_counts_every_episode_equally():
     torch.testing.assert_close(total, torch.full((4,), 11 / 4))
     flat = an_update(loss_weighting="chunk")
     assert flat._prepare(a_batch(flat)).actor_weight.tolist() == [1.0] * 11
+
+
+@pytest.mark.parametrize("weighting", ["trajectory", "chunk"])
+def test_the_first_losses_are_the_weighted_means_written_out(weighting):
+    algorithm = an_update(loss_weighting=weighting)
+    prepared, losses = losses_of(algorithm, a_batch(algorithm))
+    # At ratio one the surrogate is -A; at a zero critic the value loss is target^2 / 2.
+    policy = -(prepared.actor_weight * prepared.advantage).mean()
+    value = (prepared.critic_weight * 0.5 * prepared.target.square()).mean()
+    torch.testing.assert_close(losses.actor.policy, policy)
+    torch.testing.assert_close(losses.value, value)
+    assert (float(prepared.actor_weight.std()) > 0.0) == (weighting == "trajectory")
+
+
+def test_normalisation_is_a_knob():
+    normal, raw = an_update(), an_update(normalize_advantages=False)
+    batch = a_batch(normal)
+    a, b = normal._prepare(batch), raw._prepare(batch)
+    assert float(a.advantage.mean()) == pytest.approx(0.0, abs=1e-6)
+    torch.testing.assert_close(b.advantage, b.target - b.old_value)
+
+
+@pytest.mark.parametrize("source", ["vlm", "vlm_tokens", "action_tokens"])
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_only_ends_that_may_go_on_look_at_their_next_observation(source, bootstrap):
+    algorithm = an_update(value_source=source, bootstrap_on_truncation=bootstrap)
+    algorithm.critic.last.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    batch = a_batch(algorithm)
+    # The third episode is cut off by the end of collection: neither terminal nor truncated.
+    opened = replace(batch, terminated=batch.terminated & (torch.arange(11) != 6))
+    moved = replace(opened.next_observation, state=opened.next_observation.state * 3.0 - 1.0)
+    moved = replace(moved, state=moved.state * torch.tensor([1.0, -1.0, 2.0]))
+    a = algorithm._prepare(opened).target
+    b = algorithm._prepare(replace(opened, next_observation=moved)).target
+    episode = torch.arange(4).repeat_interleave(torch.tensor([3, 2, 2, 4]))
+    changed = {int(e) for e in episode[a != b]}
+    assert changed == ({1, 2, 3} if bootstrap else {2})
+
+
+def test_the_time_of_the_next_decision_is_one_later():
+    algorithm = an_update(value_source="vlm_tokens")
+    algorithm.critic.last.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    batch = a_batch(algorithm)
+    nothing = torch.zeros(11, dtype=torch.bool)
+    # Next observation = own observation: the two values of an end differ by the time alone.
+    same = replace(batch, terminated=nothing, truncated=nothing, next_observation=batch.observation)
+    prepared = algorithm._prepare(same)
+    end = 10
+    later = prepared.critic_inputs[end : end + 1].clone()
+    later[:, -1] = torch.log1p(torch.tensor(4.0))
+    expected = batch.reward[end] + 0.99 * algorithm.critic(later)[0]
+    torch.testing.assert_close(prepared.target[end], expected.detach())
+
+
+def test_minibatch_order_depends_on_the_version():
+    orders = []
+    for version in (0, 1):
+        algorithm = an_update(global_batch=4)
+        batch = a_batch(algorithm)
+        stamped = with_field(batch, "pirl_version", torch.full((11,), version))
+        algorithm.update(iter([replace(stamped, policy_version=version)]))
+        orders.append(algorithm.get_weights())
+    assert not equal(*orders)

@@ -1,0 +1,154 @@
+"""What trains, and the three passes over it: encode, replay, one micro-batch at a time.
+
+Owns the modules of a learner and the size of a forward pass. Refuses to know advantages and losses.
+Read `pirl.algorithm.prepare` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from pirl.algorithm.chain import replay_log_prob
+from pirl.algorithm.critic import Critic, critic_input_width
+from pirl.algorithm.flow_noise import NoiseHead
+from pirl.algorithm.log_prob import ReplayedLogProb, reduce_log_prob
+from pirl.algorithm.seeding import Stream, seeded_generator
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.records import Context, Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """What trains: the policy, and the two modules that only training needs."""
+
+    policy: FlowPolicy
+    critic: Critic | None
+    """None with GRPO."""
+    noise_head: NoiseHead | None
+    """None with Flow-SDE."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that trains, by name."""
+        named = dict(self.policy.trained_parameters())
+        for prefix, module in (("noise_head", self.noise_head), ("critic", self.critic)):
+            if module is not None:
+                named |= {f"{prefix}.{name}": p for name, p in module.named_parameters()}
+        return named
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Every gradient there is, by parameter name."""
+        return {name: p.grad for name, p in self.parameters().items() if p.grad is not None}
+
+
+def build_networks(policy: FlowPolicy, pirl: PiRLConfig, *, seed: int) -> Networks:
+    """`policy` with a new critic and noise head, whose weights are functions of `seed` alone."""
+    critic = None
+    if pirl.adv_type != "grpo":
+        critic = Critic(
+            critic_input_width(policy, pirl),
+            hidden=pirl.value_hidden,
+            last_init=pirl.value_last_init,
+            generator=seeded_generator(seed, Stream.CRITIC_INIT),
+        ).to(policy.device)
+    noise_head = None
+    if pirl.is_flow_noise and pirl.flow_noise is not None:
+        noise_head = NoiseHead(
+            feature_width=policy.feature_width,
+            model_dim=policy.spec.model_dim,
+            settings=pirl.flow_noise,
+            generator=seeded_generator(seed, Stream.NOISE_HEAD_INIT),
+        ).to(policy.device)
+    return Networks(policy=policy, critic=critic, noise_head=noise_head)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Rows of one forward pass. The first `num_live` count; the rest repeat a row as padding."""
+
+    rows: Int64[Tensor, " M"]
+    num_live: int
+
+    @property
+    def live(self) -> Bool[Tensor, " M"]:
+        """Which rows count."""
+        return torch.arange(len(self.rows), device=self.rows.device) < self.num_live
+
+
+def micro_batches(rows: Int64[Tensor, " B"], *, size: int) -> Iterator[MicroBatch]:
+    """Split `rows` in pieces of one size, the last one padded.
+
+    One size, because GPU kernels differ between batch sizes and the ratio must start at one.
+    """
+    size = min(size, len(rows))
+    for part in rows.split(size):
+        padding = rows[:1].expand(size - len(part))
+        yield MicroBatch(rows=torch.cat([part, padding]), num_live=len(part))
+
+
+def per_micro_batch(
+    compute: Callable[[Tensor], Tensor], rows: Int64[Tensor, " B"], *, micro_batch: int
+) -> Tensor:
+    """`compute` over all rows in micro-batches of one size, results in the order of `rows`."""
+    parts = [
+        compute(micro.rows)[: micro.num_live] for micro in micro_batches(rows, size=micro_batch)
+    ]
+    return torch.cat(parts)
+
+
+def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) -> Context:
+    """Contexts of all observations, in micro-batches, kept on the policy's device."""
+    device = policy.device
+
+    def one(rows: Tensor) -> Context:
+        part = observation.index(rows)
+        return policy.encode(
+            Observation(
+                images={name: image.to(device) for name, image in part.images.items()},
+                state=part.state.to(device),
+                input_ids=part.input_ids.to(device),
+                domain_id=part.domain_id.to(device),
+            )
+        )
+
+    parts = [
+        one(micro.rows).index(slice(0, micro.num_live))
+        for micro in micro_batches(torch.arange(len(observation)), size=micro_batch)
+    ]
+    return Context.cat(parts)
+
+
+def replay(
+    nets: Networks,
+    context: Context,
+    fields: Mapping[str, Tensor],
+    *,
+    rows: Tensor,
+    pirl: PiRLConfig,
+) -> ReplayedLogProb:
+    """Log-prob of the recorded chains of `rows` under the current weights."""
+    return replay_log_prob(
+        nets.policy,
+        context.index(rows),
+        fields={name: value[rows] for name, value in fields.items()},
+        pirl=pirl,
+        noise_head=nets.noise_head,
+    )
+
+
+def replayed_samples(
+    nets: Networks,
+    context: Context,
+    fields: Mapping[str, Tensor],
+    *,
+    rows: Tensor,
+    pirl: PiRLConfig,
+) -> Float[Tensor, "B ..."]:
+    """`replay`, reduced to the samples of `logprob_level`."""
+    replayed = replay(nets, context, fields, rows=rows, pirl=pirl)
+    return reduce_log_prob(replayed.log_prob, mask=replayed.mask, level=pirl.logprob_level).value
