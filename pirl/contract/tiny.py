@@ -122,8 +122,8 @@ def tiny_metaworld_config(
 ) -> XVLAConfig:
     """The tiny X-VLA of the embedded MetaWorld profile: `auto`, 4-dim action and state, one view.
 
-    An empty camera gives the auxiliary-view projection tokens to work on; without any, a part of the
-    trained transformer could never change.
+    An empty camera gives the auxiliary-view projection tokens to work on; without any, a part of
+    the trained transformer could never change.
     """
     return tiny_xvla_config(
         "auto",

@@ -6,18 +6,13 @@ random weights by accident. Read `pirl.contract.check` next.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
-from safetensors import SafetensorError
 
 from pirl.contract.clauses import refuse_unfit_config
 from pirl.contract.digests import architecture_digest, weights_digest
@@ -27,9 +22,10 @@ from pirl.contract.processors import (
     save_processors,
     tokenize_instruction,
 )
+from pirl.contract.source import load_policy
 from pirl.contract.tf32 import turn_off_tf32
 from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX, XVLAFlowPolicy
-from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.errors import ConfigError, FieldError
 
 __all__ = [
     "XVLAFlowPolicy",
@@ -42,8 +38,6 @@ __all__ = [
     "turn_off_tf32",
     "weights_digest",
 ]
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def build_policy(
@@ -66,6 +60,7 @@ def build_policy(
     Raises:
         EnvironmentNotReadyError: the folder does not exist or the hub does not answer.
         CheckpointError: the weights are damaged or do not fit the config.
+        MismatchError: the config describes another geometry than the checkpoint's own.
         ContractError: RL cannot train such a policy.
         ConfigError: no geometry in the config, or `executed_dims` does not fit.
     """
@@ -76,7 +71,7 @@ def build_policy(
     # Construction draws from the global CPU generator, also when a checkpoint overwrites the draw.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        policy = XVLAPolicy(config) if config.pretrained_path is None else _load(config)
+        policy = XVLAPolicy(config) if config.pretrained_path is None else load_policy(config)
     policy.to(device)
     return XVLAFlowPolicy(policy, executed_dims=executed_dims)
 
@@ -121,40 +116,3 @@ def _require_geometry(config: XVLAConfig) -> None:
             )
         ]
     )
-
-
-def _load(config: XVLAConfig) -> XVLAPolicy:
-    source = str(config.pretrained_path)
-    _require_weights(source, config.pretrained_revision)
-    try:
-        return XVLAPolicy.from_pretrained(
-            source, config=config, revision=config.pretrained_revision, strict=True
-        )
-    except SafetensorError as error:
-        raise CheckpointError(f"{source}: damaged weights file", parts=[str(error)]) from error
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise CheckpointError(
-            f"{source}: the weights do not fit the policy config", parts=lines
-        ) from error
-
-
-def _require_weights(source: str, revision: str | None) -> None:
-    """Refuse early: X-VLA would first build 0.9 B random parameters."""
-    if Path(source).is_dir():
-        if not (Path(source) / SAFETENSORS_SINGLE_FILE).is_file():
-            raise CheckpointError(f"{source}: no {SAFETENSORS_SINGLE_FILE} in this folder")
-        return
-    if not _HUB_ID.fullmatch(source):
-        raise EnvironmentNotReadyError(
-            f"policy.pretrained_path = {source!r}: no such folder",
-            remedy="check the path, relative to the working directory, or give a hub id OWNER/NAME",
-        )
-    try:
-        hf_hub_download(source, SAFETENSORS_SINGLE_FILE, revision=revision)
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise EnvironmentNotReadyError(
-            f"policy.pretrained_path = {source!r}: no such folder, and not to be had from the hub: "
-            + str(error).strip().split("\n", 1)[0],
-            remedy="make the hub reachable, or download the checkpoint and give its folder",
-        ) from error

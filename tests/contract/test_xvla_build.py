@@ -1,6 +1,7 @@
 """Where weights come from, and every way in which they must not come from."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -26,6 +27,7 @@ from pirl.errors import (
     ContractError,
     EnvironmentNotReadyError,
     ExitCode,
+    MismatchError,
 )
 
 
@@ -92,11 +94,50 @@ def test_damaged_weights_are_refused(tmp_path):
         a_policy(config)
 
 
-def test_weights_of_another_geometry_are_refused_with_their_names(tmp_path):
-    write_tiny_checkpoint(tmp_path, a_config(), 0)
-    config = a_config(num_domains=3)
+def test_weights_that_do_not_fit_are_refused_with_their_names(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path, a_config(), 0)
+    wider = write_tiny_checkpoint(tmp_path / "wider", a_config(num_domains=3), 0)
+    shutil.copy(wider / "model.safetensors", folder)
+    config = a_config()
     config.pretrained_path = tmp_path
     with pytest.raises(CheckpointError, match="soft_prompt_hub"):
+        a_policy(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_heads", 2), ("chunk_size", 11), ("action_mode", "agibot_ee6d"), ("dim_time", 8)],
+)
+def test_a_geometry_that_shapes_cannot_tell_is_compared_with_the_checkpoints_own(
+    tmp_path, field, value
+):
+    config = a_config()
+    config.pretrained_path = write_tiny_checkpoint(tmp_path, config, 0)
+    ours = getattr(config, field)
+    setattr(config, field, value)
+    with pytest.raises(MismatchError) as caught:
+        a_policy(config)
+    assert [(f.field, f.ours, f.theirs) for f in caught.value.fields] == [
+        (f"policy.{field}", value, ours)
+    ]
+
+
+def test_steps_may_differ_from_the_checkpoints_own(tmp_path):
+    config = a_config()
+    config.pretrained_path = write_tiny_checkpoint(tmp_path, config, 0)
+    config.num_denoising_steps, config.n_action_steps = 3, 4
+    spec = a_policy(config).spec
+    assert (spec.denoising_steps, spec.executed_steps) == (3, 4)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_checkpoint_without_a_readable_config_is_refused(tmp_path, text):
+    config = a_config()
+    config.pretrained_path = write_tiny_checkpoint(tmp_path, config, 0)
+    (tmp_path / "config.json").unlink()
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         a_policy(config)
 
 
