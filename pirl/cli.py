@@ -14,16 +14,16 @@ from pirl.errors import ExitCode, PirlError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
-    "verify": ("pirl.evidence.verify", "check a bundle offline and recompute its verdict"),
+    "verify": (
+        "pirl.evidence.verify:verify_main",
+        "check a bundle offline and recompute its verdict",
+    ),
     "doctor": ("pirl.gate.doctor", "check this machine and the X-VLA x LIBERO profile"),
     "validate": ("pirl.config.validate", "check a config and print its preflight summary"),
     "launch": ("pirl.runtime.launch", "run a learner and its actors on this machine"),
     "learner": ("pirl.learner", "run the learner"),
     "actor": ("pirl.actor", "run one actor"),
     "train": ("pirl.runtime.train_guard", "lerobot-train, guarded against the pi-rl recipe"),
-    "eval": ("pirl.learn.evaluate", "evaluate policies with counts and intervals"),
-    "demo": ("pirl.learn.demo", "demonstrations, warm start, piRL, evaluation: the learning proof"),
-    "bench": ("pirl.learn.bench", "bounded benchmarks with JSON results"),
     "serve": ("pirl.gate.serve", "serve the Prefect deployment of phase2-gate"),
 }
 
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args:
             print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
         return int(ExitCode.USAGE)
-    module = import_module(COMMANDS[args[0]][0])
-    return run_guarded(module.main, args[1:])
+    module, _, function = COMMANDS[args[0]][0].partition(":")
+    return run_guarded(getattr(import_module(module), function or "main"), args[1:])
 
 
 if __name__ == "__main__":

@@ -117,10 +117,14 @@ def _render() -> Check:
             frame = next(iter(env.reset({0: plans[0]})[0].images.values()))
         finally:
             env.close()
-        return f"MUJOCO_GL={backend}: {frame.shape[1]} x {frame.shape[2]} frame, std {frame.std():.0f}"
+        return (
+            f"MUJOCO_GL={backend}: {frame.shape[1]} x {frame.shape[2]} frame, std {frame.std():.0f}"
+        )
 
     return _guarded(
-        "render", probe, remedy="install libegl1 libgl1-mesa-dri (software EGL) and set MUJOCO_GL=egl"
+        "render",
+        probe,
+        remedy="install libegl1 libgl1-mesa-dri (software EGL) and set MUJOCO_GL=egl",
     )
 
 
@@ -132,7 +136,9 @@ def _libero() -> Check:
         folder = prepare_assets()
         return f"config written, assets complete ({sum(1 for _ in folder.iterdir())} folders)"
 
-    return _guarded("libero", probe, remedy="set PIRL_LIBERO_ASSETS to a folder with LIBERO's assets")
+    return _guarded(
+        "libero", probe, remedy="set PIRL_LIBERO_ASSETS to a folder with LIBERO's assets"
+    )
 
 
 def _profile() -> Check:
@@ -209,7 +215,9 @@ def _hub() -> Check:
     return Check(
         name="hub",
         ok=reachable,
-        found="reachable" if reachable else ("HF_HUB_OFFLINE is set" if offline else "not reachable"),
+        found="reachable"
+        if reachable
+        else ("HF_HUB_OFFLINE is set" if offline else "not reachable"),
         remedy="" if reachable else "give weights and LIBERO assets as local folders",
         required=False,
     )

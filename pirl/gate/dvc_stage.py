@@ -41,7 +41,7 @@ CURVE = Path("reports/learning.csv")
 _CURVE_METRICS = ("rollout/success_rate", "update/approx_kl", "update/value_loss")
 
 
-def main(argv: Sequence[str]) -> int:  # noqa: ARG001
+def main(argv: Sequence[str]) -> int:
     """Run the gate of `params.yaml`; exit code 0 only when it passed."""
     configure_logging("gate")
     bundle_folder = OUTPUTS / "bundle"

@@ -41,7 +41,9 @@ def environment_facts(env_cfg: EnvConfig) -> dict[str, Any]:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over relative path and content of every file below `folder`."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()

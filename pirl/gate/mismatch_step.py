@@ -26,6 +26,7 @@ from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
 from pirl.evidence.bundle import StepWriter
+from pirl.gate import forked
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.processes import Watch
 from pirl.gate.session import GateFailedError, GateSession
@@ -40,10 +41,12 @@ from pirl.transport.identity import Identity
 
 DEADLINE_S = 120.0
 """Any refusal must come within this long, process start included."""
-_PARALLEL = 2
+_PARALLEL = 4
 _HEALTH_S = 20.0
 _TRAIN_CONFIG = Path("pretrained_model/train_config.json")
-_MISMATCH_LINE = re.compile(r"^\s+(?P<field>[\w./ ()-]+): \w+ = (?P<ours>.*), \w+ = (?P<theirs>.*)$")
+_MISMATCH_LINE = re.compile(
+    r"^\s+(?P<field>[\w./ ()-]+): \w+ = (?P<ours>.*), \w+ = (?P<theirs>.*)$"
+)
 _FIELD_LINE = re.compile(r"^(?P<field>[\w.]+) = (?P<value>.*)$")
 _EXPECTED_LINE = re.compile(r"^\s+expected: (?P<expected>.*)$")
 
@@ -54,6 +57,7 @@ class _Case:
 
     name: str
     argv: tuple[str, ...]
+    """Module with a `main`, then its arguments."""
     direction: str = "actor-to-learner"
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden: tuple[str, str] | None = None
@@ -181,7 +185,7 @@ def _is_healthy(gate: GateSession, host: _Host, *, timeout_s: float = _HEALTH_S)
 
 
 def _actor(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pirl.actor", *arguments)
+    return ("pirl.actor", *arguments)
 
 
 def _negatives(
@@ -189,9 +193,7 @@ def _negatives(
 ) -> list[dict[str, Any]]:
     """Real processes that the learner must refuse, two at a time."""
     cases = _process_cases(gate, host)
-    pool = ThreadPoolExecutor(_PARALLEL)
-    # Children die with the thread that started them, so each worker waits for its own.
-    with pool:
+    with ThreadPoolExecutor(_PARALLEL) as pool:
         rows = list(pool.map(lambda case: _run_case(gate, step, case, watch), cases))
     healthy = _is_healthy(gate, host)
     for row in rows:
@@ -207,7 +209,7 @@ def _process_cases(gate: GateSession, host: _Host) -> list[_Case]:
     shutil.copy(gate.config_path, elsewhere)
     other = next(v for v in VARIANTS if v != gate.variant)
     other_config = _other_variant(gate, other)
-    probe = (sys.executable, "-m", "pirl.gate.peer_probe")
+    probe = ("pirl.gate.peer_probe",)
     probed = (
         "action-mode",
         "denoising-steps",
@@ -251,8 +253,6 @@ def _other_variant(gate: GateSession, other: str) -> Path:
 def _stock_learner_case(gate: GateSession) -> _Case:
     """A real actor against LeRobot's own service, which says nothing of who it is."""
     argv = (
-        sys.executable,
-        "-m",
         "pirl.gate.stock_learner",
         gate.config_path,
         str(free_port(gate.loaded.cfg.runtime.host)),
@@ -265,10 +265,9 @@ def _run_case(gate: GateSession, step: StepWriter, case: _Case, watch: Watch) ->
     label = f"{case.name}-{case.direction}"
     log = gate.work / "logs" / "mismatch" / f"{label}.log"
     started = time.monotonic()
-    with ProcessGroup(grace_s=2.0) as group:
-        env = {**watch.env, **case.env}
-        child = group.add(spawn(label, case.argv, env=env, log_path=log))
-        code = child.wait(DEADLINE_S)
+    module, *argv = case.argv
+    process = forked.start(module, argv, env={**watch.env, **case.env}, log_path=log)
+    code = forked.wait(process, DEADLINE_S)
     elapsed = time.monotonic() - started
     text = log.read_text(encoding="utf-8", errors="replace")
     if case.hidden is None:
@@ -329,9 +328,7 @@ def _client_cases(gate: GateSession, host: _Host) -> list[dict[str, Any]]:
     return [_client_case(gate, host, name, identity) for name, identity in identities.items()]
 
 
-def _client_case(
-    gate: GateSession, host: _Host, name: str, identity: Identity
-) -> dict[str, Any]:
+def _client_case(gate: GateSession, host: _Host, name: str, identity: Identity) -> dict[str, Any]:
     runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
     started = time.monotonic()
     code, fields = 0, tuple[FieldMismatch, ...]()
@@ -404,8 +401,6 @@ def _tampered(gate: GateSession, name: str) -> Path:
 def _resume_argv(step_dir: Path, *extra: str) -> tuple[str, ...]:
     run_dir = step_dir.parent.parent
     return (
-        sys.executable,
-        "-m",
         "pirl.learner",
         "--config_path",
         str(step_dir / _TRAIN_CONFIG),
@@ -472,6 +467,8 @@ def _teeth_handshake(gate: GateSession, step: StepWriter, watch: Watch) -> dict[
                 spawn(
                     f"toothless-actor-{rank}",
                     [
+                        sys.executable,
+                        "-m",
                         *_actor("--config_path", gate.config_path, f"--runtime.port={host.port}"),
                         f"--pirl.gamma={cfg.pirl.gamma / 2}",
                         "--rank",

@@ -7,7 +7,7 @@ same link as an actor. Ends with the exit code that an actor would end with.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,11 +58,11 @@ def _call_without_metadata(host: str, port: int) -> None:
             raise from_rpc_error(error, doing="call without metadata") from error
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Command line: case, config and port."""
     case, config_path, port = argv
-    return run_guarded(lambda _: probe(case, config_path, int(port)), [])
+    return probe(case, config_path, int(port))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -30,6 +30,7 @@ from pirl.contract.stock import stock_generate
 from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.metric_log import read_json_lines
+from pirl.gate import forked
 from pirl.gate.facts import file_digest
 from pirl.gate.processes import Watch, process_records
 from pirl.gate.session import GateFailedError, GateSession
@@ -275,19 +276,19 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
     records: list[dict[str, Any]] = []
     for index in range(_SAVE_KILLS):
         run_dir = gate.work / "interrupted-saves" / str(index)
-        argv = [sys.executable, "-m", "pirl.gate.save_loop", str(source), str(run_dir)]
-        with ProcessGroup(grace_s=1.0) as group:
-            child = group.add(
-                spawn("saver", argv, env=watch.env, log_path=gate.work / "logs" / "saver.log")
-            )
-            _wait_for(
-                lambda d=run_dir, c=child: (d / "checkpoints" / "last").exists()
-                or c.poll() is not None,
-                what="the first save of the loop",
-            )
-            time.sleep(0.05 + 0.11 * index)
-            child.signal_group(signal.SIGKILL)
-            code = child.wait(10.0)
+        saver = forked.start(
+            "pirl.gate.save_loop",
+            [str(source), str(run_dir)],
+            env=watch.env,
+            log_path=gate.work / "logs" / "saver.log",
+        )
+        _wait_for(
+            lambda d=run_dir, p=saver: (d / "checkpoints" / "last").exists() or not p.is_alive(),
+            what="the first save of the loop",
+        )
+        time.sleep(0.05 + 0.11 * index)
+        saver.kill()
+        code = forked.wait(saver, 10.0)
         records.append(
             {
                 "kill": index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from pirl.runtime.session import build_session
 _MAX_SAVES = 10_000
 
 
-def main(source: Path, run_dir: Path) -> None:
-    """Restore `source` and save it again and again as later steps."""
+def main(argv: Sequence[str]) -> int:
+    """Restore the first argument and save it again and again below the second, as later steps."""
+    source, run_dir = map(Path, argv)
     loaded = load_config(source / "pretrained_model" / "train_config.json")
     session = build_session(loaded, device="cpu", run_id="save-loop")
     session.algorithm.make_optimizers_and_scheduler()
@@ -36,7 +38,8 @@ def main(source: Path, run_dir: Path) -> None:
             algorithm=session.algorithm,
             for_libero=loaded.cfg.env.type == "libero",
         )
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))

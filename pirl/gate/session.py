@@ -148,9 +148,7 @@ def open_gate(
             lock_files=LOCK_FILES,
             environment={"torch_threads": loaded.cfg.runtime.torch_threads},
         )
-        yield GateSession(
-            profile=chosen, variant=variant, work=work, bundle=bundle, loaded=loaded
-        )
+        yield GateSession(profile=chosen, variant=variant, work=work, bundle=bundle, loaded=loaded)
 
 
 @contextmanager

@@ -51,9 +51,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
     labels = [str(row["role"]) for row in result.processes]
     step.record("leftovers.json", watch.leftovers(labels=labels, ports=[result.port]))
     if result.exit_code is not ExitCode.OK:
-        step.record(
-            "processes.json", {"processes": process_records(result.processes, hooks={})}
-        )
+        step.record("processes.json", {"processes": process_records(result.processes, hooks={})})
         raise GateFailedError(
             f"the smoke run ended with exit code {int(result.exit_code)}; see logs/smoke-run/"
         )
@@ -144,4 +142,3 @@ def _learning_records(
         video,
         facts={"frames": clip.frames, "width": clip.width, "height": clip.height, "episode": 0},
     )
-

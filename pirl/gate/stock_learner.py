@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -20,8 +21,9 @@ from pirl.runtime.procs import ProcessGroup, spawn
 _ACTOR_S = 100.0
 
 
-def main(config_path: str, port: int) -> int:
-    """Serve, run one actor against it, return the actor's exit code."""
+def main(argv: Sequence[str]) -> int:
+    """Command line: config and port. Serve, run one actor, return the actor's exit code."""
+    config_path, port = argv
     shutdown = threading.Event()
     service = LearnerService(
         shutdown_event=shutdown,
@@ -52,4 +54,4 @@ def main(config_path: str, port: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1:]))

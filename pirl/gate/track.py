@@ -51,7 +51,7 @@ class NoTracker:
     """Keeps nothing (`pirl gate --no-mlflow`)."""
 
     @contextmanager
-    def step(self, step: str) -> Generator[None]:  # noqa: ARG002
+    def step(self, step: str) -> Generator[None]:
         yield
 
     def step_done(self, gate: GateSession, outcome: StepOutcome) -> None: ...
@@ -94,7 +94,7 @@ class MlflowTracker:
                 step=number,
             )
 
-    def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None:  # noqa: ARG002
+    def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None:
         self._run.conclude(bundle)
 
 

@@ -178,9 +178,7 @@ def _analytic(gate: GateSession) -> list[dict[str, Any]]:
         _gae_case(gate),
     ]
     for steps in (2, 5, 10):
-        stds = [
-            step_noise(k, steps, method="flow_sde", noise_level=0.5).std for k in range(steps)
-        ]
+        stds = [step_noise(k, steps, method="flow_sde", noise_level=0.5).std for k in range(steps)]
         records.append(
             {"kind": "flow-sde-std", "denoising_steps": steps, "noise_level": 0.5, "std": stds}
         )
@@ -285,9 +283,7 @@ def _split(gate: GateSession) -> dict[str, Any]:
     }
 
 
-def _look_at_environment(
-    gate: GateSession, session: Session
-) -> tuple[Observation, dict[str, Any]]:
+def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observation, dict[str, Any]]:
     """Reset one episode and run one chunk; the first real observation goes to the contract check."""
     cfg = gate.loaded.cfg
     split = load_split(cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
@@ -347,5 +343,3 @@ def _preflight(env_record: dict[str, Any]) -> Sequence[dict[str, Any]]:
         "threads": torch.get_num_threads() >= 1,
     }
     return [{"check": k, "outcome": "passed" if ok else "failed"} for k, ok in checks.items()]
-
-

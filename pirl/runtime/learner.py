@@ -67,6 +67,7 @@ class Learner:
 
     def __init__(self, session: Session, *, folder: RunFolder, stop: threading.Event) -> None:
         cfg = session.loaded.cfg
+        session.algorithm.make_optimizers_and_scheduler()
         self._session = session
         self._cfg = cfg
         self._folder = folder
