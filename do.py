@@ -47,7 +47,11 @@ def ensure_gl() -> None:
     if sys.platform != "linux" or ctypes.util.find_library("EGL"):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        say("libEGL is missing: install " + " ".join(GL_PACKAGES) + " (LIBERO and MetaWorld render with it)")
+        say(
+            "libEGL is missing: install "
+            + " ".join(GL_PACKAGES)
+            + " (LIBERO and MetaWorld render with it)"
+        )
         return
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "-q", "update"], env=quiet)
@@ -85,7 +89,9 @@ def ensure_environment() -> None:
     if not (VENV / "bin" / "python").exists():
         result = subprocess.run([*uv, "venv", "--python", version, str(VENV)], cwd=ROOT)
         if result.returncode != 0:
-            fail(f"no Python {version} was found and none could be downloaded: install Python {version}")
+            fail(
+                f"no Python {version} was found and none could be downloaded: install Python {version}"
+            )
     python = str(VENV / "bin" / "python")
     run([*uv, "pip", "install", "--python", python, "-c", "constraints.txt", "-e", EXTRAS])
     STAMP.write_text(fingerprint())
@@ -117,7 +123,9 @@ def main() -> int:
     python = str(VENV / "bin" / "python")
     if command == "gate":
         argv = [python, "-m", "pirl.cli", "gate", *rest]
-        return subprocess.run(argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL).returncode
+        return subprocess.run(
+            argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL
+        ).returncode
     checks = [
         [python, "-m", "ruff", "check", "."],
         [python, "-m", "ruff", "format", "--check", "."],
@@ -126,7 +134,9 @@ def main() -> int:
     ]
     for argv in [] if rest else checks:
         say("$ " + " ".join(argv[1:] if argv[0] == python else ["lint-imports"]))
-        code = subprocess.run(argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(
+            argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL
+        ).returncode
         if code != 0:
             return 1
     argv = [python, "-m", "pytest", *rest]

@@ -61,5 +61,7 @@ def phase2_gate(
         description=f"{bundle.verdict.label}, bundle digest {bundle.digest}",
     )
     if bundle.verdict.verdict is not Verdict.PASSED:
-        raise GateFailedError(f"phase-2 gate {variant}: {bundle.verdict.label}; see {folder}/report.md")
+        raise GateFailedError(
+            f"phase-2 gate {variant}: {bundle.verdict.label}; see {folder}/report.md"
+        )
     return bundle.verdict.label

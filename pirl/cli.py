@@ -7,10 +7,11 @@ needs when it is called: `pirl --help` costs no torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
-from pirl.errors import ExitCode, PirlError
+from pirl.errors import ExitCode
+from pirl.guard import run_guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
@@ -39,21 +40,6 @@ def usage() -> str:
         "`pirl <command> --help` explains a command.",
     ]
     return "\n".join(lines)
-
-
-def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run a command; every deliberate error becomes one message on stderr and its exit code.
-
-    An unexpected exception is not caught: Python prints its traceback and the process ends with code 1.
-    """
-    try:
-        return int(command(argv))
-    except PirlError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        return int(ExitCode.INTERRUPTED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pirl.cli import run_guarded
+from pirl.guard import run_guarded
 from pirl.runtime.learner import main
 
 __all__ = ["main"]

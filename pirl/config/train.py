@@ -119,3 +119,24 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
 def encode_config(cfg: PiRLTrainConfig) -> dict[str, Any]:
     """The config as plain JSON values, `type` keys included."""
     return draccus.encode(cfg, PiRLTrainConfig)
+
+
+def env_of(cfg: PiRLTrainConfig) -> Any:
+    """The environment of a config that passed `load_config`, which refuses one without.
+
+    Any: which fields there are depends on the registered choice.
+    """
+    if cfg.env is None:
+        raise ConfigError([_absent("env")])
+    return cfg.env
+
+
+def policy_of(cfg: PiRLTrainConfig) -> Any:
+    """The policy config of a config that passed `load_config`; LeRobot's `XVLAConfig` today."""
+    if cfg.policy is None:
+        raise ConfigError([_absent("policy")])
+    return cfg.policy
+
+
+def _absent(name: str) -> FieldError:
+    return FieldError(field=name, value=None, expected="a section", fix=f"add {name} to the config")

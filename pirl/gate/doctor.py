@@ -21,6 +21,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from pirl.config.train import env_of, policy_of
 from pirl.errors import ExitCode, PirlError
 
 PACKAGES = {
@@ -148,10 +149,10 @@ def _profile() -> Check:
         from pirl.config.load import load_config
 
         cfg: Any = load_config(PROFILE_CONFIGS["libero"]).cfg
-        cameras = ", ".join(k.rsplit(".", 1)[-1] for k in cfg.policy.image_features)
+        cameras = ", ".join(k.rsplit(".", 1)[-1] for k in policy_of(cfg).image_features)
         return (
-            f"control_mode={cfg.env.control_mode}, episode_length={cfg.env.episode_length}, "
-            f"action_mode={cfg.policy.action_mode}, executed dims {len(cfg.pirl.executed_dims or ())}, "
+            f"control_mode={env_of(cfg).control_mode}, episode_length={env_of(cfg).episode_length}, "
+            f"action_mode={policy_of(cfg).action_mode}, executed dims {len(cfg.pirl.executed_dims or ())}, "
             f"cameras {cameras}; domain id is read from the checkpoint"
         )
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pirl.checkpoint.locate import resolve_checkpoint
-from pirl.cli import run_guarded
 from pirl.errors import ExitCode
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import Verdict
@@ -32,6 +31,7 @@ from pirl.gate.main import (
 from pirl.gate.session import GateSession, open_gate
 from pirl.gate.smoke_step import RUN as SMOKE
 from pirl.gate.track import tracked
+from pirl.guard import run_guarded
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.session import configure_logging
 

@@ -20,7 +20,7 @@ def environment_facts(env_cfg: EnvConfig) -> dict[str, Any]:
     if info.kind == "libero":
         from pirl.envs.libero_setup import init_state_files, prepare_assets
 
-        states |= {f.name: file_digest(f) for f in init_state_files(env_cfg.task)}
+        states |= {f.name: file_digest(f) for f in init_state_files(str(env_cfg.task))}
         name, package, assets = "LIBERO", "hf-libero", folder_digest(prepare_assets())
     else:
         import metaworld

@@ -15,7 +15,7 @@ from importlib import import_module
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from pirl.cli import run_guarded
+from pirl.guard import run_guarded
 
 PRELOAD = ["pirl.runtime.actor", "pirl.runtime.learner", "pirl.gate.peer_probe"]
 

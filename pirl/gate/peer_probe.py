@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 from lerobot.transport import services_pb2, services_pb2_grpc
 
-from pirl.cli import run_guarded
 from pirl.config.load import load_config
+from pirl.guard import run_guarded
 from pirl.runtime.session import build_session
 from pirl.transport.client import ActorLink
 from pirl.transport.identity import Identity

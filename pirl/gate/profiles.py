@@ -14,6 +14,7 @@ from typing import Any
 
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.recipe import VARIANTS
+from pirl.config.train import env_of
 from pirl.envs import describe_env
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
@@ -63,7 +64,7 @@ def choose_profile(wanted: str) -> Profile:
     if wanted == "embedded":
         return Profile(name="embedded", reason="the embedded profile was asked for by name")
     try:
-        describe_env(load_config(BASE_CONFIGS["libero"]).cfg.env)
+        describe_env(env_of(load_config(BASE_CONFIGS["libero"]).cfg))
     except EnvironmentNotReadyError as error:
         if wanted == "libero":
             raise

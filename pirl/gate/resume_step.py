@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pirl.checkpoint.locate import resolve_checkpoint, step_folders
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.checkpoint.record import read_record
 from pirl.config.load import load_config
+from pirl.config.train import policy_of
 from pirl.contract.stock import stock_generate
 from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
 from pirl.evidence.bundle import StepWriter
@@ -40,6 +41,7 @@ from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import ProcessGroup, spawn
 from pirl.runtime.session import build_session
+from pirl.transport.schema import TensorSpec
 
 RUN = "resumed"
 DEADLINE_S = 1200.0
@@ -326,7 +328,9 @@ def _stock(gate: GateSession, step_dir: Path) -> dict[str, Any]:
     stock = XVLAPolicy.from_pretrained(folder, strict=True)
     ours, theirs = session.policy.module.state_dict(), stock.state_dict()
     spec = session.policy.spec
-    observation = _fixed_observation(session.schema.state, loaded.cfg.policy.tokenizer_max_length)
+    observation = _fixed_observation(
+        session.schema.state, policy_of(loaded.cfg).tokenizer_max_length
+    )
     rows = len(observation)
     rngs = [torch.Generator().manual_seed(100 + row) for row in range(rows)]
     noise = torch.stack(
@@ -358,7 +362,7 @@ def _stock(gate: GateSession, step_dir: Path) -> dict[str, Any]:
     }
 
 
-def _fixed_observation(state: dict[str, Any], language_tokens: int) -> Observation:
+def _fixed_observation(state: Mapping[str, TensorSpec], language_tokens: int) -> Observation:
     """Two rows of reproducible pixels, states and words."""
     rng = torch.Generator().manual_seed(0)
     rows = 2

@@ -10,6 +10,7 @@ from pathlib import Path
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.save import save_checkpoint
 from pirl.config.load import load_config
+from pirl.config.train import env_of
 from pirl.runtime.session import build_session
 
 _MAX_SAVES = 10_000
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             cfg=loaded.cfg,
             flow_policy=session.policy,
             algorithm=session.algorithm,
-            for_libero=loaded.cfg.env.type == "libero",
+            for_libero=env_of(loaded.cfg).type == "libero",
         )
     return 0
 

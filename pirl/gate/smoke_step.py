@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pirl.config.train import env_of
 from pirl.errors import ExitCode
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.media import write_video
@@ -127,8 +128,8 @@ def _learning_records(
             {
                 **episode,
                 "phase": "train",
-                "env_type": cfg.env.type,
-                "suite": cfg.env.task,
+                "env_type": env_of(cfg).type,
+                "suite": env_of(cfg).task,
                 "end": "success" if episode["success"] else "timeout",
             }
             for episode in read_json_lines(folder.episodes)

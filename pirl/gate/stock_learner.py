@@ -6,11 +6,11 @@ refuse it before it loads a tensor. Ends with the actor's exit code.
 
 from __future__ import annotations
 
-import queue
+import multiprocessing
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from lerobot.rl.learner_service import LearnerService
@@ -24,13 +24,14 @@ _ACTOR_S = 100.0
 def main(argv: Sequence[str]) -> int:
     """Command line: config and port. Serve, run one actor, return the actor's exit code."""
     config_path, port = argv
-    shutdown = threading.Event()
+    shutdown: Any = multiprocessing.Event()
+    queues: list[Any] = [multiprocessing.Queue() for _ in range(3)]
     service = LearnerService(
         shutdown_event=shutdown,
-        parameters_queue=queue.Queue(),
+        parameters_queue=queues[0],
         seconds_between_pushes=1.0,
-        transition_queue=queue.Queue(),
-        interaction_message_queue=queue.Queue(),
+        transition_queue=queues[1],
+        interaction_message_queue=queues[2],
     )
     server = grpc.server(ThreadPoolExecutor(4))
     services_pb2_grpc.add_LearnerServiceServicer_to_server(service, server)

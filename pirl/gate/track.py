@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +28,7 @@ _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 class Tracker(Protocol):
     """What the gate reports, in this order."""
 
-    def step(self, step: str) -> _StepScope:
+    def step(self, step: str) -> AbstractContextManager[None]:
         """The scope of one step; ending it in error ends its run as failed."""
         ...
 
@@ -39,12 +39,6 @@ class Tracker(Protocol):
     def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None:
         """The bundle is sealed."""
         ...
-
-
-class _StepScope(Protocol):
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 class NoTracker:
@@ -101,7 +95,7 @@ class MlflowTracker:
 @contextmanager
 def tracked(
     gate: GateSession, *, enabled: bool = True, tags: Mapping[str, str] | None = None
-) -> Generator[Tracker]:
+) -> Generator[NoTracker | MlflowTracker]:
     """The tracker of a gate: MLflow on SQLite, or `MLFLOW_TRACKING_URI` where that is set.
 
     Raises:

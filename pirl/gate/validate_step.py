@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from pirl.algorithm.advantage import episode_layout, gae
 from pirl.algorithm.gaussian import GaussianStep, log_density
@@ -24,7 +25,7 @@ from pirl.algorithm.schedule import step_noise
 from pirl.config.identity import canonical_json
 from pirl.config.load import load_config
 from pirl.config.rules import RULES
-from pirl.config.train import encode_config
+from pirl.config.train import encode_config, env_of, policy_of
 from pirl.config.view import View
 from pirl.contract.check import ClauseStatus, check_flow_policy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
@@ -38,6 +39,8 @@ from pirl.gate.session import GateSession
 from pirl.hooks import hooks_active
 from pirl.records import Observation
 from pirl.runtime.session import Session, build_session
+
+type _Rows = Float32[np.ndarray[Any, Any], "*shape"]
 
 _STOPPING_RULE = "after runtime.total_updates updates, fixed before the run"
 
@@ -68,8 +71,8 @@ def run(gate: GateSession, step: StepWriter) -> None:
         {
             "profile": gate.profile.name,
             "reason": gate.profile.reason or "none",
-            "suite": cfg.env.task,
-            "env_type": cfg.env.type,
+            "suite": env_of(cfg).task,
+            "env_type": env_of(cfg).type,
         },
     )
     step.lines("rules.jsonl", _rules(encode_config(cfg)))
@@ -238,8 +241,8 @@ def _settings(gate: GateSession, session: Session) -> dict[str, Any]:
         "denoising_steps": spec.denoising_steps,
         "noise": asdict(noise) if noise is not None else {},
         "action_mode": spec.action_mode,
-        "control_mode": getattr(cfg.env, "control_mode", "position delta of MetaWorld"),
-        "episode_length": cfg.env.episode_length,
+        "control_mode": getattr(env_of(cfg), "control_mode", "position delta of MetaWorld"),
+        "episode_length": env_of(cfg).episode_length,
         "numerics": f"{device}/float32",
         "torch_threads": cfg.runtime.torch_threads,
         "success_definition": SUCCESS_DEFINITION,
@@ -255,24 +258,26 @@ def _settings(gate: GateSession, session: Session) -> dict[str, Any]:
 def _inputs(gate: GateSession, session: Session) -> dict[str, Any]:
     """The starting checkpoint and the environment, by digest."""
     cfg = gate.loaded.cfg
-    source = cfg.policy.pretrained_path
+    source = policy_of(cfg).pretrained_path
     state = session.policy.module.state_dict()
     return {
         "checkpoint": {
             "source": "random weights from the seed" if source is None else str(source),
-            "revision": "none" if source is None else str(cfg.policy.pretrained_revision or "main"),
+            "revision": "none"
+            if source is None
+            else str(policy_of(cfg).pretrained_revision or "main"),
             "licence": "none: made here" if source is None else "see the checkpoint's model card",
             "files": {"state_dict": weights_digest(state)},
         },
-        "environment": environment_facts(cfg.env),
+        "environment": environment_facts(env_of(cfg)),
     }
 
 
 def _split(gate: GateSession) -> dict[str, Any]:
     """Training and held-out initial states of every task, as lists."""
     cfg = gate.loaded.cfg
-    split = load_split(cfg.env.type, split_file=cfg.runtime.split_file)
-    names = describe_env(cfg.env).task_names
+    split = load_split(env_of(cfg).type, split_file=cfg.runtime.split_file)
+    names = describe_env(env_of(cfg)).task_names
     rules = {name: split.rule(name) for name in names}
     return {
         "mode": cfg.runtime.split,
@@ -286,9 +291,9 @@ def _split(gate: GateSession) -> dict[str, Any]:
 def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observation, dict[str, Any]]:
     """Reset one episode and run one chunk; the first real observation goes to the contract check."""
     cfg = gate.loaded.cfg
-    split = load_split(cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
+    split = load_split(env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
     env = make_vector_env(
-        cfg.env, num_envs=1, num_workers=1, image_keys=session.image_keys, split=split
+        env_of(cfg), num_envs=1, num_workers=1, image_keys=session.image_keys, split=split
     )
     try:
         plan = plan_episode(
@@ -305,8 +310,8 @@ def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observati
         observation = Observation(
             images={k: torch.from_numpy(v.copy()).unsqueeze(0) for k, v in raw.images.items()},
             state=torch.from_numpy(raw.state).unsqueeze(0),
-            input_ids=tokenize_instruction(cfg.policy, env.instruction(plan.task_id)),
-            domain_id=torch.tensor([domain_id_of(cfg.policy)]),
+            input_ids=tokenize_instruction(policy_of(cfg), env.instruction(plan.task_id)),
+            domain_id=torch.tensor([domain_id_of(policy_of(cfg))]),
         )
         width = session.policy.spec.model_dim
         rows = session.policy.spec.executed_steps
@@ -325,7 +330,7 @@ def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observati
     return observation, record
 
 
-def _hold(rows: np.ndarray, state: np.ndarray) -> np.ndarray:
+def _hold(rows: _Rows, state: _Rows) -> _Rows:
     """Absolute control must be told the present pose; for other modes zero is already "stay"."""
     held = rows.copy()
     if held.shape[-1] == state.shape[-1]:

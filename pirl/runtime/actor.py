@@ -21,6 +21,7 @@ import numpy as np
 
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.routing import is_pi_rl, split_config_path
+from pirl.config.train import env_of, policy_of
 from pirl.contract.xvla import domain_id_of, tokenize_instruction
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
@@ -99,10 +100,10 @@ class Actor:
             ),
             language=Language(
                 input_ids={
-                    task_id: tokenize_instruction(cfg.policy, env.instruction(task_id))
+                    task_id: tokenize_instruction(policy_of(cfg), env.instruction(task_id))
                     for task_id in range(len(env.task_names))
                 },
-                domain_id=domain_id_of(cfg.policy),
+                domain_id=domain_id_of(policy_of(cfg)),
             ),
             timers=self._timers,
         )
@@ -232,9 +233,11 @@ def run_actor(
     ) as link:
         link.connect(timeout_s=cfg.runtime.connect_timeout_s)
         write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
-        split = load_split(cfg.env.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
+        split = load_split(
+            env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file
+        )
         env = make_vector_env(
-            cfg.env,
+            env_of(cfg),
             num_envs=cfg.runtime.envs_per_actor,
             num_workers=cfg.runtime.env_workers,
             image_keys=session.image_keys,

@@ -6,9 +6,11 @@ Owns the field placement of `algorithm.md` 13; knows no socket and no simulator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from lerobot.utils.transition import Transition
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def build_transition(
     state: dict[str, Tensor],
     next_state: dict[str, Tensor],
     action: Tensor,
-    step_rewards: np.ndarray,
+    step_rewards: Float32[np.ndarray[Any, Any], " E"],
     valid_steps: int,
     terminated: bool,
     truncated: bool,
@@ -83,7 +85,8 @@ def build_batch(transitions: Sequence[Transition], *, policy_version: int) -> De
     """
     if not transitions:
         raise TransportError("an update was asked for with no decision in the store")
-    infos = [dict(t.get("complementary_info") or {}) for t in transitions]
+    # The wire admits tensors only (`pirl.transport.schema`).
+    infos: list[dict[str, Any]] = [dict(t.get("complementary_info") or {}) for t in transitions]
     keys = [(int(i["pirl_episode_id"]), int(i["pirl_chunk_idx"])) for i in infos]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     _check_contiguous([keys[row] for row in order])

@@ -148,7 +148,7 @@ def _watch(
 
 
 def _as_exit_code(code: int) -> ExitCode:
-    return ExitCode(code) if code in iter(ExitCode) else ExitCode.CHECK_FAILED
+    return ExitCode(code) if code in {int(known) for known in ExitCode} else ExitCode.CHECK_FAILED
 
 
 def free_port(host: str) -> int:

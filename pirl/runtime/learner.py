@@ -28,6 +28,7 @@ from pirl.checkpoint.state import RunState
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
 from pirl.config.routing import is_pi_rl, split_config_path
+from pirl.config.train import env_of
 from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
@@ -213,7 +214,9 @@ class Learner:
             self._store.begin_version(self._version)
             size = self._server.publish(self._version, self._session.algorithm.get_weights())
         self._param_bytes = size
-        self._books.versions_published.append(self._version)
+        # A resumed run publishes the version of its checkpoint once more.
+        if self._version not in self._books.versions_published:
+            self._books.versions_published.append(self._version)
 
     def _is_checkpoint_due(self) -> bool:
         every = self._cfg.runtime.checkpoint_every_updates
@@ -228,7 +231,7 @@ class Learner:
             cfg=self._cfg,
             flow_policy=self._session.policy,
             algorithm=self._session.algorithm,
-            for_libero=self._cfg.env.type == "libero",
+            for_libero=env_of(self._cfg).type == "libero",
         )
 
     def _run_state(self) -> RunState:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from lerobot.utils.transition import Transition
 from torch import Tensor
 
@@ -25,6 +27,9 @@ from pirl.records import EpisodePlan, EpisodeRecord, Observation
 from pirl.runtime.batch import DOMAIN_ID, INPUT_IDS, build_transition, state_of
 from pirl.runtime.timers import StageTimers
 
+type Frame = UInt8[np.ndarray[Any, Any], "h w 3"]
+"""Red, green, blue."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedEpisode:
@@ -32,7 +37,7 @@ class FinishedEpisode:
 
     transitions: list[Transition]
     record: EpisodeRecord
-    frames: list[np.ndarray]
+    frames: list[Frame]
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class _Slot:
     plan: EpisodePlan
     observation: Observation
     transitions: list[Transition] = field(default_factory=list[Transition])
-    frames: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    frames: list[Frame] = field(default_factory=list[Frame])
     env_steps: int = 0
 
 

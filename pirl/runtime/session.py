@@ -14,11 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from lerobot.utils.random_utils import set_seed
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
 from pirl.config.identity import canonical_json
 from pirl.config.load import LoadedConfig
-from pirl.config.train import PiRLTrainConfig
+from pirl.config.train import PiRLTrainConfig, env_of, policy_of
 from pirl.contract.xvla import (
     XVLAFlowPolicy,
     architecture_digest,
@@ -62,8 +63,11 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     seed = cfg.seed or 0
+    # Nothing in pirl draws from the global generators; they are seeded so that their state, which a
+    # checkpoint carries, is a function of the config as well.
+    set_seed(seed)
     policy = build_policy(
-        cfg.policy,
+        policy_of(cfg),
         executed_dims=cfg.pirl.executed_dims,
         device=device,
         seed=seed,
@@ -72,7 +76,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         policy,
         PiRLAlgorithmConfig(
             pirl=cfg.pirl,
-            policy_config=cfg.policy,
+            policy_config=policy_of(cfg),
             total_updates=cfg.runtime.total_updates,
             seed=seed,
         ),
@@ -85,23 +89,23 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         config_path=loaded.identity.path,
         config_hash=loaded.identity.hash,
         run_id=run_id,
-        policy_type=cfg.policy.type,
+        policy_type=policy_of(cfg).type,
         policy_architecture=architecture_digest(policy),
         action_mode=policy.spec.action_mode,
         denoising_steps=policy.spec.denoising_steps,
         executed_steps=policy.spec.executed_steps,
     )
-    env = describe_env(cfg.env)
+    env = describe_env(env_of(cfg))
     image_keys = tuple(
-        name for name in cfg.policy.image_features if not name.startswith(EMPTY_CAMERA_PREFIX)
+        name for name in policy_of(cfg).image_features if not name.startswith(EMPTY_CAMERA_PREFIX)
     )
     schema = transition_schema(
         policy.spec,
         cfg.pirl,
         image_shapes={name: env.image_shapes[name] for name in image_keys},
         state_dim=env.state_width,
-        language_tokens=cfg.policy.tokenizer_max_length,
-        domains=cfg.policy.num_domains,
+        language_tokens=policy_of(cfg).tokenizer_max_length,
+        domains=policy_of(cfg).num_domains,
     )
     return Session(
         loaded=loaded,
