@@ -30,7 +30,7 @@ from pirl.errors import ExitCode, PirlError
 from pirl.evidence.metric_log import MetricLog
 from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
-from pirl.runtime.layout import RunFolder
+from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.rollout import Language, Placement, RolloutCollector
@@ -222,7 +222,6 @@ def run_actor(
     """
     cfg = loaded.cfg
     session = build_session(loaded, device=cfg.runtime.actor_device, run_id="")
-    folder = RunFolder(Path(str(cfg.output_dir)))
     actor_id = f"{rank}-{uuid.uuid4().hex[:12]}"
     with ActorLink(
         session.identity,
@@ -232,6 +231,7 @@ def run_actor(
         expected=session.algorithm.get_weights(),
     ) as link:
         link.connect(timeout_s=cfg.runtime.connect_timeout_s)
+        folder = RunFolder(run_root(cfg.output_dir, link.identity.run_id))
         write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
         split = load_split(
             env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file

@@ -68,6 +68,10 @@ def launch(
     loaded = load_config(config_path, [*given, f"--runtime.actors={actors}"])
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
     given = [o for o in given if not o.startswith("--runtime.port=")]
+    output_dir = loaded.cfg.output_dir
+    if output_dir is None:
+        output_dir = Path("outputs/train") / time.strftime("%Y-%m-%d/%H-%M-%S_pirl", time.gmtime())
+        given.append(f"--output_dir={output_dir}")
     arguments = [*given, f"--runtime.actors={actors}", f"--runtime.port={port}"]
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
@@ -92,9 +96,7 @@ def launch(
             )
             for rank in range(actors)
         ]
-        progress = _Progress(
-            Path(str(loaded.cfg.output_dir)), loaded.cfg.runtime.total_updates, quiet=quiet
-        )
+        progress = _Progress(Path(output_dir), loaded.cfg.runtime.total_updates, quiet=quiet)
         code = _watch(learner, workers, stop, progress, started, deadline_s)
         progress.close()
         group.stop()

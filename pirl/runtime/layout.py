@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def run_root(output_dir: Path | None, run_id: str) -> Path:
+    """The run's folder: `output_dir`, or one named after the run id that learner and actors share."""
+    return Path("outputs/train") / f"pirl-{run_id[:12]}" if output_dir is None else Path(output_dir)
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of one run; the learner owns the folder, each actor writes only below its own."""

@@ -33,7 +33,7 @@ from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
-from pirl.runtime.layout import RunFolder
+from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.session import (
@@ -297,19 +297,19 @@ def _set_aside_rows_after(path: Path, version: int) -> None:
     temporary.replace(path)
 
 
-def open_run_folder(loaded: LoadedConfig) -> RunFolder:
+def open_run_folder(loaded: LoadedConfig, run_id: str) -> RunFolder:
     """The run's output folder; a folder that holds another run is refused.
 
     Raises:
         ConfigError: the folder exists and the run does not resume.
     """
-    folder = RunFolder(Path(str(loaded.cfg.output_dir)))
+    folder = RunFolder(run_root(loaded.cfg.output_dir, run_id))
     if not loaded.cfg.resume and folder.root.exists() and any(folder.root.iterdir()):
         raise ConfigError(
             [
                 FieldError(
                     field="output_dir",
-                    value=str(loaded.cfg.output_dir),
+                    value=str(folder.root),
                     expected="a folder that does not exist yet, or --resume=true",
                     fix="choose another output_dir, or resume with --resume=true "
                     "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
@@ -322,10 +322,9 @@ def open_run_folder(loaded: LoadedConfig) -> RunFolder:
 
 def run_learner(loaded: LoadedConfig, *, stop: threading.Event) -> ExitCode:
     """Run the learner of a validated pi-rl config to its end."""
-    folder = open_run_folder(loaded)
-    session = build_session(
-        loaded, device=loaded.cfg.runtime.learner_device, run_id=uuid.uuid4().hex
-    )
+    run_id = uuid.uuid4().hex
+    folder = open_run_folder(loaded, run_id)
+    session = build_session(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
     learner = Learner(session, folder=folder, stop=stop)
     if loaded.cfg.resume:
         learner.restore(resolve_checkpoint(loaded.source_path))
