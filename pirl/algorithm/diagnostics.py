@@ -150,5 +150,6 @@ class UpdateStats:
 
     @property
     def approx_kl(self) -> float | None:
-        """Mean k3 over the last epoch, nats; None when the actor did not train."""
-        return self.last_epoch.approx_kl if self.last_epoch.samples else None
+        """Mean k3 over the last epoch, nats; None when nothing was measured after a step."""
+        measured = self.last_epoch.samples > 0 and self.minibatches > 1
+        return self.last_epoch.approx_kl if measured else None

@@ -49,7 +49,7 @@ class NoiseHead(nn.Module):
         y = self.mlp(features.to(next(self.parameters()).dtype))
         position = (torch.tanh(y) + 1) / 2
         std = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * position)
-        # exp(log(high)) may round above the bound when tanh saturates.
+        # exp(log(bound)) may round past the bound when tanh saturates.
         return std.clamp(low, high)
 
 

@@ -81,29 +81,24 @@ class MicroBatch:
 
 
 def micro_batches(rows: Int64[Tensor, " B"], *, size: int) -> Iterator[MicroBatch]:
-    """Split `rows` in pieces of one size, the last one padded.
-
-    One size, because GPU kernels differ between batch sizes and the ratio must start at one.
-    """
-    size = min(size, len(rows))
+    """Split `rows` in pieces of exactly `size`, the last one padded."""
     for part in rows.split(size):
         padding = rows[:1].expand(size - len(part))
         yield MicroBatch(rows=torch.cat([part, padding]), num_live=len(part))
 
 
 def per_micro_batch(
-    compute: Callable[[Tensor], Tensor], rows: Int64[Tensor, " B"], *, micro_batch: int
+    compute: Callable[[Tensor], Tensor], rows: Int64[Tensor, " B"], *, size: int
 ) -> Tensor:
     """`compute` over all rows in micro-batches of one size, results in the order of `rows`."""
-    parts = [
-        compute(micro.rows)[: micro.num_live] for micro in micro_batches(rows, size=micro_batch)
-    ]
+    parts = [compute(micro.rows)[: micro.num_live] for micro in micro_batches(rows, size=size)]
     return torch.cat(parts)
 
 
 def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) -> Context:
     """Contexts of all observations, in micro-batches, kept on the policy's device."""
     device = policy.device
+    size = min(micro_batch, len(observation))
 
     def one(rows: Tensor) -> Context:
         part = observation.index(rows)
@@ -118,7 +113,7 @@ def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) ->
 
     parts = [
         one(micro.rows).index(slice(0, micro.num_live))
-        for micro in micro_batches(torch.arange(len(observation)), size=micro_batch)
+        for micro in micro_batches(torch.arange(len(observation)), size=size)
     ]
     return Context.cat(parts)
 

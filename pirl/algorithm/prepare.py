@@ -52,6 +52,10 @@ class Prepared:
     reference_mean: Float[Tensor, "B S E D"] | None
     metrics: Mapping[str, float]
 
+    micro_size: int
+    """Rows of every forward pass that is compared or trained: GPU kernels differ between batch
+    sizes, and the ratio must start at one."""
+
     def __len__(self) -> int:
         return int(self.lag.shape[0])
 
@@ -74,6 +78,7 @@ def prepare(
         ContractError: the actor did not score what the recipe's mask counts.
     """
     device = nets.policy.device
+    size = min(pirl.micro_batch, len(batch))
     lag = batch.policy_version - batch.fields["pirl_version"].reshape(-1)
     if bool((lag < 0).any()):
         raise NumericsError(
@@ -100,7 +105,7 @@ def prepare(
             proximal = per_micro_batch(
                 lambda rows: replayed_samples(nets, context, fields, rows=rows, pirl=pirl),
                 torch.arange(len(batch), device=device),
-                micro_batch=pirl.micro_batch,
+                size=size,
             )
         reference_mean = None
         if reference is not None:
@@ -133,6 +138,7 @@ def prepare(
         ),
         reference_mean=reference_mean,
         metrics=credit.metrics,
+        micro_size=size,
     )
 
 
@@ -151,7 +157,7 @@ def _reference_mean(
         return per_micro_batch(
             lambda rows: replay(nets, context, fields, rows=rows, pirl=pirl).mean,
             torch.arange(len(context), device=nets.policy.device),
-            micro_batch=pirl.micro_batch,
+            size=min(pirl.micro_batch, len(context)),
         )
     finally:
         swap_values(trained, current)

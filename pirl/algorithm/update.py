@@ -129,7 +129,7 @@ def _backward_minibatch(
     """Accumulate the exact gradient of the minibatch `rows`; with `limits`, check it first."""
     counts = Counts.of(prepared, rows)
     ratio, anchored = RatioStats(), RatioStats()
-    for micro in micro_batches(rows, size=pirl.micro_batch):
+    for micro in micro_batches(rows, size=prepared.micro_size):
         losses = minibatch_losses(
             nets,
             prepared,

@@ -357,7 +357,8 @@ class ActorLink:
     def _say_goodbye(self, flush_s: float) -> None:
         end = time.monotonic() + flush_s
         try:
-            self._put(self._interactions, messages.encode_interaction({"type": messages.GOODBYE}))
+            goodbye = messages.encode_interaction({"type": messages.GOODBYE})
+            self._interactions.put(goodbye, timeout_s=flush_s)
         except PirlError as error:
             _logger.warning("no goodbye: %s", error)
             return

@@ -72,6 +72,7 @@ class Members:
         self._lock = threading.Lock()
         self._by_rank: dict[int, Member] = {}
         self._lost: list[Member] = []
+        self._last_sweep = time.monotonic()
 
     def admit(self, rank: int, actor_id: str, *, anew: bool) -> Member:
         """The member that a call belongs to, registered when it is new.
@@ -152,8 +153,19 @@ class Members:
             call.cancel()
 
     def sweep(self, timeout_s: float) -> None:
-        """Give up members silent for `timeout_s`; cut off calls that outlive their lost member."""
+        """Give up members silent for `timeout_s`; cut off calls that outlive their lost member.
+
+        A sweep that comes far too late means that this process stood still (suspended, stopped): then
+        the silence was ours, and members get another `timeout_s`.
+        """
         now = time.monotonic()
+        stood_still = now - self._last_sweep > timeout_s / 2
+        self._last_sweep = now
+        if stood_still:
+            _logger.warning("no sweep for %g s or more: members are not judged", timeout_s / 2)
+            for member in self.alive():
+                member.seen()
+            return
         with self._lock:
             lost = [member for member in self._lost if member.calls]
             self._lost = lost

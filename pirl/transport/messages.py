@@ -24,7 +24,7 @@ _MAX_TEXT = 256
 _MAX_WHOLE = 2**62
 _PICKLE_PROTOCOL_MARK = b"\x80"
 _EPISODE_TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EpisodeRecord)}
-_OPTIONAL = frozenset({"metrics", "incarnation", "num_episodes"})
+_OPTIONAL = frozenset({"metrics"})
 
 
 def encode_interaction(message: dict[str, Any]) -> bytes:

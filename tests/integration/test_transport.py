@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import pickle
@@ -14,11 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from lerobot.rl.actor import establish_learner_connection
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import (
@@ -780,6 +785,33 @@ def test_a_slow_learner_slows_its_actor_down_and_loses_nothing():
     server.stop()
 
 
+def test_closing_a_link_to_a_stalled_learner_keeps_its_deadline():
+    released = threading.Event()
+
+    class StalledSink(RecordingSink):
+        def on_transitions(self, *args: Any) -> None:
+            released.wait(30)
+
+    runtime = RuntimeConfig(port=0, heartbeat_s=BEAT_S, actor_timeout_s=30.0)
+    server = LearnerServer(an_identity(), runtime=runtime, schema=a_schema(), sink=StalledSink())
+    server.start()
+    link = ActorLink(
+        an_identity(run_id=""),
+        runtime=replace(runtime, port=server.port),
+        rank=0,
+        send_timeout_s=0.3,
+    ).connect(10)
+    link._transitions._max_bytes = 20_000
+    many = some_transitions(20) * 2_000
+    with pytest.raises(LinkClosedError, match="took nothing for"):
+        link.send_transitions(many)
+    start = time.monotonic()
+    link.close(flush_s=0.5)
+    assert time.monotonic() - start < 5.0
+    released.set()
+    server.stop(deadline_s=2.0)
+
+
 def test_a_bind_that_others_reach_without_a_token_is_refused():
     with pytest.raises(ConfigError, match=r"runtime\.token"), a_learner(host="0.0.0.0"):
         pass
@@ -797,13 +829,23 @@ def test_a_taken_port_is_reported_and_never_shared():
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
-        f"-addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
     )
-    subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
-    return str(cert), str(key)
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
 def test_tls_carries_the_link_and_a_client_without_it_is_refused(certificate: tuple[str, str]):

@@ -382,6 +382,15 @@ def test_bernoulli_chunk_executes_the_drawn_gripper_and_counts_it_in_every_sampl
     torch.testing.assert_close(gripper, expected, rtol=0, atol=1e-6)
 
 
+def test_drawn_gripper_is_executed_but_not_written_into_the_recorded_chain():
+    pirl = flow_noise(gripper_mode="bernoulli")
+    drawn = sample(pirl)
+    end = drawn.fields["pirl_chain"][:, -1]
+    assert (drawn.chunk[:, :4, 3].abs() == 10).all()
+    assert (end[:, :4, 3].abs() < 5).all()
+    assert torch.equal(end[..., :3], drawn.chunk[..., :3])
+
+
 def test_altering_the_chain_of_another_recipe_is_refused_by_field():
     fields = dict(sample(flow_sde()).fields)
     fields["pirl_x_k"] = fields["pirl_x_k"][:, :-1]

@@ -37,6 +37,12 @@ def test_extreme_quantiles_stay_inside_the_chain(quantile, num_steps):
     assert step.tolist() == [0 if quantile == 0 else num_steps - 1]
 
 
+def test_step_of_weight_zero_is_never_drawn_not_even_at_quantile_zero():
+    settings = FlowSDEConfig(step_sampling="weights", step_weights=(0.0, 1.0))
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert stochastic_step(zero, num_steps=2, settings=settings).tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("num_steps", "knobs"),
     [

@@ -28,10 +28,11 @@ def head(seed=0, **knobs):
 @pytest.mark.parametrize("scale", [0.1, 1.0, 100.0, 1e6])
 def test_std_stays_inside_the_configured_range(scale):
     features = torch.randn(50, 6, 8, generator=torch.Generator().manual_seed(1)) * scale
-    std = head(noise_std_range=(0.04, 0.3))(features).detach()
+    # For this range exp(log(0.05)) rounds below 0.05 in fp32 when tanh saturates.
+    std = head(noise_std_range=(0.05, 0.25))(features).detach()
     assert std.shape == (50, 6, 5)
-    assert float(std.min()) >= torch.tensor(0.04)
-    assert float(std.max()) <= torch.tensor(0.3)
+    assert bool((std >= torch.tensor(0.05)).all())
+    assert bool((std <= torch.tensor(0.25)).all())
 
 
 def test_range_is_interpolated_in_the_logarithm():

@@ -15,7 +15,7 @@ from flow_toys import (
     flow_sde,
     generators,
 )
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from pirl.algorithm.chain import (
     recorded_log_prob,
@@ -155,6 +155,16 @@ def test_kl_of_constant_noise_is_the_masked_sum_of_scaled_squared_distances():
     _, there = play(pirl, policy=MixingPolicy(a_spec(), seed=1))
     expected = ((there.mean - here.mean) ** 2 / (2 * here.std**2) * here.step_mask).sum((2, 3))
     torch.testing.assert_close(step_kl(there, here), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_kl_of_learned_noise_is_measured_from_the_reference():
+    pirl, spec = flow_noise(), a_plain_spec(steps=3, chunk=2, dims=2)
+    _, here = play(pirl, spec=spec)
+    _, there = play(pirl, spec=spec, policy=MixingPolicy(spec, seed=1))
+    laws = [Normal(replayed.mean, replayed.std) for replayed in (there, here)]
+    expected = kl_divergence(*laws).sum((2, 3))
+    torch.testing.assert_close(step_kl(there, here), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(step_kl(here, there), expected, rtol=1e-2)
 
 
 def test_replaying_twice_gives_a_ratio_of_exactly_one():

@@ -79,3 +79,14 @@ def test_the_adaptive_rate_acts_on_the_next_update():
     second = algorithm.update(iter([a_batch(algorithm, version=1)])).extra["lr_actor"]
     assert first == pytest.approx(1e-3)
     assert second == pytest.approx(1e-3 / ADAPT_FACTOR)
+
+
+def test_the_adaptive_rate_ignores_an_update_that_measured_nothing_after_a_step():
+    algorithm = an_algorithm(
+        ToyPolicy(),
+        a_recipe(lr_schedule="kl_adaptive", target_kl=1e-3, update_epochs=1, actor_lr_max=1e-2),
+    )
+    rates = [
+        algorithm.update(iter([a_batch(algorithm, version=v)])).extra["lr_actor"] for v in range(2)
+    ]
+    assert rates[0] == rates[1]

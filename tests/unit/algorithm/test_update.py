@@ -95,8 +95,8 @@ def test_micro_batches_accumulate_the_exact_minibatch_gradient(variant, micro):
     _, losses = losses_of(whole, batch)
     losses.total.backward()
 
-    pirl = replace(parts.config.pirl, micro_batch=micro, update_epochs=1, global_batch=11)
-    prepared = parts._prepare(batch)
+    pirl = parts.config.pirl
+    prepared = replace(parts._prepare(batch), micro_size=micro)
     _backward_minibatch(
         parts._nets,
         prepared,
@@ -520,3 +520,19 @@ def test_minibatch_order_depends_on_the_version():
         algorithm.update(iter([replace(stamped, policy_version=version)]))
         orders.append(algorithm.get_weights())
     assert not equal(*orders)
+
+
+def test_every_pass_that_is_compared_has_the_same_number_of_rows(monkeypatch):
+    algorithm = an_update(global_batch=6, micro_batch=4)
+    batch = a_batch(algorithm)
+    plain = algorithm.policy.predict
+    sizes = []
+
+    def counted(context, x, t):
+        sizes.append(len(context))
+        return plain(context, x, t)
+
+    monkeypatch.setattr(algorithm.policy, "predict", counted)
+    algorithm.update(iter([batch]))
+    # Eleven decisions: three anchor passes, then two epochs of minibatches of six and five.
+    assert sizes == [4] * (3 + 2 * 4)

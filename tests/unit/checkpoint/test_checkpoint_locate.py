@@ -64,9 +64,10 @@ def test_a_copied_step_folder_is_found_by_its_manifest(tmp_path: Path) -> None:
 
 def test_steps_are_ordered_by_number_not_by_text(tmp_path: Path) -> None:
     run = a_run(tmp_path)
-    a_step(run, "1000000")
+    for name in ("999999", "1000000"):
+        a_step(run, name)
     assert resolve_checkpoint(run).name == "1000000"
-    assert list(step_folders(run / "checkpoints")) == [4, 12, 1000000]
+    assert list(step_folders(run / "checkpoints")) == [4, 12, 999999, 1000000]
 
 
 def test_an_incomplete_step_is_passed_over_with_a_warning(

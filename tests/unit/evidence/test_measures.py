@@ -250,6 +250,38 @@ def test_no_raw_record_can_be_left_out(raw):
         path.write_bytes(content)
 
 
+def no_tensor(record):
+    for side in ("before", "after"):
+        record[side]["frozen"] = {}
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("validate/split_overlap", change(f"{V}/split.json", set_to(tasks={}))),
+        (
+            "validate/split_overlap",
+            change(f"{V}/split.json", lambda r: next(iter(r["tasks"].values())).update(heldout=[])),
+        ),
+        ("smoke/exit_codes_nonzero", change(f"{S}/processes.json", set_to(processes=[]))),
+        ("smoke/frozen_changed", change(f"{S}/digests.json", no_tensor)),
+        (
+            "smoke/ports_left",
+            change(f"{S}/leftovers.json", lambda r: r["looked_for"].update(ports=[])),
+        ),
+        (
+            "resume/manifest_differs",
+            change(f"{R}/checkpoint.json", set_to(manifest={}, found={})),
+        ),
+        ("mismatch/late", keep_lines(CASES, 1)),
+        ("mismatch/toothless", keep_lines(f"{M}/teeth.jsonl", 0)),
+    ],
+)
+def test_counting_violations_among_nothing_proves_nothing(raw, name, spoil):
+    spoil(raw.root)
+    assert judge_criterion(BY_NAME[name], raw).verdict == Verdict.NOT_RUN
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

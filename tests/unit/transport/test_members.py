@@ -141,3 +141,15 @@ def test_a_lost_member_whose_calls_ended_is_not_looked_at_again():
     member.lost_at -= 10.0
     group.sweep(60.0)
     assert download.cancelled == 0
+
+
+def test_a_learner_that_stood_still_itself_judges_nobody_for_another_timeout():
+    group, losses = members()
+    member = group.admit(0, "a", anew=True)
+    group._last_sweep -= 10.0
+    member.last_seen -= 10.0
+    group.sweep(2.0)
+    assert losses == []
+    member.last_seen -= 10.0
+    group.sweep(2.0)
+    assert [loss[:2] for loss in losses] == [(0, "a")]
