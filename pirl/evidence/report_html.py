@@ -48,7 +48,7 @@ th,td { text-align:left; padding:5px 10px; border-bottom:1px solid var(--line);
   vertical-align:top; }
 th { color:var(--soft); font-weight:600; }
 td.n { font-variant-numeric:tabular-nums; white-space:nowrap; }
-td.d { color:var(--soft); }
+td.d { color:var(--soft); overflow-wrap:anywhere; min-width:220px; }
 .tag { display:inline-block; min-width:64px; text-align:center; border-radius:6px; padding:0 8px;
   font-size:12px; font-weight:700; color:#fff; background:#6b7280; }
 .tag.pass { background:#1a7f4b; } .tag.fail { background:#b42318; }

@@ -116,7 +116,7 @@ def metadata(path: Path) -> list[Problem]:
         "metadata/run.json: launched_by": run.get("launched_by") in LAUNCHERS,
         "metadata/run.json: started_utc, ended_utc": _utc(run, "started_utc")
         <= _utc(run, "ended_utc"),
-        "metadata/run.json: steps": set(mapping(run, "steps")) == set(STEPS),
+        "metadata/run.json: steps": set() < set(mapping(run, "steps")) <= set(STEPS),
         "metadata/source.json: git_commit": _is_hex(source.get("git_commit"), 40),
         "metadata/source.json: git_dirty": isinstance(dirty, bool),
         "metadata/source.json: patch_sha256": not dirty or _is_hex(source.get("patch_sha256"), 64),
