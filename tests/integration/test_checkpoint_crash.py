@@ -17,7 +17,7 @@ def test_sigkill_at_random_moments_and_at_calls_leaves_the_previous_checkpoint(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "crash.json"
-    command = [sys.executable, str(SCRIPT), "--kills", "10", "--every-call", "5", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), "--kills", "10", "--every-call", "3", "--out", str(out)]
     done = subprocess.run(
         command, cwd=SCRIPT.parents[1], timeout=500, capture_output=True, text=True, check=False
     )
