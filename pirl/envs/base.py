@@ -97,7 +97,7 @@ class EnvInfo:
     """Time limit in control actions by task id."""
     sim_steps_per_action: int
     reset_mode: str
-    """`hard` (model rebuilt), `soft` (state restored) or `seeded` (MetaWorld)."""
+    """`hard` (LIBERO: the model is rebuilt) or `seeded` (MetaWorld)."""
 
     def max_decisions(self, executed_steps: int) -> int:
         """Decisions in the longest episode of any task when `executed_steps` rows run per chunk."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -190,6 +191,8 @@ class ProcessHost:
         except subprocess.TimeoutExpired:
             self.kill()
             code = "none: it closed its pipe and was killed"
+        if code == -signal.SIGKILL:
+            code = "-9: killed, as the kernel does when memory runs out"
         return EnvError(
             f"simulator worker {self._index} died while {self._doing} (exit code {code});"
             " its standard error is above"

@@ -7,7 +7,6 @@ slot returns is raw, and `pirl.envs.libero_config` turns it into what X-VLA sees
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pirl.envs.base import (
     Slot,
     SlotPlan,
 )
+from pirl.envs.gl import require_gl
 from pirl.envs.libero_setup import prepare_config, quiet_stdout, use_assets
 from pirl.envs.pool import Pool
 from pirl.errors import EnvError
@@ -70,7 +70,7 @@ class LiberoSettings:
 
     def make_slots(self, count: int) -> list[Slot]:
         """`count` slots that share idle simulators."""
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        require_gl()
         prepare_config()
         use_assets(Path(self.assets))
         pool = Pool(self._build, idle=_IDLE_ENVS)

@@ -10,7 +10,6 @@ maps (about 100 ms a step in software) and resets itself on success.
 from __future__ import annotations
 
 import importlib
-import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from pirl.envs.base import Array, ChunkResult, EnvObservation, FrameSettings, Slot, SlotPlan
+from pirl.envs.gl import require_gl
 from pirl.envs.pool import Pool
 from pirl.errors import EnvError, EnvironmentNotReadyError
 
@@ -54,36 +54,21 @@ class MetaWorldSettings:
 
     def make_slots(self, count: int) -> list[Slot]:
         """`count` slots that share idle simulators and one renderer per task."""
-        mujoco = import_mujoco()
+        mujoco = require_gl()
         studio = _Studio(mujoco, self)
         pool = Pool(lambda task_id: build_env(self.task_names[task_id]), idle=_IDLE_ENVS)
         return [MetaWorldSlot(self, pool, studio) for _ in range(count)]
 
 
-def import_mujoco() -> Any:
-    """MuJoCo with a headless GL backend, MetaWorld being importable.
-
-    Raises:
-        EnvironmentNotReadyError: a package is missing.
-    """
-    # Read when mujoco is first imported; a caller's own choice stands.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+def build_env(task: str) -> Any:
+    """A seedable MetaWorld simulator of `task` whose observation shows the goal to the expert."""
     try:
-        import mujoco
-
-        importlib.import_module("metaworld")
+        tasks: Any = importlib.import_module("metaworld.env_dict")
     except ImportError as error:
         raise EnvironmentNotReadyError(
             f"MetaWorld cannot be imported: {error}", remedy="pip install 'pirl[metaworld]'"
         ) from error
-    return mujoco
-
-
-def build_env(task: str) -> Any:
-    """A seedable MetaWorld simulator of `task` whose observation shows the goal to the expert."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-
-    kind: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE.get(f"{task}-goal-observable")
+    kind: Any = tasks.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE.get(f"{task}-goal-observable")
     if kind is None:
         raise EnvError(f"MetaWorld has no task {task!r}")
     env: Any = kind(seed=0)

@@ -102,13 +102,13 @@ def slot_observations(slot):
 
 @pytest.fixture(
     scope="module",
-    params=[("libero_10", 2, True), ("libero_goal", 7, False)],
-    ids=["stove-hard-reset", "stove-soft-reset"],
+    params=[("libero_10", 2), ("libero_goal", 7)],
+    ids=["libero_10-stove", "libero_goal-stove"],
 )
 def pair(request):
     """Observations of the stock environment, and two slots of one process on the same task."""
-    suite, task, hard = request.param
-    cfg = config(suite, task, hard_reset=hard)
+    suite, task = request.param
+    cfg = config(suite, task)
     stock = stock_observations(cfg)
     slots = libero_settings(cfg, image_keys=KEYS).make_slots(2)
     yield stock, slots
@@ -237,12 +237,12 @@ def test_actions_equal_lerobots_own_conversion():
 
 
 def test_facts_are_known_without_a_simulator():
-    info = describe_env(config(task_ids=None, hard_reset=False, episode_length=None))
+    info = describe_env(config(task_ids=None, episode_length=None))
     assert info.task_names == tuple(f"libero_10/{i}" for i in range(10))
     assert info.instructions[2] == "turn on the stove and put the moka pot on it"
     assert len(set(info.instructions)) == 10
     assert set(info.max_control_steps.values()) == {520}
-    assert info.reset_mode == "soft"
+    assert info.reset_mode == "hard"
     assert info.image_shapes == dict.fromkeys(KEYS, (3, SIZE, SIZE))
     both = describe_env(config("libero_10,libero_goal", task_ids=[1, 3]))
     assert both.task_names == ("libero_10/1", "libero_10/3", "libero_goal/1", "libero_goal/3")
@@ -259,6 +259,7 @@ def test_facts_are_known_without_a_simulator():
         ({"is_libero_plus": True}, "env.is_libero_plus"),
         ({"control_mode": "delta"}, "env.control_mode"),
         ({"episode_length": 991}, "env.episode_length"),
+        ({"hard_reset": False}, "env.hard_reset"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_simulator(changes, field):
