@@ -22,7 +22,6 @@ import numpy as np
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.routing import is_pi_rl, split_config_path
 from pirl.config.train import env_of, policy_of
-from pirl.contract.xvla import domain_id_of, tokenize_instruction
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
@@ -32,8 +31,9 @@ from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lerobot_sac import run_lerobot
+from pirl.runtime.lockstep import language_of
 from pirl.runtime.metrics import episode_metrics
-from pirl.runtime.rollout import Language, Placement, RolloutCollector
+from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -98,13 +98,7 @@ class Actor:
                 num_actors=cfg.runtime.actors,
                 split=split,
             ),
-            language=Language(
-                input_ids={
-                    task_id: tokenize_instruction(policy_of(cfg), env.instruction(task_id))
-                    for task_id in range(len(env.task_names))
-                },
-                domain_id=domain_id_of(policy_of(cfg)),
-            ),
+            language=language_of(policy_of(cfg), env),
             timers=self._timers,
         )
 

@@ -1,0 +1,242 @@
+"""Run planned episodes under a policy: all slots in lockstep, one batched decision at a time, no sockets.
+
+Owns the slots, the decisions and the assembly of transitions. Refuses to know where plans, random streams and
+weights come from. Read `pirl.runtime.rollout` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+from lerobot.utils.transition import Transition
+from torch import Tensor
+
+from pirl.algorithm.chain import sample_chunk
+from pirl.algorithm.flow_noise import NoiseHead
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.xvla import domain_id_of, tokenize_instruction
+from pirl.envs.base import ChunkResult, EnvObservation, VectorEnv
+from pirl.records import EpisodePlan, EpisodeRecord, Observation, SampledChunk
+from pirl.runtime.batch import DOMAIN_ID, INPUT_IDS, build_transition, state_of
+from pirl.runtime.timers import StageTimers
+
+type Frame = UInt8[np.ndarray[Any, Any], "h w 3"]
+"""Red, green, blue."""
+
+type ChunkSeed = Callable[[EpisodePlan, int], int]
+"""Seed of the policy's draws, from the episode and the number of the decision in it."""
+
+type NextPlans = Callable[[Sequence[int], int], Mapping[int, EpisodePlan]]
+"""Plans for some of the idle slots, given these and the decisions executed so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedEpisode:
+    """One complete episode: its decisions in order, and its record."""
+
+    transitions: list[Transition]
+    record: EpisodeRecord
+    frames: list[Frame]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """An environment slot with an episode under way."""
+
+    plan: EpisodePlan
+    observation: Observation
+    transitions: list[Transition] = field(default_factory=list[Transition])
+    frames: list[Frame] = field(default_factory=list[Frame])
+    env_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """Instruction tokens per task, computed once, and the embodiment's domain id."""
+
+    input_ids: Mapping[int, Tensor]
+    domain_id: int
+
+
+def language_of(policy_config: XVLAConfig, env: VectorEnv) -> Language:
+    """What `policy_config` makes of the instructions of every task of `env`.
+
+    Raises:
+        EnvironmentNotReadyError: the tokenizer cannot be had.
+        CheckpointError: the checkpoint's domain id cannot be read.
+    """
+    return Language(
+        input_ids={
+            task_id: tokenize_instruction(policy_config, env.instruction(task_id))
+            for task_id in range(len(env.task_names))
+        },
+        domain_id=domain_id_of(policy_config),
+    )
+
+
+class Lockstep:
+    """Runs episodes in a vector environment under a policy; all active slots decide together.
+
+    `stochastic=False` is the policy's own sampler: start noise is random, nothing after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: FlowPolicy,
+        noise_head: NoiseHead | None,
+        env: VectorEnv,
+        pirl: PiRLConfig,
+        language: Language,
+        timers: StageTimers,
+        stochastic: bool,
+    ) -> None:
+        self._policy = policy
+        self._noise_head = noise_head
+        self._env = env
+        self._pirl = pirl
+        self._language = language
+        self._timers = timers
+        self._stochastic = stochastic
+
+    def run(
+        self, next_plans: NextPlans, *, seed_of: ChunkSeed, version: int
+    ) -> Iterator[FinishedEpisode]:
+        """Yield complete episodes, in the order they end, until no slot runs and none is to start.
+
+        Args:
+            seed_of: must differ between any two decisions; nothing else is random.
+            version: the policy version that the records carry.
+
+        Raises:
+            EnvError: the simulator failed; carries task and seed.
+        """
+        executed = 0
+        slots: dict[int, _Slot] = {}
+        while True:
+            idle = [i for i in range(self._env.num_envs) if i not in slots]
+            slots |= self._start(next_plans(idle, executed))
+            if not slots:
+                return
+            results = self._step(slots, seed_of=seed_of, version=version)
+            executed += len(results)
+            for index, result in results.items():
+                if result.terminated or result.truncated:
+                    yield self._finish(slots.pop(index), result, version)
+
+    def _start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, _Slot]:
+        if not plans:
+            return {}
+        with self._timers.stage("reset"):
+            observations = self._env.reset(plans)
+        return {
+            index: _Slot(plan, self._observe(observations[index], plan.task_id))
+            for index, plan in plans.items()
+        }
+
+    def _observe(self, raw: EnvObservation, task_id: int) -> Observation:
+        return Observation(
+            images={k: torch.from_numpy(v).unsqueeze(0) for k, v in raw.images.items()},
+            state=torch.from_numpy(raw.state).unsqueeze(0),
+            input_ids=self._language.input_ids[task_id],
+            domain_id=torch.tensor([self._language.domain_id]),
+        )
+
+    def _step(
+        self, slots: dict[int, _Slot], *, seed_of: ChunkSeed, version: int
+    ) -> dict[int, ChunkResult]:
+        """One decision in every active slot."""
+        order = sorted(slots)
+        with self._timers.stage("infer"):
+            sampled = self._decide(
+                [slots[i].observation for i in order],
+                seeds=[seed_of(slots[i].plan, len(slots[i].transitions)) for i in order],
+            )
+            rows = self._policy.spec.executed_steps
+            env_chunk = self._policy.postprocess(sampled.chunk)[: len(order), :rows].cpu()
+        actions = self._env.to_env_actions(env_chunk.numpy())
+        results = self._env.step_chunk({i: actions[row] for row, i in enumerate(order)})
+        for row, index in enumerate(order):
+            info = {name: value[row : row + 1].cpu() for name, value in sampled.fields.items()}
+            action = sampled.chunk[row : row + 1, :rows].cpu()
+            self._append(slots[index], results[index], action=action, info=info, version=version)
+        return results
+
+    def _decide(self, observations: list[Observation], *, seeds: list[int]) -> SampledChunk:
+        """One chunk per observation, and perhaps a copy of the only one at the end.
+
+        A batch of one row takes other matrix kernels than a larger batch, with other last bits. Without noise
+        a row must not depend on how many slots are still active, so a single row is computed twice.
+        """
+        if len(observations) == 1 and not self._stochastic:
+            observations, seeds = observations * 2, seeds * 2
+        return sample_chunk(
+            self._policy,
+            self._policy.encode(Observation.cat(observations)),
+            pirl=self._pirl,
+            noise_head=self._noise_head,
+            rngs=[torch.Generator().manual_seed(seed) for seed in seeds],
+            stochastic=self._stochastic,
+        )
+
+    def _append(
+        self,
+        slot: _Slot,
+        result: ChunkResult,
+        *,
+        action: Tensor,
+        info: dict[str, Tensor],
+        version: int,
+    ) -> None:
+        """Turn one executed chunk into a transition and move the slot on."""
+        self._timers.add("env_step", result.timings["step_s"])
+        self._timers.add("render", result.timings["render_s"])
+        following = self._observe(result.observation, slot.plan.task_id)
+        identifiers = {
+            "pirl_version": torch.tensor([version]),
+            "pirl_episode_id": torch.tensor([slot.plan.episode_id]),
+            "pirl_chunk_idx": torch.tensor([len(slot.transitions)]),
+            "pirl_group_id": torch.tensor([slot.plan.group_id]),
+            INPUT_IDS: slot.observation.input_ids,
+            DOMAIN_ID: slot.observation.domain_id,
+        }
+        slot.transitions.append(
+            build_transition(
+                state=state_of(slot.observation),
+                next_state=state_of(following),
+                action=action,
+                step_rewards=result.step_rewards,
+                valid_steps=result.valid_steps,
+                terminated=result.terminated,
+                truncated=result.truncated,
+                info=identifiers | info,
+                spec=self._policy.spec,
+            )
+        )
+        slot.frames.extend(result.frames)
+        slot.env_steps += result.sim_steps
+        slot.observation = following
+
+    def _finish(self, slot: _Slot, last: ChunkResult, version: int) -> FinishedEpisode:
+        plan = slot.plan
+        record = EpisodeRecord(
+            task_id=plan.task_id,
+            task=self._env.task_names[plan.task_id],
+            init_state_id=plan.init_state_id,
+            seed=plan.seed,
+            episode_id=plan.episode_id,
+            policy_version=version,
+            env_steps=slot.env_steps,
+            decisions=len(slot.transitions),
+            reward=float(sum(t["reward"] for t in slot.transitions)),
+            success=last.success,
+            truncated=last.truncated,
+        )
+        return FinishedEpisode(transitions=slot.transitions, record=record, frames=slot.frames)
