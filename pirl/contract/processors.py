@@ -42,8 +42,11 @@ from transformers import AutoTokenizer
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
 
 PREPROCESSOR_FILE = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
-ABSOLUTE_TOKENIZER_FOLDER = "tokenizer"
-"""Where a tokenizer with an absolute name is kept inside a checkpoint."""
+OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
+"""Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
+
+_DOMAIN_STEP = "xvla_add_domain_id"
+"""LeRobot's registry name of the step that adds the domain id."""
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -51,7 +54,8 @@ type Pipeline = PolicyProcessorPipeline[Any, Any]
 def tokenizer_folder(policy_config: XVLAConfig, checkpoint: str | Path) -> Path:
     """Where `checkpoint` keeps the tokenizer files of this config."""
     name = Path(policy_config.tokenizer_name)
-    return Path(checkpoint) / (ABSOLUTE_TOKENIZER_FOLDER if name.is_absolute() else name)
+    outside = name.is_absolute() or ".." in name.parts
+    return Path(checkpoint) / (OUTSIDE_TOKENIZER_FOLDER if outside else name)
 
 
 def tokenizer_source(policy_config: XVLAConfig) -> str:
@@ -106,20 +110,21 @@ def domain_id_of(policy_config: XVLAConfig) -> int:
         return 0
     try:
         steps = json.loads(file.read_text())["steps"]
-        ids = [s["config"]["domain_id"] for s in steps if s.get("registry_name") == _DOMAIN_STEP]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        ids = [
+            int(step["config"]["domain_id"])
+            for step in steps
+            if step.get("registry_name") == _DOMAIN_STEP
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file} is not a LeRobot preprocessor", parts=[str(error)]
         ) from error
-    domain_id = int(ids[-1]) if ids else 0
+    domain_id = ids[-1] if ids else 0
     if not 0 <= domain_id < policy_config.num_domains:
         raise CheckpointError(
             f"{file}: domain_id = {domain_id}, expected 0..{policy_config.num_domains - 1}"
         )
     return domain_id
-
-
-_DOMAIN_STEP = "xvla_add_domain_id"
 
 
 def _preprocessor_file(policy_config: XVLAConfig) -> Path | None:

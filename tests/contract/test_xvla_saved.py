@@ -181,6 +181,21 @@ def test_pirl_finds_the_tokenizer_inside_a_moved_checkpoint_from_anywhere(tmp_pa
     assert str(tmp_path) not in (folder / PREPROCESSOR_FILE).read_text()
 
 
+@pytest.mark.parametrize("style", ["absolute", "parent"])
+def test_a_tokenizer_from_outside_is_copied_into_the_checkpoint_folder(
+    tmp_path, monkeypatch, style
+):
+    outside = write_tiny_tokenizer(tmp_path / "words")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    config = a_config(tokenizer_name=str(outside) if style == "absolute" else "../words")
+    folder = write_tiny_checkpoint(tmp_path / "cwd" / "checkpoint", config, 0)
+    assert (folder / "tokenizer" / "tokenizer.json").is_file()
+    shutil.rmtree(outside)
+    config.pretrained_path = folder
+    assert tokenize_instruction(config, INSTRUCTION).shape == (1, 24)
+
+
 @pytest.mark.parametrize(("cwd", "works"), [("checkpoint", True), ("elsewhere", False)])
 def test_stock_lerobot_finds_the_tokenizer_from_inside_the_checkpoint_only(
     tmp_path, monkeypatch, cwd, works

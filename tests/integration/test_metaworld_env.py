@@ -15,7 +15,7 @@ from pirl.envs.demos import action_chunks, collect_demos
 from pirl.envs.metaworld import MetaWorldSettings
 from pirl.envs.schedule import evaluation_plans
 from pirl.envs.split import DEMO_SEEDS
-from pirl.errors import ConfigError, EnvError
+from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError
 from pirl.records import EpisodePlan
 
 pytestmark = pytest.mark.integration
@@ -204,6 +204,20 @@ def test_a_camera_the_environment_lacks_is_refused():
             image_keys=["observation.images.image2"],
             split=load_split("pirl_metaworld"),
         )
+
+
+def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
+    with pytest.raises(EnvironmentNotReadyError, match="MUJOCO_GL=egl") as caught:
+        make_vector_env(
+            PiRLMetaWorldEnvConfig(),
+            num_envs=1,
+            num_workers=1,
+            image_keys=[KEY],
+            split=load_split("pirl_metaworld"),
+        )
+    assert "libegl1" in caught.value.remedy
 
 
 def test_another_simulator_is_refused_by_name():
