@@ -98,8 +98,14 @@ class MlflowSink:
 
     @staticmethod
     @_door
-    def open(repo_root: Path, *, uri: str | None = None) -> MlflowSink:
-        """Open the tracker and its experiment `phase2-gate`, created with note and saved view.
+    def open(
+        repo_root: Path,
+        *,
+        uri: str | None = None,
+        experiment: str = view.EXPERIMENT,
+        tags: Mapping[str, str] | None = None,
+    ) -> MlflowSink:
+        """Open the tracker and an experiment, created with `tags` (the gate's note and saved view).
 
         The database is opened under a lock: processes that open a new one together break its
         migrations.
@@ -111,16 +117,17 @@ class MlflowSink:
         with lock.open("w", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             client = _client_class()(tracking_uri=uri or default_uri(repo_root))
-            found = client.get_experiment_by_name(view.EXPERIMENT)
+            found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return MlflowSink(client=client, experiment_id=str(found.experiment_id))
+            gate_tags = {
+                view.NOTE_TAG: view.experiment_note(),
+                view.VIEW_TAG: view.saved_view(now_ms=_now_ms()),
+            }
             created = client.create_experiment(
-                view.EXPERIMENT,
+                experiment,
                 artifact_location=(repo_root.resolve() / "mlartifacts").as_uri(),
-                tags={
-                    view.NOTE_TAG: view.experiment_note(),
-                    view.VIEW_TAG: view.saved_view(now_ms=_now_ms()),
-                },
+                tags=dict(gate_tags if tags is None else tags),
             )
             return MlflowSink(client=client, experiment_id=str(created))
 
@@ -217,6 +224,14 @@ class OpenRun:
         """Log single numbers."""
         rows = [MetricRow(step=0, version=0, elapsed_s=0.0, metrics=values)]
         self.metrics(rows)
+
+    @_door
+    def artifact(self, path: Path) -> None:
+        """Copy a file, or a folder under its own name."""
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), artifact_path=path.name)
+        else:
+            self.client.log_artifact(self.run_id, str(path))
 
     def _batches(
         self, items: Sequence[Any], size: int, arguments: Callable[[Sequence[Any]], dict[str, Any]]

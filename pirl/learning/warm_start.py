@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,29 +31,13 @@ from pirl.contract.xvla import (
 from pirl.envs.demos import Demo, action_chunks, collect_demos
 from pirl.envs.schedule import stream_seed
 from pirl.errors import NumericsError
+from pirl.learning.settings import WarmStart
 from pirl.records import Observation
 
 logger = logging.getLogger(__name__)
 
 RECORD = "warm_start.json"
 """What was asked for and the loss it ended with, beside the policy folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WarmStart:
-    """How to make the starting policy; the defaults leave it accurate but too slow (`learning.md`)."""
-
-    demos_per_task: int = 60
-    speed: float = 0.65
-    """The expert's xyz action is scaled by this."""
-    noise: float = 0.3
-    """Execution noise, uniform, action units."""
-    steps: int = 400
-    batch: int = 64
-    """Action chunks per step."""
-    learning_rate: float = 1e-3
-    grad_clip: float = 10.0
-    """LeRobot's preset for X-VLA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +64,7 @@ def demo_set(demos: Sequence[Demo], *, cfg: PiRLTrainConfig) -> DemoSet:
         },
         state=torch.from_numpy(np.concatenate([demo.states for demo in demos])),
         input_ids=torch.cat(
-            [
-                tokens[demo.instruction].expand(n, -1)
-                for demo, n in zip(demos, length, strict=True)
-            ]
+            [tokens[demo.instruction].expand(n, -1) for demo, n in zip(demos, length, strict=True)]
         ),
         domain_id=torch.full((sum(length),), domain_id_of(policy)),
     )
@@ -132,7 +114,12 @@ def train_supervised(
         # X-VLA draws flow times, noise and dropout from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "warm-start-noise"))
-            for step in tqdm(range(settings.steps), desc="warm start", file=sys.stderr, disable=None):
+            for step in tqdm(
+                range(settings.steps), desc="warm start", file=sys.stderr, disable=None
+            ):
+                decay = 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * decay
                 rows = torch.randint(len(demos), (settings.batch,), generator=rng)
                 losses.append(_step(policy, demos, rows, optimizer, clip=settings.grad_clip))
                 if not np.isfinite(losses[-1]):

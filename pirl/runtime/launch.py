@@ -55,11 +55,15 @@ def launch(
     quiet: bool = False,
     stop: threading.Event | None = None,
     deadline_s: float | None = None,
+    learner_module: str = "pirl.learner",
 ) -> LaunchResult:
     """Run learner and actors to the end; every process is gone when this returns.
 
     The run fails with the learner's code, or with the first failing actor's. With `log_dir`, each process
     writes its own log file; otherwise its lines appear on stderr behind its role.
+
+    Args:
+        learner_module: run as `python -m`; a negative control brings its own.
 
     Raises:
         ConfigError: the config is invalid; nothing was started.
@@ -78,7 +82,7 @@ def launch(
     stop = stop or threading.Event()
     started = time.monotonic()
     with ProcessGroup() as group, _LogPump(log_dir, quiet=quiet) as pump:
-        learner = group.add(pump.spawn("learner", [*base, "pirl.learner", *tail], env))
+        learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
         workers = [
             group.add(
                 pump.spawn(

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -320,11 +320,17 @@ def open_run_folder(loaded: LoadedConfig, run_id: str) -> RunFolder:
     return folder
 
 
-def run_learner(loaded: LoadedConfig, *, stop: threading.Event) -> ExitCode:
-    """Run the learner of a validated pi-rl config to its end."""
+def run_learner(
+    loaded: LoadedConfig, *, stop: threading.Event, build: Callable[..., Session] = build_session
+) -> ExitCode:
+    """Run the learner of a validated pi-rl config to its end.
+
+    Args:
+        build: `build_session`, or a control's own.
+    """
     run_id = uuid.uuid4().hex
     folder = open_run_folder(loaded, run_id)
-    session = build_session(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
+    session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
     learner = Learner(session, folder=folder, stop=stop)
     if loaded.cfg.resume:
         learner.restore(resolve_checkpoint(loaded.source_path))
@@ -333,10 +339,13 @@ def run_learner(loaded: LoadedConfig, *, stop: threading.Event) -> ExitCode:
     return learner.run()
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) -> int:
     """Command line of the learner: `--config_path F` and dotted overrides.
 
     A config without `recipe` goes to LeRobot's own learner, unchanged.
+
+    Args:
+        build: as for `run_learner`.
     """
     if not is_pi_rl(argv):
         return run_lerobot("learner", argv)
@@ -345,4 +354,4 @@ def main(argv: Sequence[str]) -> int:
     configure_logging("learner")
     stop = stop_on_signals()
     logger.info("\n%s", preflight_summary(loaded))
-    return int(run_learner(loaded, stop=stop))
+    return int(run_learner(loaded, stop=stop, build=build))

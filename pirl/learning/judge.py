@@ -1,0 +1,153 @@
+"""What a learning run is worth: counts, intervals and the bounds that were fixed before it.
+
+Pure: reads records, starts nothing. Every figure follows from the episode records and metric rows of the run
+folder, so `judge` can be asked again at any time. Read `pirl.learning.report` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pirl.evidence.metric_log import MetricRow
+from pirl.evidence.stats import PairedTest, Rate, mcnemar
+from pirl.learning.settings import Bounds
+from pirl.records import EpisodeRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """The policy after some updates, on the held-out episodes."""
+
+    update: int
+    env_steps: int
+    """Simulator steps of training up to here."""
+    rate: Rate
+    mean_env_steps: float
+    """Mean episode length, failures included; it moves before the success rate does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One bound and what was measured against it."""
+
+    name: str
+    measured: str
+    bound: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Curve, criteria and verdict of one run."""
+
+    points: list[Point]
+    paired: PairedTest
+    """Last policy against the first on the same episodes."""
+    criteria: list[Criterion]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every criterion holds."""
+        return all(criterion.holds for criterion in self.criteria)
+
+
+def judge(
+    evaluations: Mapping[int, Sequence[EpisodeRecord]],
+    rows: Sequence[MetricRow],
+    *,
+    bounds: Bounds,
+    is_control: bool,
+) -> Judgement:
+    """Judge a finished run.
+
+    Args:
+        evaluations: held-out episodes by number of updates; 0 is the start.
+        rows: the learner's metric rows.
+        is_control: a control passes when it did not learn.
+    """
+    steps = {0: 0} | {row.step: int(row.metrics["counters/env_steps"]) for row in rows}
+    points = [
+        Point(
+            update=update,
+            env_steps=steps[update],
+            rate=_rate(records),
+            mean_env_steps=sum(r.env_steps for r in records) / len(records),
+        )
+        for update, records in sorted(evaluations.items())
+    ]
+    first, last = points[0], points[-1]
+    criteria = _learned(first, last, bounds) if not is_control else _did_not(first, last, bounds)
+    paired = mcnemar(
+        [r.success for r in evaluations[first.update]],
+        [r.success for r in evaluations[last.update]],
+    )
+    return Judgement(points=points, paired=paired, criteria=criteria)
+
+
+def _rate(records: Sequence[EpisodeRecord]) -> Rate:
+    return Rate(successes=sum(r.success for r in records), episodes=len(records))
+
+
+def _share(rate: Rate) -> float:
+    return rate.successes / rate.episodes
+
+
+def _learned(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
+    return [
+        Criterion(
+            name="fresh-episodes",
+            measured=str(min(first.rate.episodes, last.rate.episodes)),
+            bound=">= 100",
+            holds=min(first.rate.episodes, last.rate.episodes) >= 100,
+        ),
+        Criterion(
+            name="start-success",
+            measured=str(first.rate),
+            bound=f"share in [{bounds.start_low}, {bounds.start_high}]",
+            holds=bounds.start_low <= _share(first.rate) <= bounds.start_high,
+        ),
+        Criterion(
+            name="end-success",
+            measured=str(last.rate),
+            bound=f"share >= {bounds.end}",
+            holds=_share(last.rate) >= bounds.end,
+        ),
+        Criterion(
+            name="env-steps",
+            measured=str(last.env_steps),
+            bound=f"<= {bounds.env_steps}",
+            holds=last.env_steps <= bounds.env_steps,
+        ),
+    ]
+
+
+def _did_not(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
+    return [
+        Criterion(
+            name="control-did-not-learn",
+            measured=f"{last.rate} after {first.rate}",
+            bound=f"share at most start + {bounds.control_gain}",
+            holds=_share(last.rate) <= _share(first.rate) + bounds.control_gain,
+        )
+    ]
+
+
+def judgement_record(judgement: Judgement) -> dict[str, object]:
+    """The judgement as JSON values."""
+    return {
+        "passed": judgement.passed,
+        "points": [
+            {
+                "update": point.update,
+                "env_steps": point.env_steps,
+                "successes": point.rate.successes,
+                "episodes": point.rate.episodes,
+                "interval_95": [round(bound, 4) for bound in point.rate.interval],
+                "mean_env_steps": round(point.mean_env_steps, 2),
+            }
+            for point in judgement.points
+        ],
+        "paired": str(judgement.paired),
+        "criteria": [asdict(criterion) for criterion in judgement.criteria],
+    }

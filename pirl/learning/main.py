@@ -1,0 +1,137 @@
+"""`pirl bench learn` and `pirl demo`: prove that piRL improves a policy, with records that can be judged again.
+
+Owns arguments, the printed answer and the exit code. Read `pirl.learning.proof` for the run itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pirl.config.recipe import VARIANTS
+from pirl.errors import ExitCode
+from pirl.learning.judge import judge, judgement_record
+from pirl.learning.proof import LearnFolder, LearningRun, load_run, run_learning
+from pirl.learning.report import RECORD, learn_record, write_report, write_videos
+from pirl.learning.settings import CONTROLS, LearnSettings, read_settings, settings_from
+from pirl.learning.track import track_learning
+from pirl.runtime.session import configure_logging, stop_on_signals
+
+
+def learn_main(argv: Sequence[str]) -> int:
+    """One learning run; exit code 0 only when every bound holds."""
+    parser = argparse.ArgumentParser(
+        prog="pirl bench learn",
+        description="Warm start, piRL through learner and actors, held-out episodes, verdict.",
+        epilog="Further --section.field=value arguments override the train config.",
+    )
+    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--control", choices=tuple(CONTROLS), help="a run that must not learn")
+    parser.add_argument("--actors", type=int)
+    parser.add_argument("--episodes", type=int, help="held-out episodes per task and policy")
+    parser.add_argument("--start-from", help="a pretrained_model/ folder instead of a warm start")
+    parser.add_argument("--config", help="another train config")
+    parser.add_argument("--out", type=Path, help="default runs/learn-<time>")
+    parser.add_argument("--videos", type=int, default=2, help="episodes filmed before and after")
+    parser.add_argument("--no-mlflow", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the record as JSON on stdout")
+    args, overrides = parser.parse_known_args(list(argv))
+    configure_logging("learn")
+    settings = read_settings(
+        variant=args.variant,
+        seed=args.seed,
+        control=args.control,
+        actors=args.actors,
+        episodes=args.episodes,
+        start_from=args.start_from,
+        config=args.config,
+        overrides=tuple(overrides) or None,
+    )
+    out = args.out or Path("runs") / time.strftime("learn-%Y%m%d-%H%M%S", time.gmtime())
+    record = learn(settings, out, videos=args.videos, mlflow=not args.no_mlflow)
+    sys.stdout.write((json.dumps(record, indent=1) if args.json else render(record, out)) + "\n")
+    return int(ExitCode.OK if record["passed"] else ExitCode.CHECK_FAILED)
+
+
+def learn(settings: LearnSettings, out: Path, *, videos: int, mlflow: bool) -> dict[str, Any]:
+    """Run, judge, report; the record that was written."""
+    folder = LearnFolder(root=out)
+    with track_learning(settings, enabled=mlflow) as tracker:
+        run = run_learning(settings, folder=folder, stop=stop_on_signals())
+        record = conclude(settings, run)
+        if videos > 0 and settings.control is None:
+            write_videos(settings, run, count=videos)
+        tracker.conclude(record, run)
+    return record
+
+
+def conclude(settings: LearnSettings, run: LearningRun) -> dict[str, Any]:
+    """Judge a run from its records and write record, report and picture."""
+    judgement = judge(
+        run.evaluations,
+        run.rows,
+        bounds=settings.bounds,
+        is_control=settings.control is not None,
+    )
+    record = learn_record(settings, run, judgement)
+    write_report(settings, run, judgement, record)
+    return record
+
+
+def judge_main(argv: Sequence[str]) -> int:
+    """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
+    parser = argparse.ArgumentParser(prog="pirl bench judge", description=judge_main.__doc__)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args(list(argv))
+    written = json.loads((args.folder / RECORD).read_text(encoding="utf-8"))
+    settings = settings_from(written["settings"])
+    run = load_run(LearnFolder(root=args.folder))
+    judgement = judge(
+        run.evaluations,
+        run.rows,
+        bounds=settings.bounds,
+        is_control=settings.control is not None,
+    )
+    again = judgement_record(judgement)
+    different = [name for name, value in again.items() if written[name] != value]
+    for name in different:
+        sys.stdout.write(f"{name}: {written[name]} written, {again[name]} recomputed\n")
+    sys.stdout.write(
+        f"{'passed' if judgement.passed else 'failed'}, {len(different)} differences\n"
+    )
+    return int(ExitCode.OK if not different and judgement.passed else ExitCode.CHECK_FAILED)
+
+
+def render(record: dict[str, Any], out: Path) -> str:
+    """The record for a person: verdict first, then where to look."""
+    control = f", control {record['control']}" if record["control"] else ""
+    lines = [
+        f"learning run, {record['variant']}{control}, seed {record['seed']}: "
+        f"{'passed' if record['passed'] else 'failed'}",
+        *(
+            f"  {c['name']:<22} {c['measured']} ({c['bound']}): {'holds' if c['holds'] else 'FAILS'}"
+            for c in record["criteria"]
+        ),
+        f"  report  {out.as_posix()}/report.md",
+        f"  again   pirl bench judge {out.as_posix()}",
+    ]
+    return "\n".join(lines)
+
+
+COMMANDS = {"learn": learn_main, "judge": judge_main}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of `pirl bench`."""
+    args = list(argv)
+    if args and args[0] in COMMANDS:
+        return COMMANDS[args[0]](args[1:])
+    out = sys.stdout if args[:1] in (["-h"], ["--help"]) else sys.stderr
+    out.write("usage: pirl bench learn | judge [options]; `pirl bench learn --help` explains one\n")
+    return int(ExitCode.OK if out is sys.stdout else ExitCode.USAGE)

@@ -1,0 +1,93 @@
+"""A learning run in MLflow: one run, its metrics by update, its report, pictures and videos.
+
+Owns what is copied; the door is `pirl.evidence.mlflow_sink`. Read `docs/learning.md` for what the figures mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from pirl.evidence.criteria import Verdict
+from pirl.evidence.environment import collect_source
+from pirl.evidence.mlflow_sink import MlflowSink, OpenRun
+from pirl.evidence.mlflow_view import NOTE_TAG
+from pirl.learning.proof import LearningRun
+from pirl.learning.settings import LearnSettings
+
+EXPERIMENT = "learning"
+_NOTE = (
+    "Does piRL improve a policy? One run is a warm start, training through learner and actors, and held-out "
+    "episodes before and after. A run is FINISHED only when every bound held; a control must not learn."
+)
+
+
+class Tracker(Protocol):
+    """Whoever keeps a copy of the result."""
+
+    def conclude(self, record: dict[str, Any], run: LearningRun) -> None:
+        """Take over a finished run."""
+        ...
+
+
+class _NoTracker:
+    def conclude(self, record: dict[str, Any], run: LearningRun) -> None: ...
+
+
+class _MlflowTracker:
+    def __init__(self, open_run: OpenRun) -> None:
+        self._open = open_run
+
+    def conclude(self, record: dict[str, Any], run: LearningRun) -> None:
+        self._open.verdict = Verdict.PASSED if record["passed"] else Verdict.FAILED
+        self._open.tag(
+            {
+                "learn.verdict": str(self._open.verdict),
+                "config.sha256": run.config_hash,
+                "weights.sha256": run.weights_sha256,
+                **{f"criterion.{c['name']}": c["measured"] for c in record["criteria"]},
+            }
+        )
+        self._open.metrics(run.rows)
+        last = record["points"][-1]
+        self._open.numbers(
+            {"heldout_successes": last["successes"], "heldout_episodes": last["episodes"]}
+        )
+        for name in ("learn.json", "report.md", "learning.png", "videos", "evaluation", "logs"):
+            path = run.folder.root / name
+            if path.exists():
+                self._open.artifact(path)
+
+
+@contextmanager
+def track_learning(settings: LearnSettings, *, enabled: bool) -> Generator[Tracker]:
+    """The tracker of one run: MLflow on SQLite, or `MLFLOW_TRACKING_URI` where that is set.
+
+    Raises:
+        EvidenceError: the tracker does not answer.
+    """
+    if not enabled:
+        yield _NoTracker()
+        return
+    root = Path.cwd()
+    sink = MlflowSink.open(
+        root,
+        uri=os.environ.get("MLFLOW_TRACKING_URI"),
+        experiment=EXPERIMENT,
+        tags={NOTE_TAG: _NOTE},
+    )
+    sink.reap()
+    source = collect_source(root)
+    control = f" control {settings.control}" if settings.control else ""
+    tags = {
+        "variant": settings.variant,
+        "seed": str(settings.seed),
+        "control": settings.control or "none",
+        "mlflow.source.git.commit": str(source["git_commit"]),
+        "git.dirty": str(source["git_dirty"]),
+    }
+    with sink.open_run(f"learn {settings.variant}{control} seed {settings.seed}", tags) as open_run:
+        yield _MlflowTracker(open_run)
