@@ -1,0 +1,143 @@
+"""Judging a learning run: counts decide, bounds are fixed, a control passes only by not learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pirl.errors import ConfigError
+from pirl.evidence.metric_log import MetricRow
+from pirl.learning.judge import Judgement, judge, judgement_record
+from pirl.learning.settings import Bounds, LearnSettings, read_settings, settings_from
+from pirl.records import EpisodeRecord
+
+
+def episodes(successes: int, count: int = 100) -> list[EpisodeRecord]:
+    return [
+        EpisodeRecord(
+            task_id=0,
+            task="button-press-topdown-v3",
+            init_state_id=index,
+            seed=index,
+            episode_id=index,
+            policy_version=0,
+            env_steps=80 if index < successes else 95,
+            decisions=5,
+            reward=float(index < successes),
+            success=index < successes,
+            truncated=index >= successes,
+        )
+        for index in range(count)
+    ]
+
+
+def rows(env_steps: int, updates: int = 2) -> list[MetricRow]:
+    return [
+        MetricRow(
+            step=step,
+            version=step,
+            elapsed_s=1.0,
+            metrics={"counters/env_steps": env_steps * step / updates},
+        )
+        for step in range(1, updates + 1)
+    ]
+
+
+def a_judgement(
+    start: int,
+    end: int,
+    *,
+    count: int = 100,
+    env_steps: int = 100_000,
+    bounds: Bounds | None = None,
+    is_control: bool = False,
+) -> Judgement:
+    return judge(
+        {0: episodes(start, count), 2: episodes(end, count)},
+        rows(env_steps),
+        bounds=bounds or Bounds(),
+        is_control=is_control,
+    )
+
+
+def failing(judgement: Judgement) -> list[str]:
+    return [criterion.name for criterion in judgement.criteria if not criterion.holds]
+
+
+def test_a_run_within_all_bounds_passes():
+    assert a_judgement(30, 95).passed
+    assert a_judgement(25, 100, env_steps=120_000).passed
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "options", "name"),
+    [
+        (30, 94, {}, "end-success"),
+        (24, 99, {}, "start-success"),
+        (51, 99, {}, "start-success"),
+        (30, 99, {"env_steps": 120_001}, "env-steps"),
+        (25, 99, {"count": 99}, "fresh-episodes"),
+    ],
+)
+def test_each_bound_fails_on_its_own(start, end, options, name):
+    assert failing(a_judgement(start, end, **options)) == [name]
+
+
+def test_a_control_fails_as_soon_as_it_learned():
+    assert a_judgement(30, 45, is_control=True).passed
+    assert failing(a_judgement(30, 46, is_control=True)) == ["control-did-not-learn"]
+
+
+def test_a_control_that_got_worse_did_not_learn():
+    assert a_judgement(30, 2, is_control=True).passed
+
+
+def test_figures_are_counts_with_intervals_by_env_steps():
+    record = judgement_record(a_judgement(30, 95))
+    first, last = record["points"]
+    assert (first["successes"], first["episodes"], first["env_steps"]) == (30, 100, 0)
+    assert (last["successes"], last["env_steps"]) == (95, 100_000)
+    assert first["mean_env_steps"] == pytest.approx(90.5)
+    assert "30/100" in str(record["paired"])
+    assert "only B 65" in str(record["paired"])
+
+
+def test_the_comparison_is_paired_by_episode():
+    reversed_end = list(reversed(episodes(95)))
+    judgement = judge(
+        {0: episodes(5), 2: reversed_end}, rows(1000), bounds=Bounds(), is_control=False
+    )
+    assert (judgement.paired.only_a, judgement.paired.only_b) == (5, 95)
+
+
+def test_settings_of_the_repository_are_read_and_given_values_win():
+    settings = read_settings(Path("params.yaml"), seed=7, variant="flow-noise", actors=None)
+    assert (settings.seed, settings.variant, settings.actors) == (7, "flow-noise", 1)
+    assert settings.config_path == "configs/train_config_pirl_learn_flow_noise.json"
+    assert settings.all_overrides[-1] == "--seed=7"
+
+
+def test_settings_survive_the_record():
+    from dataclasses import asdict
+
+    settings = LearnSettings(seed=3, control="shuffled", overrides=("--pirl.gamma=0.9",))
+    assert settings_from(asdict(settings)) == settings
+    assert "--pirl.shuffle_advantages=true" in settings.all_overrides
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [({"variant": "flow-ode"}, "learn.variant"), ({"control": "luck"}, "learn.control")],
+)
+def test_unknown_choice_is_refused_by_name(given, field):
+    with pytest.raises(ConfigError) as refused:
+        read_settings(Path("params.yaml"), **given)
+    assert refused.value.errors[0].field == field
+
+
+def test_unknown_setting_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("learn: {warmstart: {steps: 3}}\n")
+    with pytest.raises(ConfigError):
+        read_settings(path)
