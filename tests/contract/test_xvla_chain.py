@@ -16,6 +16,12 @@ from pirl.errors import ContractError
 
 ROWS = 4
 ONE_ARM = range(10)
+ROUNDING = 1e-3
+"""Nats, between passes of different sizes: about 3 SNR e sqrt(dims) at 5 mm, 100 dims and one fp32 ulp.
+
+How much of it is seen depends on the CPU. At equal size the passes agree to 1e-5; `test_chain` has
+the other sizes at 1e-5 too, on a network that computes in fp64.
+"""
 
 
 def recipe(variant="one", *, sde=None, **knobs):
@@ -115,7 +121,9 @@ def test_equal_seed_gives_the_stock_action():
 def test_replayed_log_prob_equals_the_recorded_one(variant, base):
     game = Game(recipe(variant, base_sampler=base))
     drawn = game.sample()
-    assert float((torch.exp(game.log_ratio(drawn.fields)) - 1).abs().max()) < 1e-5
+    same_size = variant == "one"
+    tolerance = 1e-5 if same_size else ROUNDING
+    assert float((torch.exp(game.log_ratio(drawn.fields)) - 1).abs().max()) < tolerance
 
 
 @pytest.mark.parametrize("k", range(5))
@@ -124,7 +132,7 @@ def test_parity_holds_at_every_step_and_for_other_batch_sizes(k):
     fields = game.sample().fields
     assert float((torch.exp(game.log_ratio(fields)) - 1).abs().max()) < 1e-5
     for row in range(ROWS):
-        assert float(game.log_ratio(fields, slice(row, row + 1)).abs().max()) < 1e-3
+        assert float(game.log_ratio(fields, slice(row, row + 1)).abs().max()) < ROUNDING
 
 
 @pytest.mark.parametrize(("k", "count"), [(0, 90), (3, 90), (4, 100)])

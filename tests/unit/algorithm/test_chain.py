@@ -217,7 +217,7 @@ def test_masked_coordinates_of_the_drawn_state_are_the_deterministic_update(k, b
     policy = MixingPolicy(a_spec())
     tables = build_tables(a_spec(), pirl)
     step = drawn["pirl_denoise_idx"]
-    clean = policy.predict(a_context(ROWS), drawn["pirl_x_k"], tables.time[step]).clean
+    clean = policy.predict(a_context(ROWS), drawn["pirl_x_k"], tables.time[step]).clean.float()
     own = transition(
         tables,
         step=step,

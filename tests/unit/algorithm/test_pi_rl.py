@@ -24,9 +24,16 @@ from pirl.records import DecisionBatch, Observation
 VARIANTS = ("flow-sde", "flow-noise")
 
 
-def a_policy(seed: int = 0) -> ToyPolicy:
+def a_policy(seed: int = 0, dropout: float = 0.0) -> ToyPolicy:
     return ToyPolicy(
-        chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16, seed=seed
+        chunk_size=3,
+        executed_steps=2,
+        dims=3,
+        denoising_steps=4,
+        hidden=16,
+        dropout=dropout,
+        seed=seed,
+        dtype=torch.float64,
     )
 
 
@@ -247,9 +254,7 @@ def test_update_counts_itself_and_its_optimiser_steps():
 
 
 def test_an_update_works_in_eval_mode_and_leaves_it_whatever_came_before_or_between():
-    policy = ToyPolicy(
-        chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16, dropout=0.5
-    )
+    policy = a_policy(dropout=0.5)
 
     def demos():
         while True:
@@ -302,6 +307,13 @@ def tiny_observation(rows: int, *, seed: int) -> Observation:
     )
 
 
+ROUNDING = 3 * (1 / 0.005) * torch.finfo(torch.float32).eps * (3 * 10) ** 0.5
+"""What fp32 may move a chunk's log-prob by: 3 SNR e sqrt(dims), at 5 mm and 30 dims.
+
+An X-VLA's products round differently in passes of different sizes, more or less so by CPU.
+"""
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_tiny_xvla_ratio_is_one_frozen_parameters_stay_and_eval_mode_is_restored(variant):
     algorithm = tiny_algorithm(variant)
@@ -311,8 +323,8 @@ def test_tiny_xvla_ratio_is_one_frozen_parameters_stay_and_eval_mode_is_restored
         metric_row(algorithm.update(iter([tiny_batch(algorithm, version=v)]))) for v in range(2)
     ]
     for row in rows:
-        assert row["update/ratio_first_max_abs"] < 1e-5
-        assert row["update/parity_max_abs"] < 1e-3
+        assert row["update/ratio_first_max_abs"] < ROUNDING
+        assert row["update/parity_max_abs"] < ROUNDING
         assert row["update/grad_norm_actor"] > 0.0
     assert not any(m.training for m in algorithm.policy.module.modules())
     now = {n: p.detach() for n, p in algorithm.policy.frozen_parameters().items()}

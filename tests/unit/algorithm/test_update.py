@@ -23,7 +23,7 @@ VARIANTS = ("flow-sde", "flow-noise")
 
 def a_policy(**options: object) -> ToyPolicy:
     shape = dict(chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16)
-    return ToyPolicy(**{**shape, **options})  # type: ignore[arg-type]
+    return ToyPolicy(**{**shape, "dtype": torch.float64, **options})  # type: ignore[arg-type]
 
 
 def an_update(variant: str = "flow-sde", **knobs: object) -> PiRLAlgorithm:

@@ -44,7 +44,12 @@ class ToyNet(nn.Module):
 
 
 class ToyPolicy:
-    """`FlowPolicy` over `ToyNet`; all dims are ordinary flow dims unless `gripper` is given."""
+    """`FlowPolicy` over `ToyNet`; all dims are ordinary flow dims unless `gripper` is given.
+
+    With `dtype=torch.float64` the network's answer does not depend on the batch that a row shares
+    once it is rounded to the chain's fp32, on no CPU: for tests that compare passes of different
+    sizes.
+    """
 
     def __init__(
         self,
@@ -57,12 +62,14 @@ class ToyPolicy:
         dropout: float = 0.0,
         gripper: tuple[int, ...] = (),
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = ToyNet(chunk_size=chunk_size, dims=dims, hidden=hidden, dropout=dropout)
         self.module.vlm.requires_grad_(False)
-        self.module.eval()
+        self.module.eval().to(dtype)
+        self.dtype = dtype
         self.spec = ActionSpec(
             action_mode="auto",
             chunk_size=chunk_size,
@@ -81,7 +88,7 @@ class ToyPolicy:
 
     @torch.no_grad()
     def encode(self, observation: Observation) -> Context:
-        tokens = self.module.vlm(observation.state).unsqueeze(1)
+        tokens = self.module.vlm(observation.state.to(self.dtype)).float().unsqueeze(1)
         return Context(
             vlm_features=tokens,
             aux_visual_inputs=tokens[:, :0],
@@ -94,7 +101,7 @@ class ToyPolicy:
         visible = x.clone()
         visible[..., list(self.spec.hidden_gripper_dims)] = 0.0
         inputs = torch.cat([visible.flatten(1), t[:, None], context.vlm_features[:, 0]], dim=1)
-        features = self.module.transformer["body"](inputs).unflatten(1, (-1, WIDTH))
+        features = self.module.transformer["body"](inputs.to(self.dtype)).unflatten(1, (-1, WIDTH))
         return Prediction(
             clean=self.module.transformer["action_decoder"](features), features=features
         )
@@ -152,6 +159,8 @@ def an_algorithm(policy: ToyPolicy, pirl: PiRLConfig, **options: object) -> PiRL
     config = PiRLAlgorithmConfig(pirl=pirl, total_updates=10, seed=0)
     algorithm = PiRLAlgorithm(policy, config, **options)  # type: ignore[arg-type]
     algorithm.make_optimizers_and_scheduler()
+    if algorithm.noise_head is not None:
+        algorithm.noise_head.to(next(iter(policy.trained_parameters().values())).dtype)
     return algorithm
 
 
