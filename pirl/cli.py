@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("pirl.gate.doctor", "check this machine and the X-VLA x LIBERO profile"),
     "validate": ("pirl.config.validate", "check a config and print its preflight summary"),
+    "eval": (
+        "pirl.evaluation.main",
+        "evaluate a policy on fixed episodes, check or compare results",
+    ),
     "launch": ("pirl.runtime.launch", "run a learner and its actors on this machine"),
     "learner": ("pirl.learner", "run the learner"),
     "actor": ("pirl.actor", "run one actor"),

@@ -1,15 +1,16 @@
 """Evaluate a saved policy: its own weights, its own sampler settings, the environment of a train config.
 
-Owns how a checkpoint folder and a train config become policy, environment and schedule. Refuses random
-weights: a policy without weights is an error. Read `pirl.evaluation.report` next.
+Owns how a checkpoint folder and a train config become policy, split and schedule, and what is checked before
+a simulator starts. Refuses random weights: a policy without weights is an error. Read
+`pirl.evaluation.results` next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import draccus
 import torch
@@ -20,9 +21,9 @@ from pirl.config.policy_path import resolve_policy_path
 from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.contract.xvla import XVLAFlowPolicy, build_policy
 from pirl.contract.xvla_inputs import real_cameras
-from pirl.envs import make_vector_env
+from pirl.envs import EnvInfo, StateSplit, describe_env, load_split, make_vector_env
 from pirl.envs.schedule import evaluation_plans
-from pirl.envs.split import load_split
+from pirl.errors import ConfigError, FieldError
 from pirl.evaluation.episodes import OnEpisode, evaluate
 from pirl.records import EpisodePlan, EpisodeRecord
 from pirl.runtime.lockstep import language_of
@@ -36,11 +37,24 @@ class Protocol:
     episodes_per_task: int
     seed: int
     split: str = "heldout"
-    """`heldout`, `train` or `all`."""
+    """`heldout`, `train` or `all` (peer-comparable: overlaps training)."""
     num_envs: int = 1
     num_workers: int = 1
-    """Changes speed, never results."""
+    """Slots and workers change speed, never results."""
     record_frames: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Everything an evaluation needs, checked; no simulator has started."""
+
+    policy: XVLAFlowPolicy
+    policy_config: XVLAConfig
+    cfg: PiRLTrainConfig
+    protocol: Protocol
+    split: StateSplit
+    env: EnvInfo
+    plans: tuple[EpisodePlan, ...]
 
 
 def evaluate_checkpoint(
@@ -52,59 +66,105 @@ def evaluate_checkpoint(
     timers: StageTimers | None = None,
     on_episode: OnEpisode | None = None,
 ) -> list[EpisodeRecord]:
-    """The records of a saved policy in the environment of `cfg`.
+    """The records of a saved policy in the environment of `cfg`: `prepare`, then `run`."""
+    evaluation = prepare(policy_path, cfg, protocol=protocol, device=device)
+    return run(evaluation, timers=timers, on_episode=on_episode)
+
+
+def prepare(
+    policy_path: str | Path, cfg: PiRLTrainConfig, *, protocol: Protocol, device: str
+) -> Evaluation:
+    """Load the policy with strict keys by stock LeRobot, check it against `cfg`, fix the schedule.
 
     Args:
-        policy_path: a `pretrained_model/` folder or a hub id; loaded by stock LeRobot with strict keys.
-        cfg: environment and split; its policy section is not read, the checkpoint's own config is.
+        policy_path: a `pretrained_model/` folder or a hub id; K and the executed steps are its own.
+        cfg: environment and split; its policy section is not read.
 
     Raises:
         ConfigError: no policy there, or policy, environment, split and protocol do not fit.
         CheckpointError: the weights are damaged or do not fit their config.
-        EnvironmentNotReadyError: hub, packages, assets or GL are missing.
-        EnvError: the simulator failed.
+        EnvironmentNotReadyError: hub, packages or assets are missing.
     """
-    policy = load_checkpoint(policy_path, executed_dims=cfg.pirl.executed_dims, device=device)
-    config = policy.module.model.config
-    torch.set_num_threads(cfg.runtime.torch_threads)
+    tree = resolve_policy_path({"path": str(policy_path)})
+    policy_config = cast(XVLAConfig, draccus.decode(PreTrainedConfig, tree))
+    _check_fit(cfg, policy_config)
     split = load_split(env_of(cfg).type, mode=protocol.split, split_file=cfg.runtime.split_file)
-    with make_vector_env(
-        env_of(cfg),
-        num_envs=protocol.num_envs,
-        num_workers=protocol.num_workers,
-        image_keys=real_cameras(config),
+    env = describe_env(env_of(cfg))
+    plans = _schedule(protocol, env=env, split=split)
+    torch.set_num_threads(cfg.runtime.torch_threads)
+    policy = build_policy(
+        policy_config, executed_dims=cfg.pirl.executed_dims, device=device, seed=protocol.seed
+    )
+    return Evaluation(
+        policy=policy,
+        policy_config=policy_config,
+        cfg=cfg,
+        protocol=protocol,
         split=split,
+        env=env,
+        plans=tuple(plans),
+    )
+
+
+def run(
+    evaluation: Evaluation,
+    *,
+    timers: StageTimers | None = None,
+    on_episode: OnEpisode | None = None,
+) -> list[EpisodeRecord]:
+    """Start the simulators, run the schedule, end them.
+
+    Raises:
+        EnvironmentNotReadyError: assets or GL are missing.
+        EnvError: the simulator failed; carries task and seed.
+    """
+    protocol = evaluation.protocol
+    with make_vector_env(
+        env_of(evaluation.cfg),
+        num_envs=min(protocol.num_envs, len(evaluation.plans)),
+        num_workers=min(protocol.num_workers, len(evaluation.plans)),
+        image_keys=real_cameras(evaluation.policy_config),
+        split=evaluation.split,
         record_frames=protocol.record_frames,
     ) as env:
-        plans: Sequence[EpisodePlan] = evaluation_plans(
-            seed=protocol.seed,
-            task_names=env.task_names,
-            split=split,
-            episodes_per_task=protocol.episodes_per_task,
-        )
         return evaluate(
-            policy,
+            evaluation.policy,
             env=env,
-            plans=plans,
-            language=language_of(config, env),
+            plans=evaluation.plans,
+            language=language_of(evaluation.policy_config, env),
             seed=protocol.seed,
             timers=timers,
             on_episode=on_episode,
         )
 
 
-def load_checkpoint(
-    policy_path: str | Path, *, executed_dims: Sequence[int] | None, device: str
-) -> XVLAFlowPolicy:
-    """The policy of a `pretrained_model/` folder or hub id, in eval mode, never with random weights.
-
-    K and the executed steps are those of the checkpoint's config.
-
-    Raises:
-        ConfigError, CheckpointError, EnvironmentNotReadyError: as for `evaluate_checkpoint`.
-    """
-    tree = resolve_policy_path({"path": str(policy_path)})
-    config = cast(Any, draccus.decode(PreTrainedConfig, tree))
-    return build_policy(
-        cast(XVLAConfig, config), executed_dims=executed_dims, device=device, seed=0
+def _schedule(protocol: Protocol, *, env: EnvInfo, split: StateSplit) -> list[EpisodePlan]:
+    if protocol.episodes_per_task < 1:
+        raise _wrong("--episodes-per-task", protocol.episodes_per_task, ">= 1", "run at least one")
+    return evaluation_plans(
+        seed=protocol.seed,
+        task_names=env.task_names,
+        split=split,
+        episodes_per_task=protocol.episodes_per_task,
     )
+
+
+def _check_fit(cfg: PiRLTrainConfig, policy_config: XVLAConfig) -> None:
+    """Every rule of a training config, with the checkpoint's own policy section in it."""
+    if cfg.recipe is None:
+        raise _wrong("recipe", None, "pi-rl", "give a pi-rl config with --config_path")
+    joined = deepcopy(cfg)
+    joined.policy = policy_config
+    joined.validate()
+    if env_of(cfg).type == "libero" and env_of(cfg).episode_length is None:
+        raise _wrong(
+            "env.episode_length",
+            None,
+            "the time limit in control steps; LeRobot's limits per suite are shorter than X-VLA needs",
+            "pass --env.episode_length=800",
+        )
+
+
+def _wrong(field: str, value: object, expected: str, fix: str) -> ConfigError:
+    error = FieldError(field=field, value=value, expected=expected, fix=fix)
+    return ConfigError([error], source="evaluation")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from pirl.config.load import load_config
+from pirl.config.load import load_config, write_resolved
 from pirl.config.train import policy_of
 from pirl.contract.xvla import build_policy, save_pretrained
-from pirl.errors import ConfigError
-from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
+from pirl.errors import ExitCode
+from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint, prepare
+from pirl.evaluation.main import main
+from pirl.evidence.media import BLANK_SPREAD, inspect_video
+from pirl.guard import run_guarded
 
 pytestmark = pytest.mark.integration
 CONFIG = "configs/train_config_pirl_embedded.json"
@@ -73,6 +78,54 @@ def test_another_seed_draws_other_start_noise_on_the_same_states(checkpoint, cfg
     assert not torch.equal(bits[state][0], reference[1][state][0])
 
 
-def test_a_folder_without_weights_is_refused(checkpoint, cfg, tmp_path):
-    with pytest.raises(ConfigError, match=r"policy\.path"):
-        evaluate_checkpoint(tmp_path, cfg, protocol=PROTOCOL)
+def command(capsys, *argv):
+    """Exit code, and the answer as JSON."""
+    code = run_guarded(main, [*argv, "--json"])
+    out = capsys.readouterr().out
+    return code, json.loads(out) if out else None
+
+
+def test_two_checkpoints_are_evaluated_verified_and_compared_by_command(
+    checkpoint, cfg, tmp_path, capsys
+):
+    # The other one has its own sampler settings, and the config lies beside the weights.
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    settings = json.loads((other / "config.json").read_text())
+    settings |= {"n_action_steps": 2, "num_denoising_steps": 3}
+    (other / "config.json").write_text(json.dumps(settings))
+    infos = {}
+    for name, policy in (("a", checkpoint), ("b", other)):
+        write_resolved(cfg, policy / "train_config.json")
+        arguments = ("--policy_path", str(policy), "--out", str(tmp_path / name))
+        code, infos[name] = command(
+            capsys, *arguments, "--episodes-per-task=2", "--num-workers=0", "--videos=1"
+        )
+        assert code == ExitCode.OK
+    assert infos["a"]["overall"]["episodes"] == 2
+    assert infos["a"]["identity"]["split"]["label"] == "heldout"
+    # 40 simulator steps are 8 actions.
+    assert [f["decisions"] for f in infos["a"]["failures"]] == [2, 2]
+    assert [f["decisions"] for f in infos["b"]["failures"]] == [4, 4]
+    assert infos["b"]["identity"]["sampler"]["denoising_steps"] == 3
+    film = tmp_path / "a" / infos["a"]["videos"][0]["file"]
+    assert inspect_video(film).spread > BLANK_SPREAD
+    text = (tmp_path / "a" / "eval_info.json").read_text()
+    assert str(tmp_path) not in text
+
+    assert command(capsys, "--verify", str(tmp_path / "a"))[0] == ExitCode.OK
+    code, compared = command(capsys, "--compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert code == ExitCode.OK
+    assert compared["overall"]["neither"] == compared["overall"]["pairs"] == 2
+    assert compared["overall"]["p_value"] == 1.0
+    assert {d["field"] for d in compared["differences"]} == {
+        "sampler.denoising_steps",
+        "sampler.n_action_steps",
+    }
+    film.write_bytes(film.read_bytes()[:-1])
+    assert command(capsys, "--verify", str(tmp_path / "a"))[0] == ExitCode.CHECK_FAILED
+
+
+def test_the_peer_comparable_split_is_labelled(checkpoint, cfg):
+    evaluation = prepare(checkpoint, cfg, protocol=replace(PROTOCOL, split="all"), device="cpu")
+    assert evaluation.split.label == "all (peer-comparable, overlaps training)"
+    assert evaluation.plans[0].init_state_id < 2**30

@@ -1,0 +1,180 @@
+"""`pirl eval`: evaluate a saved policy, check a result folder, or compare two of them.
+
+Owns the command line. Figures go to stdout, progress to stderr. Read `docs/evaluation.md` next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pirl.config.jsonfile import TRAIN_CONFIG_NAME
+from pirl.config.load import LoadedConfig, load_config
+from pirl.config.train import PiRLTrainConfig, env_of
+from pirl.errors import ConfigError, ExitCode, FieldError
+from pirl.evaluation.checkpoint import Protocol, prepare, run
+from pirl.evaluation.folder import append_record, create_folder, finish_folder
+from pirl.evaluation.identity import describe
+from pirl.evaluation.text import comparison_text, results_text
+from pirl.evaluation.verify import compare_folders, verify_folder
+from pirl.evaluation.videos import VideoKeeper
+from pirl.runtime.lockstep import FinishedEpisode
+
+SEED = 1000
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of `pirl eval`."""
+    args, overrides = _parser().parse_known_args(list(argv))
+    if args.verify is not None or args.compare is not None:
+        if overrides or args.policy_path is not None:
+            raise _usage("--verify, --compare", "alone", "they read result folders and run nothing")
+        return _verify(args) if args.verify is not None else _compare(args)
+    return _evaluate(args, overrides)
+
+
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
+    if args.policy_path is None:
+        raise _usage("--policy_path", "a pretrained_model folder or a hub id", "pass it")
+    ignored = [token for token in overrides if token.startswith("--policy.")]
+    if ignored:
+        raise _usage(
+            ignored[0],
+            "no policy setting: K and n_action_steps are those of the checkpoint's config.json",
+            "remove it; the device is --device",
+        )
+    loaded = load_config(_config_path(args), overrides)
+    cfg = loaded.cfg if args.suites is None else _with_suites(loaded, args.suites)
+    protocol = Protocol(
+        episodes_per_task=args.episodes_per_task,
+        seed=args.seed,
+        split=args.split,
+        num_envs=args.num_envs or cfg.runtime.envs_per_actor,
+        num_workers=cfg.runtime.env_workers if args.num_workers is None else args.num_workers,
+        record_frames=args.videos > 0,
+    )
+    device = args.device or cfg.runtime.actor_device
+    evaluation = prepare(args.policy_path, cfg, protocol=protocol, device=device)
+    root = Path(args.out) if args.out is not None else _default_folder()
+    create_folder(root, evaluation.plans)
+    keeper = VideoKeeper(root=root, plans=evaluation.plans, per_task=args.videos)
+
+    def on_episode(episode: FinishedEpisode) -> None:
+        append_record(root, episode.record)
+        if protocol.record_frames:
+            keeper.see(episode)
+
+    records = run(evaluation, on_episode=on_episode)
+    info = finish_folder(
+        root,
+        plans=evaluation.plans,
+        records=records,
+        identity=describe(evaluation, policy_path=args.policy_path, config=loaded.identity),
+        videos=keeper.finish(),
+    )
+    sys.stderr.write(f"records in {root}\n")
+    _print(info if args.json else results_text(info))
+    return int(ExitCode.OK)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    folder = verify_folder(Path(args.verify))
+    text = "every figure follows from the episode records\n\n" + results_text(folder.info)
+    _print(dict(folder.info) if args.json else text)
+    return int(ExitCode.OK)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    comparison = compare_folders(Path(args.compare[0]), Path(args.compare[1]))
+    _print(comparison.to_json() if args.json else comparison_text(comparison))
+    return int(ExitCode.OK)
+
+
+def _with_suites(loaded: LoadedConfig, names: str) -> PiRLTrainConfig:
+    """The config with several LIBERO suites, each of which passed the rules of a single one."""
+    suites = [name.strip() for name in names.split(",")]
+    cfg = deepcopy(loaded.cfg)
+    if env_of(cfg).type != "libero":
+        raise _usage("--suites", "env.type=libero", "set env.task and env.tasks instead")
+    for suite in suites:
+        env_of(cfg).task = suite
+        cfg.validate()
+    env_of(cfg).task = ",".join(dict.fromkeys(suites))
+    return cfg
+
+
+def _config_path(args: argparse.Namespace) -> Path:
+    if args.config_path is not None:
+        return Path(args.config_path)
+    beside = Path(args.policy_path) / TRAIN_CONFIG_NAME
+    if not beside.is_file():
+        raise _usage(
+            "--config_path",
+            f"a config; there is no {TRAIN_CONFIG_NAME} beside the weights",
+            "pass --config_path configs/train_config_pirl_xvla_libero.json, or your own",
+        )
+    return beside
+
+
+def _default_folder() -> Path:
+    return Path("outputs/eval") / datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+
+
+def _print(answer: dict[str, Any] | str) -> None:
+    text = (
+        answer if isinstance(answer, str) else json.dumps(answer, indent=1, sort_keys=True) + "\n"
+    )
+    sys.stdout.write(text)
+
+
+def _usage(field: str, expected: str, fix: str) -> ConfigError:
+    error = FieldError(field=field, value=None, expected=expected, fix=fix)
+    return ConfigError([error], source="pirl eval")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pirl eval",
+        allow_abbrev=False,
+        description="Evaluate a saved policy on fixed episodes; counts with Wilson intervals, from records.",
+        epilog="Dotted overrides of the config are accepted: --env.episode_length=800. "
+        "exit codes: 0 done, 1 --verify found a difference or the simulator failed, 2 usage, "
+        "3 environment not ready, 4 interrupted, 5 --compare met different episodes",
+    )
+    add = parser.add_argument
+    add("--policy_path", "--policy.path", help="pretrained_model folder or hub id")
+    add(
+        "--config_path",
+        help="environment and split (default: train_config.json beside the weights)",
+    )
+    add("--suites", help="LIBERO suites, comma-separated, in place of env.task")
+    add("--episodes-per-task", type=_count, default=10)
+    add("--seed", type=_count, default=SEED, help="start noise and simulator seeds")
+    add(
+        "--split",
+        default="heldout",
+        choices=("heldout", "train", "all"),
+        help="initial states (default: heldout; all is peer-comparable and overlaps training)",
+    )
+    add("--out", help="result folder, new or empty (default: outputs/eval/DATE/TIME)")
+    add("--videos", type=_count, default=0, metavar="N", help="videos per task, plus one failure")
+    add("--num-envs", type=_count, help="simulators side by side; changes no result")
+    add("--num-workers", type=_count, help="their processes; changes no result")
+    add("--device", help="default: runtime.actor_device")
+    add("--json", action="store_true", help="the answer as JSON on stdout")
+    add("--verify", metavar="FOLDER", help="compute every figure of a result folder again")
+    add("--compare", nargs=2, metavar=("A", "B"), help="exact paired test of two result folders")
+    return parser
