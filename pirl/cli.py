@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "learner": ("pirl.learner", "run the learner"),
     "actor": ("pirl.actor", "run one actor"),
     "train": ("pirl.runtime.train_guard", "lerobot-train, guarded against the pi-rl recipe"),
+    "demo": ("pirl.learning.main:learn_main", "one learning run with pictures and videos"),
     "bench": ("pirl.learning.main", "prove that piRL improves a policy (bench learn)"),
     "serve": ("pirl.gate.serve", "serve the Prefect deployment of phase2-gate"),
 }

@@ -19,6 +19,7 @@ from pirl.learning.judge import judge, judgement_record
 from pirl.learning.proof import LearnFolder, LearningRun, load_run, run_learning
 from pirl.learning.report import RECORD, learn_record, write_report, write_videos
 from pirl.learning.settings import CONTROLS, LearnSettings, read_settings, settings_from
+from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
 from pirl.runtime.session import configure_logging, stop_on_signals
 
@@ -124,7 +125,20 @@ def render(record: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-COMMANDS = {"learn": learn_main, "judge": judge_main}
+def study_main(argv: Sequence[str]) -> int:
+    """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
+    parser = argparse.ArgumentParser(prog="pirl bench study", description=study_main.__doc__)
+    parser.add_argument("name", help="a key of `studies` in params.yaml")
+    parser.add_argument("--out", type=Path, help="default runs/study-NAME; finished rows are kept")
+    parser.add_argument("--json", action="store_true", help="the records as JSON on stdout")
+    args = parser.parse_args(list(argv))
+    configure_logging("study")
+    records = run_study(args.name, args.out or Path("runs") / f"study-{args.name}")
+    sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
+    return int(ExitCode.OK)
+
+
+COMMANDS = {"learn": learn_main, "judge": judge_main, "study": study_main}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -133,5 +147,7 @@ def main(argv: Sequence[str]) -> int:
     if args and args[0] in COMMANDS:
         return COMMANDS[args[0]](args[1:])
     out = sys.stdout if args[:1] in (["-h"], ["--help"]) else sys.stderr
-    out.write("usage: pirl bench learn | judge [options]; `pirl bench learn --help` explains one\n")
+    out.write(
+        "usage: pirl bench learn | judge | study [options]; `pirl bench learn --help` explains one\n"
+    )
     return int(ExitCode.OK if out is sys.stdout else ExitCode.USAGE)

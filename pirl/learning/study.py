@@ -1,0 +1,137 @@
+"""Several learning runs in one table: seeds, controls and methods side by side, from shared starting policies.
+
+Owns the order of the runs and the table. Every row is an ordinary `run_learning`; rows of one seed start from
+the same policy. A row whose record is there already is not run again, and the table says when each was run.
+Read `pirl.learning.proof` next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from pirl.config.load import load_config
+from pirl.errors import ConfigError, FieldError
+from pirl.evidence.stats import format_rate
+from pirl.learning.judge import judge
+from pirl.learning.proof import PRETRAINED, LearnFolder, LearningRunError, run_learning
+from pirl.learning.report import RECORD, learn_record, write_report
+from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
+from pirl.learning.warm_start import warm_start
+
+logger = logging.getLogger(__name__)
+
+STUDY = "study.json"
+TABLE = "study.md"
+FAILED = "failed.json"
+
+
+def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
+    """The rows of one study in `params.yaml`, by label.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    studies: dict[str, dict[str, Any]] = document.get("studies") or {}
+    if name not in studies:
+        error = FieldError(
+            field="studies",
+            value=name,
+            expected=f"one of {', '.join(sorted(studies))}",
+            fix="choose one, or add it to params.yaml",
+        )
+        raise ConfigError([error], source=path.name)
+    return {str(label): dict(row or {}) for label, row in studies[name].items()}
+
+
+def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
+    """The `learn` settings with a row on top; a row's overrides come after the base's."""
+    given = dict(row)
+    overrides = (*base.overrides, *given.pop("overrides", ()))
+    # Read strictly first: a misspelt key must not vanish.
+    settings_from(given)
+    return replace(base, **given, overrides=tuple(overrides))
+
+
+def run_study(name: str, out: Path) -> list[dict[str, Any]]:
+    """Run every row that has no record yet; all records in the order of `params.yaml`.
+
+    A row whose training was stopped (a control that the live checks refuse) is a record too: its exit code
+    and the last line of the learner's log.
+    """
+    base = read_settings()
+    records: list[dict[str, Any]] = []
+    rows = study_rows(name)
+    for label, row in tqdm(rows.items(), desc=f"study {name}", file=sys.stderr, disable=None):
+        settings = row_settings(row, base)
+        folder = LearnFolder(root=out / label.replace(" ", "-"))
+        if not any((folder.root / done).exists() for done in (RECORD, FAILED)):
+            start = _start(settings, out)
+            _run_row(replace(settings, start_from=str(start)), folder)
+        records.append({"label": label, **_read(folder)})
+        (out / STUDY).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        (out / TABLE).write_text(table(records), encoding="utf-8")
+    return records
+
+
+def _start(settings: LearnSettings, out: Path) -> Path:
+    """The starting policy of a seed and a train config's tasks, made once."""
+    loaded = load_config(settings.config_path, settings.all_overrides)
+    if settings.start_from is not None:
+        return Path(settings.start_from)
+    folder = out / "starts" / f"{Path(settings.config_path).stem}-seed-{settings.seed}"
+    shared = out / "starts" / f"seed-{settings.seed}"
+    folder = folder if settings.config is not None else shared
+    if not (folder / PRETRAINED / "model.safetensors").exists():
+        warm_start(loaded.cfg, settings.warm_start, seed=settings.seed, folder=folder)
+    return folder / PRETRAINED
+
+
+def _run_row(settings: LearnSettings, folder: LearnFolder) -> None:
+    try:
+        run = run_learning(settings, folder=folder)
+    except LearningRunError as error:
+        last = (folder.logs / "learner.log").read_text(encoding="utf-8").strip().splitlines()[-1]
+        record = {"control": settings.control, "stopped": str(error), "last_line": last}
+        (folder.root / FAILED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return
+    judgement = judge(
+        run.evaluations, run.rows, bounds=settings.bounds, is_control=settings.control is not None
+    )
+    write_report(settings, run, judgement, learn_record(settings, run, judgement))
+
+
+def _read(folder: LearnFolder) -> dict[str, Any]:
+    path = folder.root / RECORD
+    found = path if path.exists() else folder.root / FAILED
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The study as a Markdown table; counts with intervals, never a bare share."""
+    lines = [
+        "| run | start | end | env steps | mean length, start to end | training CPU s | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        if "stopped" in record:
+            lines.append(f"| {record['label']} | | | | | | stopped: {record['last_line']} |")
+            continue
+        first, last = record["points"][0], record["points"][-1]
+        verdict = "passed" if record["passed"] else "failed"
+        lines.append(
+            f"| {record['label']} | {format_rate(first['successes'], first['episodes'])} "
+            f"| {format_rate(last['successes'], last['episodes'])} | {last['env_steps']} "
+            f"| {first['mean_env_steps']:.1f} to {last['mean_env_steps']:.1f} "
+            f"| {record['costs']['training']['cpu_s']:.0f} | {verdict} |"
+        )
+    return "\n".join([*lines, ""])
