@@ -150,13 +150,20 @@ def _schedule(protocol: Protocol, *, env: EnvInfo, split: StateSplit) -> list[Ep
 
 
 def _check_fit(cfg: PiRLTrainConfig, policy_config: XVLAConfig) -> None:
-    """Every rule of a training config, with the checkpoint's own policy section in it."""
+    """Every rule of a training config, with the checkpoint's own policy section in it.
+
+    `env.task` may list several LIBERO suites; training knows one, so each is judged alone.
+    """
     if cfg.recipe is None:
         raise _wrong("recipe", None, "pi-rl", "give a pi-rl config with --config_path")
     joined = deepcopy(cfg)
     joined.policy = policy_config
-    joined.validate()
-    if env_of(cfg).type == "libero" and env_of(cfg).episode_length is None:
+    is_libero = env_of(cfg).type == "libero"
+    tasks = str(env_of(cfg).task).split(",") if is_libero else [env_of(cfg).task]
+    for task in tasks:
+        env_of(joined).task = task.strip() if is_libero else task
+        joined.validate()
+    if is_libero and env_of(cfg).episode_length is None:
         raise _wrong(
             "env.episode_length",
             None,

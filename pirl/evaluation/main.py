@@ -96,16 +96,12 @@ def _compare(args: argparse.Namespace) -> int:
     return int(ExitCode.OK)
 
 
-def _with_suites(loaded: LoadedConfig, names: str) -> PiRLTrainConfig:
-    """The config with several LIBERO suites, each of which passed the rules of a single one."""
-    suites = [name.strip() for name in names.split(",")]
+def _with_suites(loaded: LoadedConfig, suites: str) -> PiRLTrainConfig:
+    """The config with several LIBERO suites in place of its one; `prepare` judges each."""
     cfg = deepcopy(loaded.cfg)
     if env_of(cfg).type != "libero":
         raise _usage("--suites", "env.type=libero", "set env.task and env.tasks instead")
-    for suite in suites:
-        env_of(cfg).task = suite
-        cfg.validate()
-    env_of(cfg).task = ",".join(dict.fromkeys(suites))
+    env_of(cfg).task = suites
     return cfg
 
 

@@ -34,6 +34,15 @@ def test_xvla_on_libero_under_relative_control_is_refused_with_the_flag(libero_p
     assert "--env.control_mode=absolute" in refused(libero_policy, cfg)
 
 
+def test_each_of_several_suites_is_judged(libero_policy):
+    cfg = load_config(LIBERO).cfg
+    env_of(cfg).task = "libero_10,libero_gaol"
+    assert "env.task = 'libero_gaol'" in refused(libero_policy, cfg)
+    env_of(cfg).task = "libero_10, libero_goal"
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        prepare(libero_policy, cfg, protocol=PROTOCOL, device="cpu")
+
+
 def test_libero_without_a_time_limit_is_refused_with_the_flag(libero_policy):
     cfg = load_config(LIBERO, ["--env.episode_length=null"]).cfg
     assert "--env.episode_length=800" in refused(libero_policy, cfg)
