@@ -18,7 +18,7 @@ from pirl.errors import ExitCode
 from pirl.learning.judge import judge, judgement_record
 from pirl.learning.proof import LearnFolder, LearningRun, load_run, run_learning
 from pirl.learning.report import RECORD, learn_record, write_report, write_videos
-from pirl.learning.settings import CONTROLS, LearnSettings, read_settings, settings_from
+from pirl.learning.settings import CONTROLS, PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
 from pirl.runtime.session import configure_logging, stop_on_signals
@@ -38,6 +38,7 @@ def learn_main(argv: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=int, help="held-out episodes per task and policy")
     parser.add_argument("--start-from", help="a pretrained_model/ folder instead of a warm start")
     parser.add_argument("--config", help="another train config")
+    parser.add_argument("--params", type=Path, default=PARAMS, help="the file with `learn`")
     parser.add_argument("--out", type=Path, help="default runs/learn-<time>")
     parser.add_argument("--videos", type=int, default=2, help="episodes filmed before and after")
     parser.add_argument("--no-mlflow", action="store_true")
@@ -45,6 +46,7 @@ def learn_main(argv: Sequence[str]) -> int:
     args, overrides = parser.parse_known_args(list(argv))
     configure_logging("learn")
     settings = read_settings(
+        args.params,
         variant=args.variant,
         seed=args.seed,
         control=args.control,

@@ -1,0 +1,97 @@
+"""The starting policy: every parameter trains on LeRobot's loss, and nothing of it leaks into RL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pirl.config.load import load_config
+from pirl.config.train import policy_of
+from pirl.contract.xvla import XVLAFlowPolicy, build_policy
+from pirl.envs.demos import Demo
+from pirl.learning.dropout_learner import stick_dropout
+from pirl.learning.settings import WarmStart
+from pirl.learning.warm_start import demo_set, train_supervised
+
+CONFIG = "configs/train_config_pirl_learn_flow_sde.json"
+INSTRUCTION = "Press a button from the top"
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_config(CONFIG).cfg
+
+
+def a_policy(cfg, seed: int = 0) -> XVLAFlowPolicy:
+    return build_policy(policy_of(cfg), executed_dims=None, device="cpu", seed=seed)
+
+
+def a_demo(length: int = 6, seed: int = 0) -> Demo:
+    rng = np.random.default_rng(seed)
+    return Demo(
+        task_id=0,
+        task="button-press-topdown-v3",
+        instruction=INSTRUCTION,
+        seed=seed,
+        images={
+            "observation.images.image": rng.integers(0, 256, (length, 3, 64, 64), dtype=np.uint8)
+        },
+        states=rng.random((length, 4), dtype=np.float32),
+        actions=rng.random((length, 4), dtype=np.float32),
+        sim_steps=5 * length,
+    )
+
+
+def test_a_demo_set_has_one_row_per_control_step_and_repeats_the_last_action(cfg):
+    demos = demo_set([a_demo(6), a_demo(3, seed=1)], cfg=cfg)
+    assert len(demos) == 9
+    assert demos.actions.shape == (9, 4, 4)
+    last = torch.from_numpy(a_demo(6).actions[-1])
+    assert torch.equal(demos.actions[5], last.expand(4, 4))
+    assert demos.observation.input_ids.shape == (9, 8)
+
+
+def test_every_parameter_learns_and_only_the_transformer_trains_afterwards(cfg):
+    policy = a_policy(cfg)
+    before = {name: p.detach().clone() for name, p in policy.module.named_parameters()}
+    losses = train_supervised(
+        policy, demo_set([a_demo()], cfg=cfg), WarmStart(steps=30, batch=8), seed=0
+    )
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    moved = {n for n, p in policy.module.named_parameters() if not torch.equal(p, before[n])}
+    assert any(name.startswith("model.vlm.vision_tower") for name in moved)
+    # One camera: the further views are empty, so what projects them gets no gradient.
+    still = {"model.transformer.aux_visual_proj.weight"}
+    assert set(policy.trained_parameters()) - still <= moved
+    assert all(p.requires_grad for p in policy.trained_parameters().values())
+    assert not any(p.requires_grad for p in policy.frozen_parameters().values())
+    assert not any(module.training for module in policy.module.modules())
+
+
+def test_the_same_seed_gives_the_same_policy_and_the_global_stream_stays(cfg):
+    demos = demo_set([a_demo()], cfg=cfg)
+    settings = WarmStart(steps=3, batch=4)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, second = a_policy(cfg), a_policy(cfg)
+    assert train_supervised(first, demos, settings, seed=1) == train_supervised(
+        second, demos, settings, seed=1
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, parameter in first.module.named_parameters():
+        assert torch.equal(parameter, dict(second.module.named_parameters())[name]), name
+
+
+def test_stuck_dropout_passes_the_eval_mode_guard_and_changes_every_answer(cfg):
+    policy = a_policy(cfg)
+    demos = demo_set([a_demo(2)], cfg=cfg)
+    assert stick_dropout(policy) > 0
+    policy.eval_mode()
+    modules = policy.module.model.transformer.modules()
+    assert not any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules)
+    context = policy.encode(demos.observation)
+    x, t = torch.zeros(2, 4, 4), torch.ones(2)
+    answers = [policy.predict(context, x, t).clean for _ in range(2)]
+    assert not torch.equal(*answers)
