@@ -111,6 +111,7 @@ class PiRLConfig:
     adv_type: str = "gae"
     """`gae` or `grpo`."""
     group_size: int = 8
+    """Episodes compared with each other in GRPO; divides `runtime.envs_per_actor`."""
     reward_filter: tuple[float, float] = (0.1, 0.9)
 
     clip_low: float = 0.2

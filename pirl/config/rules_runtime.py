@@ -64,6 +64,32 @@ def check_batch_of_envs(view: View) -> Iterator[FieldError]:
         )
 
 
+def check_groups(view: View) -> Iterator[FieldError]:
+    """A GRPO group is neighbouring slots of one actor that start together, and arrives whole.
+
+    A group that is cut in two is dropped from the loss, every update anew (`algorithm.md` 11).
+    """
+    size, envs = view.integer("pirl.group_size"), view.integer("runtime.envs_per_actor")
+    if view.text("pirl.adv_type") != "grpo" or size is None or size < 2:
+        return
+    if envs is not None and envs > 0 and envs % size:
+        fitting = next((g for g in range(min(size, envs), 1, -1) if envs % g == 0), None)
+        other = f", or pirl.group_size={fitting}" if fitting else ""
+        yield FieldError(
+            field="runtime.envs_per_actor",
+            value=envs,
+            expected=f"a multiple of pirl.group_size ({size}): an actor runs whole groups",
+            fix=f"set runtime.envs_per_actor={-(-envs // size) * size}{other}",
+        )
+    if view.text("runtime.mode") == "async":
+        yield FieldError(
+            field="runtime.mode",
+            value="async",
+            expected="sync with adv_type=grpo: async takes episodes as they come and splits groups",
+            fix="set runtime.mode=sync, or pirl.adv_type=gae",
+        )
+
+
 def check_address(view: View) -> Iterator[FieldError]:
     """Anything but loopback needs a token; a key needs a certificate."""
     host, token = view.text("runtime.host"), view.get("runtime.token")
@@ -177,6 +203,7 @@ def _is_token(token: str) -> bool:
 
 RUNTIME_RULES = (
     check_batch_of_envs,
+    check_groups,
     check_address,
     check_devices,
     check_deadlines,

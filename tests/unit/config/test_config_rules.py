@@ -32,6 +32,19 @@ BROKEN = [
     ("embedded", ["--runtime.env_workers=3"], "runtime.env_workers", "env_workers=2"),
     ("embedded", ["--runtime.rollout_chunks=1"], "runtime.rollout_chunks", "every actor"),
     ("embedded", ["--pirl.adv_type=grpo", "--pirl.group_size=1"], "pirl.group_size", "group"),
+    ("embedded", ["--pirl.adv_type=grpo"], "runtime.envs_per_actor", "envs_per_actor=8"),
+    (
+        "embedded",
+        ["--pirl.adv_type=grpo", "--pirl.group_size=4", "--runtime.envs_per_actor=6"],
+        "runtime.envs_per_actor",
+        "envs_per_actor=8, or pirl.group_size=3",
+    ),
+    (
+        "embedded",
+        ["--pirl.adv_type=grpo", "--pirl.group_size=2", "--runtime.mode=async"],
+        "runtime.mode",
+        "runtime.mode=sync",
+    ),
     ("embedded", ["--pirl.adv_type=grpo", "--pirl.value_epochs=2"], "pirl.value_epochs", "critic"),
     (
         "embedded",
@@ -198,6 +211,11 @@ ALLOWED = [
     ("embedded", ["--pirl.flow_sde.step_sampling=exclude_last"]),
     ("embedded", ["--pirl.flow_sde.noise_method=flow_cps"]),
     ("embedded", ["--pirl.adv_type=grpo", "--pirl.group_size=2"]),
+    (
+        "embedded",
+        ["--pirl.adv_type=grpo", "--pirl.group_size=4", "--runtime.envs_per_actor=8"],
+    ),
+    ("embedded", ["--pirl.group_size=3", "--runtime.mode=async"]),
     ("embedded", ["--pirl.lr_schedule=kl_adaptive", "--pirl.target_kl=0.03"]),
     ("embedded", ["--policy.dtype=bfloat16", "--pirl.last_step_std.other=0.5"]),
     ("embedded", ["--policy.dtype=bfloat16", "--pirl.last_step_rule=sde"]),
