@@ -36,12 +36,12 @@ CONTROLS = {
 class WarmStart:
     """How to make the starting policy; the defaults leave it accurate but too slow (`learning.md`)."""
 
-    demos_per_task: int = 60
+    demos_per_task: int = 120
     speed: float = 0.65
     """The expert's xyz action is scaled by this."""
     noise: float = 0.3
     """Execution noise, uniform, action units."""
-    steps: int = 800
+    steps: int = 1200
     batch: int = 64
     """Action chunks per step."""
     learning_rate: float = 1e-3

@@ -84,14 +84,14 @@ def run_study(name: str, out: Path) -> list[dict[str, Any]]:
 
 
 def _start(settings: LearnSettings, out: Path) -> Path:
-    """The starting policy of a seed and a train config's tasks, made once."""
-    loaded = load_config(settings.config_path, settings.all_overrides)
+    """The starting policy of a seed and its tasks, made once."""
     if settings.start_from is not None:
         return Path(settings.start_from)
-    folder = out / "starts" / f"{Path(settings.config_path).stem}-seed-{settings.seed}"
-    shared = out / "starts" / f"seed-{settings.seed}"
-    folder = folder if settings.config is not None else shared
+    # Both variants of a seed share a start; another config may mean other tasks.
+    tasks = "" if settings.config is None else f"{Path(settings.config).stem}-"
+    folder = out / "starts" / f"{tasks}seed-{settings.seed}"
     if not (folder / PRETRAINED / "model.safetensors").exists():
+        loaded = load_config(settings.config_path, settings.all_overrides)
         warm_start(loaded.cfg, settings.warm_start, seed=settings.seed, folder=folder)
     return folder / PRETRAINED
 
