@@ -29,8 +29,6 @@ from pirl.learning.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
-STUDY = "study.json"
-TABLE = "study.md"
 FAILED = "failed.json"
 
 
@@ -65,6 +63,8 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
 def run_study(name: str, out: Path) -> list[dict[str, Any]]:
     """Run every row that has no record yet; all records in the order of `params.yaml`.
 
+    Writes `NAME.json` and `NAME.md` into `out` after every row.
+
     A row whose training was stopped (a control that the live checks refuse) is a record too: its exit code
     and the last line of the learner's log.
     """
@@ -78,8 +78,8 @@ def run_study(name: str, out: Path) -> list[dict[str, Any]]:
             start = _start(settings, out)
             _run_row(replace(settings, start_from=str(start)), folder)
         records.append({"label": label, **_read(folder)})
-        (out / STUDY).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        (out / TABLE).write_text(table(records), encoding="utf-8")
+        (out / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        (out / f"{name}.md").write_text(table(records), encoding="utf-8")
     return records
 
 
