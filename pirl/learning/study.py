@@ -7,11 +7,12 @@ Read `pirl.learning.proof` next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,10 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
 
 def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
     """The `learn` settings with a row on top; a row's overrides come after the base's."""
-    given = dict(row)
-    overrides = (*base.overrides, *given.pop("overrides", ()))
-    # Read strictly first: a misspelt key must not vanish.
-    settings_from(given)
-    return replace(base, **given, overrides=tuple(overrides))
+    read = settings_from(dict(row))
+    given = {name: getattr(read, name) for name in row}
+    given["overrides"] = (*base.overrides, *read.overrides)
+    return replace(base, **given)
 
 
 def run_study(name: str, out: Path) -> list[dict[str, Any]]:
@@ -88,8 +88,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
     if settings.start_from is not None:
         return Path(settings.start_from)
     # Both variants of a seed share a start; another config may mean other tasks.
-    tasks = "" if settings.config is None else f"{Path(settings.config).stem}-"
-    folder = out / "starts" / f"{tasks}seed-{settings.seed}"
+    made_of = json.dumps([settings.config, asdict(settings.warm_start)], sort_keys=True)
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    folder = out / "starts" / f"seed-{settings.seed}-{digest}"
     if not (folder / PRETRAINED / "model.safetensors").exists():
         loaded = load_config(settings.config_path, settings.all_overrides)
         warm_start(loaded.cfg, settings.warm_start, seed=settings.seed, folder=folder)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pirl.config.load import load_config
 from pirl.errors import ConfigError
 from pirl.evidence.metric_log import MetricRow
 from pirl.learning.judge import Judgement, judge, judgement_record
 from pirl.learning.settings import Bounds, LearnSettings, read_settings, settings_from
+from pirl.learning.study import row_settings, study_rows, table
 from pirl.records import EpisodeRecord
 
 
@@ -141,3 +144,47 @@ def test_unknown_setting_is_refused(tmp_path):
     path.write_text("learn: {warmstart: {steps: 3}}\n")
     with pytest.raises(ConfigError):
         read_settings(path)
+
+
+def test_every_study_of_the_repository_is_read_and_starts_from_the_learn_section():
+    base = read_settings(Path("params.yaml"))
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    for name in document["studies"]:
+        for row in study_rows(name).values():
+            settings = row_settings(row, base)
+            assert settings.bounds == base.bounds
+            assert load_config(settings.config_path, settings.all_overrides).cfg.recipe == "pi-rl"
+
+
+def test_a_row_goes_on_top_and_its_overrides_come_last():
+    base = LearnSettings(seed=1, overrides=("--pirl.gamma=0.9",))
+    row = {"seed": 2, "overrides": ["--pirl.gamma=0.8"], "warm_start": {"steps": 7}}
+    settings = row_settings(row, base)
+    assert settings.seed == 2
+    assert settings.overrides == ("--pirl.gamma=0.9", "--pirl.gamma=0.8")
+    assert settings.warm_start.steps == 7
+
+
+def test_a_misspelt_row_is_refused():
+    with pytest.raises(ConfigError):
+        row_settings({"sed": 2}, LearnSettings())
+
+
+def test_an_unknown_study_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError) as refused:
+        study_rows("seedz")
+    assert "seeds" in refused.value.errors[0].expected
+
+
+def test_the_table_shows_counts_and_what_stopped_a_control():
+    point = {"successes": 30, "episodes": 100, "env_steps": 0, "mean_env_steps": 90.0}
+    ran = {
+        "label": "a",
+        "points": [point, {**point, "successes": 97, "env_steps": 5}],
+        "costs": {"training": {"cpu_s": 12.4}},
+        "passed": True,
+    }
+    text = table([ran, {"label": "b", "stopped": "exit code 1", "last_line": "parity is off"}])
+    assert "97/100 (0.92 to 0.99, 95 % Wilson)" in text
+    assert "stopped: parity is off" in text
+    assert "%" not in text.replace("95 % Wilson", "")
