@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from copy import deepcopy
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pirl.config import validate
 from pirl.config.load import load_config
 from pirl.config.train import encode_config
 from pirl.errors import ConfigError, FieldError
+from pirl.guard import run_guarded
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -76,7 +80,33 @@ def refused(file: Path, overrides: Sequence[str] = ()) -> dict[str, FieldError]:
     """The errors of a config that must be refused, by field; each one teaches."""
     with pytest.raises(ConfigError) as caught:
         load_config(file, overrides)
-    errors = caught.value.errors
+    return _by_field(caught.value)
+
+
+def refused_by_command(file: Path, overrides: Sequence[str] = ()) -> dict[str, FieldError]:
+    """The same through `pirl validate`: it ends with 2 and tells each error, without a traceback."""
+    caught: list[ConfigError] = []
+
+    def command(argv: Sequence[str]) -> int:
+        try:
+            return validate.main(argv)
+        except ConfigError as error:
+            caught.append(error)
+            raise
+
+    with redirect_stderr(StringIO()) as text:
+        code = run_guarded(command, [f"--config_path={file}", *overrides])
+    said = text.getvalue()
+    assert code == 2, said
+    assert "Traceback" not in said
+    (refusal,) = caught
+    assert all(error.field in said for error in refusal.errors)
+    assert said.count("expected: ") >= len(refusal.errors) <= said.count("fix: ")
+    return _by_field(refusal)
+
+
+def _by_field(refusal: ConfigError) -> dict[str, FieldError]:
+    errors = refusal.errors
     assert errors
     for error in errors:
         assert error.field

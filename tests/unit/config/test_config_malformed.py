@@ -12,11 +12,11 @@ from config_builders import (
     LIBERO,
     leaves,
     raw,
-    refused,
     resolved,
     with_value,
     write,
 )
+from config_builders import refused_by_command as refused
 
 from pirl.config.jsonfile import MAX_BYTES, MAX_DEPTH
 from pirl.config.load import load_config
@@ -102,6 +102,20 @@ def test_a_text_is_no_number(name, tmp_path):
 @pytest.mark.parametrize("name", [n for n, kind in knobs() if kind == "<class 'int'>"])
 def test_a_float_is_no_integer(name, tmp_path):
     assert "integer" in refused(write(tmp_path, with_value(raw(), name, 1.0)))[name].expected
+
+
+def test_the_malformed_configs_are_more_than_two_hundred_of_every_kind():
+    kinds = {
+        "wrong type": [case.values for case in wrong_type_cases()],
+        "near-miss spelling": [*RECIPES, *(name for name, _ in knobs())],
+        "out of range": [(case.values[0], case.values[2]) for case in out_of_range_cases()],
+        "not finite": not_finite_cases(),
+        "other variant's knob": OTHER_VARIANT,
+        "empty, deeply nested or no JSON object": NO_OBJECT,
+    }
+    for kind, cases in kinds.items():
+        assert len({repr(case) for case in cases}) == len(cases) > 5, kind
+    assert sum(len(cases) for cases in kinds.values()) >= 200
 
 
 @pytest.mark.parametrize("name", [name for name, _ in knobs()])
@@ -203,36 +217,35 @@ def test_not_finite_hides_nowhere(text, tmp_path):
     assert len(errors) == 1
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "   \n",
-        "{",
-        "}",
-        '{"recipe": }',
-        '{"recipe": "pi-rl",}',
-        "{'recipe': 'pi-rl'}",
-        "recipe: pi-rl",
-        '{"recipe": "pi-rl"} x',
-        '// note\n{"recipe": "pi-rl"}',
-        "null",
-        "true",
-        "7",
-        '"pi-rl"',
-        "[]",
-        '[{"recipe": "pi-rl"}]',
-        b"\xff\xfe{\x00}\x00",
-        b"\xef\xbb\xbf{}",
-        b'{"recipe": "\xff"}',
-        b"\x89PNG\r\n\x1a\n\x00\x00",
-        "[" * 100_000,
-        '{"a":' * 100_000 + "1" + "}" * 100_000,
-        '{"pirl":' * (MAX_DEPTH + 1) + "{}" + "}" * (MAX_DEPTH + 1),
-        '{"seed": ' + "9" * 5000 + "}",
-    ],
-    ids=lambda content: repr(content[:24]),
-)
+NO_OBJECT = [
+    "",
+    "   \n",
+    "{",
+    "}",
+    '{"recipe": }',
+    '{"recipe": "pi-rl",}',
+    "{'recipe': 'pi-rl'}",
+    "recipe: pi-rl",
+    '{"recipe": "pi-rl"} x',
+    '// note\n{"recipe": "pi-rl"}',
+    "null",
+    "true",
+    "7",
+    '"pi-rl"',
+    "[]",
+    '[{"recipe": "pi-rl"}]',
+    b"\xff\xfe{\x00}\x00",
+    b"\xef\xbb\xbf{}",
+    b'{"recipe": "\xff"}',
+    b"\x89PNG\r\n\x1a\n\x00\x00",
+    "[" * 100_000,
+    '{"a":' * 100_000 + "1" + "}" * 100_000,
+    '{"pirl":' * (MAX_DEPTH + 1) + "{}" + "}" * (MAX_DEPTH + 1),
+    '{"seed": ' + "9" * 5000 + "}",
+]
+
+
+@pytest.mark.parametrize("content", NO_OBJECT, ids=lambda content: repr(content[:24]))
 def test_file_that_is_no_json_object_is_refused(content, tmp_path):
     assert list(refused(write(tmp_path, content))) == ["config_path"]
 
@@ -242,10 +255,19 @@ def test_huge_file_is_refused_before_it_is_parsed(tmp_path):
     assert "bytes" in refused(file)["config_path"].expected
 
 
-@pytest.mark.parametrize("name", ["", "absent.json", "folder", "nul\0byte.json"], ids=repr)
-def test_path_without_a_config_is_refused(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("", "--config_path"),
+        ("absent.json", "config_path"),
+        ("folder", "config_path"),
+        ("nul\0byte.json", "config_path"),
+    ],
+    ids=repr,
+)
+def test_path_without_a_config_is_refused(name, field, tmp_path):
     (tmp_path / "folder").mkdir(exist_ok=True)
-    assert list(refused(f"{tmp_path}/{name}" if name else "")) == ["config_path"]
+    assert list(refused(f"{tmp_path}/{name}" if name else "")) == [field]
 
 
 @pytest.mark.parametrize("section", ["", "pirl", "runtime", "policy", "env"])
@@ -259,17 +281,17 @@ def test_an_empty_object_names_no_recipe_and_so_no_run(tmp_path):
     assert load_config(write(tmp_path, {})).cfg.recipe is None
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("pirl.flow_noise", {}),
-        ("pirl.flow_noise.noise_std_range", [0.1, 0.2]),
-        ("pirl.flow_noise.noise_head_hidden", [8]),
-        ("pirl.flow_noise.noise_head_detach", True),
-        ("pirl.flow_noise.joint_reduction", "sum"),
-        ("pirl.flow_noise.noise_lr", 1e-4),
-    ],
-)
+OTHER_VARIANT = [
+    ("pirl.flow_noise", {}),
+    ("pirl.flow_noise.noise_std_range", [0.1, 0.2]),
+    ("pirl.flow_noise.noise_head_hidden", [8]),
+    ("pirl.flow_noise.noise_head_detach", True),
+    ("pirl.flow_noise.joint_reduction", "sum"),
+    ("pirl.flow_noise.noise_lr", 1e-4),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OTHER_VARIANT)
 def test_flow_noise_knob_under_flow_sde_is_refused(name, value, tmp_path):
     error = refused(write(tmp_path, with_value(raw(EMBEDDED), name, value)))["pirl.flow_noise"]
     assert "flow-noise" in error.expected

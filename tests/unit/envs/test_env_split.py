@@ -137,6 +137,8 @@ def test_the_digest_names_the_rules_and_not_the_mode(tmp_path):
     assert split_digest(train) == split_digest(load_split("libero", mode="heldout"))
     path = write(tmp_path, {"tasks": {"*": {"train": "0-38", "heldout": "40-49"}}})
     assert split_digest(train) != split_digest(load_split("libero", split_file=path))
+    path = write(tmp_path, {"tasks": {"*": {"train": "0-39", "heldout": "40-48"}}})
+    assert split_digest(train) != split_digest(load_split("libero", split_file=path))
     same = write(
         tmp_path, {"tasks": {"*": {"train": list(range(40)), "heldout": list(range(40, 50))}}}
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lerobot.rl.buffer import ReplayBuffer
 from lerobot.transport.utils import (
     TransferState,
     bytes_to_state_dict,
@@ -154,6 +155,30 @@ def test_an_identifier_beyond_float32_survives():
     assert int(received[0]["complementary_info"]["pirl_episode_id"]) == 3 * 2**32 + 2**24 + 1
 
 
+def test_lerobots_replay_buffer_would_round_identifiers_and_refuse_ragged_chunks():
+    # Why pirl has a store of its own (algorithm.md 13.4): this is what LeRobot's would do.
+    buffer = ReplayBuffer(
+        4, device="cpu", state_keys=["s"], image_augmentation_function=lambda images: images
+    )
+
+    def add(identifier: int, rows: int) -> None:
+        state = {"s": torch.zeros(1, 2)}
+        buffer.add(
+            state=state,
+            action=torch.zeros(1, rows, 3),
+            reward=0.0,
+            next_state=state,
+            done=False,
+            truncated=False,
+            complementary_info={"pirl_episode_id": torch.tensor([identifier])},
+        )
+
+    add(2**24 + 1, rows=4)
+    assert int(buffer.complementary_info["pirl_episode_id"][0]) == 2**24
+    with pytest.raises(RuntimeError, match="size"):
+        add(0, rows=3)
+
+
 def test_next_state_and_the_following_state_are_one_memory_at_the_receiver():
     received = wire.decode_transitions(wire.encode_transitions(some_transitions(3)), a_schema())
     for before, after in pairwise(received):
@@ -284,10 +309,13 @@ def test_a_transition_outside_the_schema_is_refused_by_name(payload: Any, compla
         wire.decode_transitions(transitions_to_bytes(payload), a_schema())
 
 
-def test_more_transitions_than_allowed_are_refused():
-    payload = wire.encode_transitions(some_transitions(3))
+@pytest.mark.parametrize("are_one", [False, True], ids=["distinct", "one repeated"])
+def test_more_transitions_than_allowed_are_refused(are_one):
+    sent = some_transitions(1) * 3 if are_one else some_transitions(3)
+    payload = wire.encode_transitions(sent)
     limits = replace(wire.DEFAULT_LIMITS, transitions=2)
-    with pytest.raises(TransportError, match="at most"):
+    # Repeated tensors travel once, so only the count itself can refuse them.
+    with pytest.raises(TransportError, match="3 transitions, at most 2" if are_one else "at most"):
         wire.decode_transitions(payload, a_schema(), limits=limits)
 
 
@@ -329,7 +357,11 @@ def test_each_message_has_its_own_memory():
 
 @pytest.mark.parametrize(
     "states",
-    [(MIDDLE,), (BEGIN, BEGIN), (BEGIN, END, MIDDLE), (0,), (9,), (BEGIN,), (BEGIN, MIDDLE)],
+    [
+        *((MIDDLE,), (BEGIN, BEGIN), (BEGIN, END, MIDDLE), (0,), (9,), (BEGIN,), (BEGIN, MIDDLE)),
+        # These end well: only their order is wrong.
+        *((MIDDLE, END), (BEGIN, BEGIN, END), (0, END), (BEGIN, 9, END)),
+    ],
     ids=str,
 )
 def test_pieces_out_of_order_and_half_messages_are_refused(states: tuple[int, ...]):
