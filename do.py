@@ -139,8 +139,17 @@ def main() -> int:
         ).returncode
         if code != 0:
             return 1
-    argv = [python, "-m", "pytest", *rest]
-    return subprocess.run(argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL).returncode
+    # Tests without sockets and simulators run side by side; the others start processes of their own.
+    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract"]
+    for arguments in [rest] if rest else [parallel, ["tests/integration", "tests/e2e"]]:
+        say("$ pytest " + " ".join(arguments))
+        argv = [python, "-m", "pytest", *arguments]
+        code = subprocess.run(
+            argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL
+        ).returncode
+        if code != 0:
+            return 1
+    return 0
 
 
 if __name__ == "__main__":
