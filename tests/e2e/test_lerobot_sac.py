@@ -64,9 +64,8 @@ def a_sac_config(root: Path, port: int) -> Path:
             "type": "gym_manipulator",
             "name": "gym_hil",
             "task": "PandaPickCube-v0",
-            # The actor sleeps until 1 / fps has passed; an episode has control_time_s * fps steps.
+            # The actor sleeps until 1 / fps has passed. An episode ends after gym-hil's own 100 steps.
             "fps": 1000,
-            "processor": {"reset": {"control_time_s": 0.01}},
             "features": {
                 "agent_pos": {"type": "STATE", "shape": [STATE]},
                 "action": {"type": "ACTION", "shape": [ACTION]},
