@@ -259,6 +259,13 @@ def test_each_version_is_published_once_with_trained_tensors_only(baseline: Base
     assert all(record["tensors"]["after"]["trained"][name] != trained[name] for name in trained)
 
 
+def test_pictures_travel_as_uint8_and_one_time_each(baseline: Baseline):
+    counters = baseline.run.record()["counters"]
+    picture_bytes = 3 * 64 * 64
+    # A second copy as `next_state` alone would reach this bound; float32 would be four times as much.
+    assert counters["bytes_received"] < 2 * picture_bytes * counters["received"]
+
+
 LEARNER_STAGES = ("wait", "preprocess", "update", "publish", "checkpoint")
 ACTOR_STAGES = ("env_step", "render", "preprocess", "infer", "encode", "send", "wait", "reset")
 
