@@ -138,4 +138,5 @@ def test_a_config_without_recipe_trains_in_lerobots_own_processes(tmp_path: Path
     steps = [int(n) for n in re.findall(r"Number of optimization step: (\d+)", said(learner))]
     assert max(steps) >= 5
     assert "Episode reward" in said(actor)
-    assert "Traceback" not in said(learner) + said(actor)
+    # LeRobot logs an exception of either loop with these words and ends with exit code 0.
+    assert "Unhandled exception" not in said(learner) + said(actor)
