@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from pirl.config.routing import is_pi_rl
 from pirl.guard import run_guarded
-from pirl.runtime.actor import main
+from pirl.runtime.lerobot_sac import run_lerobot
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of an actor; a config without `recipe` goes to LeRobot's own, unchanged."""
+    if not is_pi_rl(argv):
+        run_lerobot("actor", argv)
+    # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
+    from pirl.runtime import actor
+
+    return actor.main(argv)
+
 
 if __name__ == "__main__":
     sys.exit(run_guarded(main, sys.argv[1:]))

@@ -6,6 +6,7 @@ errors. Refuses to know which simulator runs. Read `pirl.envs.host` next.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -240,7 +241,10 @@ class SlotVectorEnv:
         assert_allowed(plan, split=self._split, task=self.task_names[plan.task_id])
 
     def _decode(self, result: ChunkResult) -> ChunkResult:
-        return replace(result, observation=self._codec.decode(result.observation))
+        start = time.perf_counter()
+        observation = self._codec.decode(result.observation)
+        spent = {"preprocess_s": time.perf_counter() - start}
+        return replace(result, observation=observation, timings={**result.timings, **spent})
 
 
 def _expect[T](reply: Reply, kind: type[T]) -> T:

@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 
 from pirl.config.load import LoadedConfig, load_config
-from pirl.config.routing import is_pi_rl, split_config_path
+from pirl.config.routing import split_config_path
 from pirl.config.train import env_of, policy_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
-from pirl.errors import ExitCode, PirlError
+from pirl.errors import ExitCode, LinkClosedError, PirlError
 from pirl.evidence.metric_log import MetricLog
 from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
 from pirl.runtime.layout import RunFolder, run_root
-from pirl.runtime.lerobot_sac import run_lerobot
-from pirl.runtime.lockstep import language_of
+from pirl.runtime.lockstep import FinishedEpisode, language_of
 from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
@@ -55,11 +54,13 @@ class _Totals:
     """What this actor did, for its record."""
 
     decisions_sent: int = 0
+    """Handed to a link; what a lost link took with it is in here, the learner never saw all of that."""
     episodes_sent: int = 0
     env_steps: int = 0
     versions_received: list[int] = field(default_factory=list[int])
     by_version: dict[str, int] = field(default_factory=dict[str, int])
     """Decisions sampled under each version."""
+    reconnects: int = 0
 
 
 class Actor:
@@ -112,23 +113,38 @@ class Actor:
         """
         reason = "failed"
         try:
-            message = self._next_version(0)
             with MetricLog(folder.actor_metrics(self._rank)) as metrics:
-                while message is not None and not message.final:
-                    self._act(message, metrics)
-                    message = self._next_version(message.version + 1)
-            reason = "finished" if message is not None else "interrupted"
-            return ExitCode.INTERRUPTED if message is None else ExitCode.OK
+                is_finished = self._loop(metrics)
+            reason = "finished" if is_finished else "interrupted"
+            return ExitCode.OK if is_finished else ExitCode.INTERRUPTED
         except PirlError as error:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
+            self._link.close()
             self._write_record(folder.actor_record(self._rank), reason)
+
+    def _loop(self, metrics: MetricLog) -> bool:
+        """Act with one version after the other; True when the learner finished, False when told to stop."""
+        at_least = 0
+        while not self._stop.is_set():
+            try:
+                message = self._next_version(at_least)
+                if message is None or message.final:
+                    return message is not None
+                self._act(message, metrics)
+                # In async mode the same version goes on until there is a newer one.
+                at_least = message.version + (self._runtime.mode == "sync")
+            except LinkClosedError as error:
+                if self._link.finished:
+                    return True
+                self._reconnect(error)
+                # A learner that comes back from a checkpoint may be behind the version that was under way.
+                at_least = 0
+        return False
 
     def _next_version(self, at_least: int) -> ParameterMessage | None:
         """The newest published version from `at_least` on; None when told to stop."""
-        if self._runtime.mode == "async":
-            at_least = max(at_least - 1, 0)
         with self._timers.stage("wait"):
             while not self._stop.is_set():
                 message = self._link.wait_for_version(at_least, timeout_s=_WAIT_SLICE_S)
@@ -137,30 +153,44 @@ class Actor:
                     return message
         return None
 
+    def _reconnect(self, lost: LinkClosedError) -> None:
+        """Get the learner back within `runtime.reconnect_s`.
+
+        Raises:
+            LinkClosedError: it did not come back, or nobody asked for that (`reconnect_s` is 0).
+            MismatchError: another run answers now.
+        """
+        if self._runtime.reconnect_s <= 0 or self._stop.is_set():
+            raise lost
+        logger.warning(
+            "lost the learner (%s); waiting %g s for it", lost, self._runtime.reconnect_s
+        )
+        with self._timers.stage("wait"):
+            self._link = self._link.reconnect(stop=self._stop)
+        self._totals.reconnects += 1
+
     def _act(self, message: ParameterMessage, metrics: MetricLog) -> None:
-        """Collect and send the rollout of one version."""
+        """Collect and send the rollout of one version.
+
+        In `sync` mode it is reported as a whole, and one that a lost link broke off starts afresh; in `async`
+        mode each episode is reported by itself and none is repeated.
+        """
         self._session.algorithm.load_weights(dict(message.weights))
         quota = -(-self._runtime.rollout_chunks // self._runtime.actors)
+        is_sync = self._runtime.mode == "sync"
         records: list[EpisodeRecord] = []
-        decisions = 0
         start = time.monotonic()
-        for episode in self._collector.collect(version=message.version, min_decisions=quota):
-            with self._timers.stage("send"):
-                self._link.send_transitions(episode.transitions)
-            decisions += len(episode.transitions)
-            if self._video is not None and episode.frames:
-                self._video.parent.mkdir(parents=True, exist_ok=True)
-                # Encoding would fork a process out of one that runs gRPC; whoever wants a video encodes.
-                np.savez_compressed(self._video, frames=np.stack(episode.frames))
-                self._video = None
+        for episode in self._collector.collect(
+            version=message.version, min_decisions=quota, anew=is_sync, give_up=self._is_over
+        ):
+            self._send(episode)
             records.append(episode.record)
-            if self._stop.is_set():
-                return
-        self._totals.decisions_sent += decisions
-        self._totals.episodes_sent += len(records)
-        self._totals.env_steps += sum(r.env_steps for r in records)
-        version = str(message.version)
-        self._totals.by_version[version] = self._totals.by_version.get(version, 0) + decisions
+            if not is_sync:
+                self._report(message.version, [episode.record])
+        if self._is_over():
+            return
+        if is_sync:
+            self._report(message.version, records)
         self._rollouts += 1
         row = {
             **episode_metrics(records),
@@ -169,27 +199,53 @@ class Actor:
             "counters/episodes_sent": float(self._totals.episodes_sent),
             "counters/env_steps": float(self._totals.env_steps),
             "link/bytes_sent": float(self._link.bytes_sent),
+            "link/reconnects": float(self._totals.reconnects),
             "time/collect_s": time.monotonic() - start,
             "time/wall_s": time.monotonic() - self._started,
             **self._timers.drain(),
         }
-        self._link.send_interaction(
-            {
-                "type": "rollout_done",
-                "version": message.version,
-                "rank": self._rank,
-                "decisions": decisions,
-                "episodes": [asdict(record) for record in records],
-                "metrics": row,
-            }
-        )
         metrics.write_row(self._rollouts, version=message.version, metrics=row)
         logger.info(
             "version %d: %d decisions, %d/%d episodes succeeded",
             message.version,
-            decisions,
+            sum(r.decisions for r in records),
             row["rollout/successes"],
             row["rollout/episodes"],
+        )
+
+    def _is_over(self) -> bool:
+        """Whether nobody waits for what is being collected."""
+        return self._stop.is_set() or self._link.finished
+
+    def _send(self, episode: FinishedEpisode) -> None:
+        """Hand one episode to the link and count it."""
+        encoded_before = self._link.encode_seconds
+        with self._timers.stage("send"):
+            self._link.send_transitions(episode.transitions)
+        encoding_s = self._link.encode_seconds - encoded_before
+        self._timers.add("encode", encoding_s)
+        self._timers.add("send", -encoding_s)
+        self._totals.decisions_sent += len(episode.transitions)
+        self._totals.episodes_sent += 1
+        self._totals.env_steps += episode.record.env_steps
+        version = str(episode.record.policy_version)
+        sent = self._totals.by_version.get(version, 0)
+        self._totals.by_version[version] = sent + len(episode.transitions)
+        if self._video is not None and episode.frames:
+            self._video.parent.mkdir(parents=True, exist_ok=True)
+            # Encoding would fork a process out of one that runs gRPC; whoever wants a video encodes.
+            np.savez_compressed(self._video, frames=np.stack(episode.frames))
+            self._video = None
+
+    def _report(self, version: int, records: Sequence[EpisodeRecord]) -> None:
+        self._link.send_interaction(
+            {
+                "type": "rollout_done",
+                "version": version,
+                "rank": self._rank,
+                "decisions": sum(record.decisions for record in records),
+                "episodes": [asdict(record) for record in records],
+            }
         )
 
     def _write_record(self, path: Path, reason: str) -> None:
@@ -224,7 +280,7 @@ def run_actor(
         actor_id=actor_id,
         expected=session.algorithm.get_weights(),
     ) as link:
-        link.connect(timeout_s=cfg.runtime.connect_timeout_s)
+        link.connect(stop=stop)
         folder = RunFolder(run_root(cfg.output_dir, link.identity.run_id))
         write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
         split = load_split(
@@ -249,12 +305,7 @@ def run_actor(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command line of an actor: `--config_path F [--rank R]` and dotted overrides.
-
-    A config without `recipe` goes to LeRobot's own actor, unchanged.
-    """
-    if not is_pi_rl(argv):
-        return run_lerobot("actor", argv)
+    """Command line of an actor: `--config_path F [--rank R]` and dotted overrides."""
     parser = argparse.ArgumentParser(prog="pirl actor", description=__doc__)
     parser.add_argument("--rank", type=int, default=0, help="0 .. runtime.actors - 1")
     parser.add_argument(
@@ -264,5 +315,11 @@ def main(argv: Sequence[str]) -> int:
     config_path, overrides = split_config_path(rest)
     loaded = load_config(config_path, overrides)
     configure_logging(f"actor-{args.rank}")
-    code = run_actor(loaded, rank=args.rank, stop=stop_on_signals(), record_video=args.record_video)
-    return int(code)
+    stop = stop_on_signals()
+    try:
+        return int(run_actor(loaded, rank=args.rank, stop=stop, record_video=args.record_video))
+    except LinkClosedError as error:
+        if not stop.is_set():
+            raise
+        logger.info("%s", error)
+        return int(ExitCode.INTERRUPTED)

@@ -27,19 +27,19 @@ from pirl.checkpoint.save import save_checkpoint
 from pirl.checkpoint.state import RunState
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
-from pirl.config.routing import is_pi_rl, split_config_path
+from pirl.config.routing import split_config_path
 from pirl.config.train import env_of
 from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
 from pirl.runtime.layout import RunFolder, run_root
-from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.runtime.metrics import episode_metrics
 from pirl.runtime.session import (
     Session,
     build_session,
     configure_logging,
+    read_origin,
     stop_on_signals,
     tensor_digests,
     write_effective_config,
@@ -83,6 +83,7 @@ class Learner:
             mode=cfg.runtime.mode,
             staleness_threshold=cfg.pirl.staleness_threshold,
         )
+        self._settled = self._store.settled_counters()
         self._server = LearnerServer(
             session.identity, runtime=cfg.runtime, schema=session.schema, sink=self._store
         )
@@ -105,6 +106,7 @@ class Learner:
         counters = dict(state.counters)
         self._books = Books(**counters.pop("books"))
         self._store.restore_counters(counters)
+        self._settled = self._store.settled_counters()
         self._loaded_digests = self._digests()
         for path in (self._folder.learner_metrics, self._folder.episodes):
             _set_aside_rows_after(path, self._version)
@@ -154,12 +156,14 @@ class Learner:
             self._publish()
             for record in taken.episodes:
                 episodes.write(asdict(record) | {"update": self._version})
-            if self._is_checkpoint_due():
-                with self._timers.stage("checkpoint"):
-                    self._save()
+            # Before the checkpoint: a crash in between leaves a row too many, which a resume sets aside, and
+            # not one too few. The seconds of the save are in the next row.
             metrics.write_row(
                 self._version, version=self._version, metrics=row | self._timers.drain()
             )
+            if self._is_checkpoint_due():
+                with self._timers.stage("checkpoint"):
+                    self._save()
             logger.info(
                 "update %d/%d: %d decisions, %d/%d episodes succeeded, kl %.2e",
                 self._version,
@@ -173,10 +177,13 @@ class Learner:
 
     def _update(self, taken: TakenRollouts) -> dict[str, float]:
         """One update; afterwards the version is one higher."""
-        batch = build_batch(taken.transitions, policy_version=self._version)
+        with self._timers.stage("preprocess"):
+            batch = build_batch(taken.transitions, policy_version=self._version)
         with self._timers.stage("update"):
             stats = self._session.algorithm.update(iter([batch]))
         self._version += 1
+        # Now, because from the publication on decisions of the next version may arrive at any moment.
+        self._settled = self._store.settled_counters()
         self._books.updates += 1
         self._books.optimiser_steps += int(stats.extra["optimiser_steps"])
         self._books.episodes += len(taken.episodes)
@@ -189,7 +196,6 @@ class Learner:
             "counters/consumed": float(self._store.consumed),
             "counters/dropped": float(sum(self._store.dropped.values())),
             "version/current": float(self._version),
-            "version/lag_max": float(taken.policy_lag_max),
             "counters/updates": float(self._books.updates),
             "counters/optimiser_steps": float(self._books.optimiser_steps),
             "counters/env_steps": float(self._books.env_steps),
@@ -239,8 +245,8 @@ class Learner:
             run_id=self._session.identity.run_id,
             step=self._version,
             policy_version=self._version,
-            config_path=self._session.loaded.identity.path,
-            counters={**self._store.counters(), "books": asdict(self._books)},
+            config_path=self._session.identity.config_path,
+            counters={**self._settled, "books": asdict(self._books)},
             # Episodes are a function of (seed, version, rank): the version is the whole cursor.
             env_cursor={"policy_version": self._version},
         )
@@ -328,7 +334,7 @@ def run_learner(
     Args:
         build: `build_session`, or a control's own.
     """
-    run_id = uuid.uuid4().hex
+    run_id = read_origin(loaded).run_id or uuid.uuid4().hex
     folder = open_run_folder(loaded, run_id)
     session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
     learner = Learner(session, folder=folder, stop=stop)
@@ -342,13 +348,9 @@ def run_learner(
 def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) -> int:
     """Command line of the learner: `--config_path F` and dotted overrides.
 
-    A config without `recipe` goes to LeRobot's own learner, unchanged.
-
     Args:
         build: as for `run_learner`.
     """
-    if not is_pi_rl(argv):
-        return run_lerobot("learner", argv)
     config_path, overrides = split_config_path(argv)
     loaded = load_config(config_path, overrides)
     configure_logging("learner")

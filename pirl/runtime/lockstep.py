@@ -107,13 +107,19 @@ class Lockstep:
         self._stochastic = stochastic
 
     def run(
-        self, next_plans: NextPlans, *, seed_of: ChunkSeed, version: int
+        self,
+        next_plans: NextPlans,
+        *,
+        seed_of: ChunkSeed,
+        version: int,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> Iterator[FinishedEpisode]:
         """Yield complete episodes, in the order they end, until no slot runs and none is to start.
 
         Args:
             seed_of: must differ between any two decisions; nothing else is random.
             version: the policy version that the records carry.
+            give_up: asked before every decision; True leaves the episodes under way unfinished.
 
         Raises:
             EnvError: the simulator failed; carries task and seed.
@@ -123,7 +129,7 @@ class Lockstep:
         while True:
             idle = [i for i in range(self._env.num_envs) if i not in slots]
             slots |= self._start(next_plans(idle, executed))
-            if not slots:
+            if not slots or give_up():
                 return
             results = self._step(slots, seed_of=seed_of, version=version)
             executed += len(results)
@@ -136,10 +142,11 @@ class Lockstep:
             return {}
         with self._timers.stage("reset"):
             observations = self._env.reset(plans)
-        return {
-            index: _Slot(plan, self._observe(observations[index], plan.task_id))
-            for index, plan in plans.items()
-        }
+        with self._timers.stage("preprocess"):
+            return {
+                index: _Slot(plan, self._observe(observations[index], plan.task_id))
+                for index, plan in plans.items()
+            }
 
     def _observe(self, raw: EnvObservation, task_id: int) -> Observation:
         return Observation(
@@ -154,11 +161,11 @@ class Lockstep:
     ) -> dict[int, ChunkResult]:
         """One decision in every active slot."""
         order = sorted(slots)
+        sampled = self._decide(
+            [slots[i].observation for i in order],
+            seeds=[seed_of(slots[i].plan, len(slots[i].transitions)) for i in order],
+        )
         with self._timers.stage("infer"):
-            sampled = self._decide(
-                [slots[i].observation for i in order],
-                seeds=[seed_of(slots[i].plan, len(slots[i].transitions)) for i in order],
-            )
             rows = self._policy.spec.executed_steps
             env_chunk = self._policy.postprocess(sampled.chunk)[: len(order), :rows].cpu()
         actions = self._env.to_env_actions(env_chunk.numpy())
@@ -177,14 +184,17 @@ class Lockstep:
         """
         if len(observations) == 1 and not self._stochastic:
             observations, seeds = observations * 2, seeds * 2
-        return sample_chunk(
-            self._policy,
-            self._policy.encode(Observation.cat(observations)),
-            pirl=self._pirl,
-            noise_head=self._noise_head,
-            rngs=[torch.Generator().manual_seed(seed) for seed in seeds],
-            stochastic=self._stochastic,
-        )
+        with self._timers.stage("preprocess"):
+            observation = Observation.cat(observations)
+        with self._timers.stage("infer"):
+            return sample_chunk(
+                self._policy,
+                self._policy.encode(observation),
+                pirl=self._pirl,
+                noise_head=self._noise_head,
+                rngs=[torch.Generator().manual_seed(seed) for seed in seeds],
+                stochastic=self._stochastic,
+            )
 
     def _append(
         self,
@@ -198,7 +208,9 @@ class Lockstep:
         """Turn one executed chunk into a transition and move the slot on."""
         self._timers.add("env_step", result.timings["step_s"])
         self._timers.add("render", result.timings["render_s"])
-        following = self._observe(result.observation, slot.plan.task_id)
+        self._timers.add("preprocess", result.timings["preprocess_s"])
+        with self._timers.stage("preprocess"):
+            following = self._observe(result.observation, slot.plan.task_id)
         identifiers = {
             "pirl_version": torch.tensor([version]),
             "pirl_episode_id": torch.tensor([slot.plan.episode_id]),

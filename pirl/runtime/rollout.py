@@ -6,7 +6,7 @@ go. Read `pirl.runtime.lockstep` for the running and `pirl.runtime.actor` next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pirl.algorithm.flow_noise import NoiseHead
@@ -63,18 +63,26 @@ class RolloutCollector:
         self._version = -1
         self._started: dict[int, int] = {}
 
-    def collect(self, *, version: int, min_decisions: int) -> Iterator[FinishedEpisode]:
+    def collect(
+        self,
+        *,
+        version: int,
+        min_decisions: int,
+        anew: bool = False,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> Iterator[FinishedEpisode]:
         """Yield complete episodes until at least `min_decisions` decisions were executed.
 
         All slots advance together and a slot starts another episode only while too few decisions have
         been executed, so the set of episodes does not depend on timing. With GRPO all slots start
         together, which keeps groups complete. A second call with the same version goes on to the
-        version's next episodes.
+        version's next episodes; with `anew` it repeats them from the first. `give_up` is asked before every
+        chunk; episodes under way are then left unfinished.
 
         Raises:
             EnvError: the simulator failed; carries task and seed.
         """
-        if version != self._version:
+        if anew or version != self._version:
             self._version = version
             self._started = dict.fromkeys(range(self._env.num_envs), 0)
         in_rounds = self._pirl.adv_type == "grpo"
@@ -88,7 +96,7 @@ class RolloutCollector:
             where = self._placement
             return stream_seed(where.seed, "policy", version, where.rank, plan.episode_id, chunk)
 
-        return self._lockstep.run(next_plans, seed_of=seed_of, version=version)
+        return self._lockstep.run(next_plans, seed_of=seed_of, version=version, give_up=give_up)
 
     def _plan(self, index: int) -> EpisodePlan:
         """The next episode of a slot."""

@@ -17,6 +17,8 @@ import torch
 from lerobot.utils.random_utils import set_seed
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
+from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.record import read_record
 from pirl.config.identity import canonical_json
 from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
@@ -48,17 +50,45 @@ class Session:
     """What a transition of this recipe must look like."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The run that a process belongs to, as its first start named it."""
+
+    run_id: str
+    """"" when this process starts a new run."""
+    config_path: str
+
+
+def read_origin(loaded: LoadedConfig) -> Origin:
+    """Who a process says that it is: a resumed run keeps the run id and config path of its start.
+
+    A checkpoint is the same run at another file name, so an actor that outlived its learner, or one that is
+    started from the run's own config, must find the identity that it knows.
+
+    Raises:
+        CheckpointError: the run resumes and its checkpoint has no readable record.
+    """
+    if not loaded.cfg.resume:
+        return Origin(run_id="", config_path=loaded.identity.path)
+    record = read_record(resolve_checkpoint(loaded.source_path))
+    return Origin(
+        run_id=str(record["run_id"]), config_path=str(record["identity"].get("config_path"))
+    )
+
+
 def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
     """Policy and algorithm from a validated config, deterministic in `cfg.seed`.
 
     Args:
         device: the role's own device (`runtime.learner_device` or `runtime.actor_device`).
-        run_id: the learner's run id; an actor passes "" and adopts the learner's at first contact.
+        run_id: the learner's run id; an actor passes "" and adopts the learner's at first contact, unless
+            its config is a checkpoint's: then it waits for that run only.
 
     Raises:
         EnvironmentNotReadyError: the policy's weights cannot be had.
     """
     cfg = loaded.cfg
+    origin = read_origin(loaded)
     torch.set_num_threads(cfg.runtime.torch_threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -86,9 +116,9 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
     identity = Identity(
         recipe=str(cfg.recipe),
         variant=str(cfg.pirl.variant),
-        config_path=loaded.identity.path,
+        config_path=origin.config_path,
         config_hash=loaded.identity.hash,
-        run_id=run_id,
+        run_id=run_id or origin.run_id,
         policy_type=policy_of(cfg).type,
         policy_architecture=architecture_digest(policy),
         action_mode=policy.spec.action_mode,

@@ -19,15 +19,20 @@ from lerobot.utils.transition import Transition
 from pirl.errors import LinkClosedError, TransportError
 from pirl.records import EpisodeRecord
 
+_WHOLE_VERSION = -1
+
+type _Key = tuple[int, int, str, int]
+"""Version, rank, actor, and what is complete at once: in `sync` mode all that the actor has for the version, in
+`async` mode one episode, by its id."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Rollout:
-    """What one actor incarnation has delivered for one version."""
+    """What one actor incarnation has delivered under one key."""
 
     transitions: list[Transition] = field(default_factory=list[Transition])
     episodes: list[EpisodeRecord] = field(default_factory=list[EpisodeRecord])
     expected_decisions: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def is_complete(self) -> bool:
@@ -36,23 +41,22 @@ class _Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenRollouts:
-    """The decisions of one update, with the episode records and actor metrics that belong to them."""
+    """The decisions of one update, with the records of their episodes."""
 
     transitions: list[Transition]
     episodes: list[EpisodeRecord]
-    actor_metrics: list[dict[str, float]]
-    policy_lag_max: int
 
 
 class RolloutStore:
-    """Collects rollouts by (version, rank, actor id) until an update may consume them."""
+    """Collects rollouts by version and actor until an update may consume them."""
 
     def __init__(self, *, actors: int, mode: str, staleness_threshold: int) -> None:
         self._ranks = range(actors)
         self._mode = mode
         self._staleness_threshold = staleness_threshold
-        self._rollouts: dict[tuple[int, int, str], _Rollout] = {}
-        self._reports: list[_Rollout] = []
+        self._rollouts: dict[_Key, _Rollout] = {}
+        self._owners: dict[tuple[int, int], str] = {}
+        self._losses = 0
         self._current_version = 0
         self._last_arrival = time.monotonic()
         self._error: TransportError | None = None
@@ -73,41 +77,58 @@ class RolloutStore:
             self.bytes_received += num_bytes
             for transition in transitions:
                 self.received += 1
-                version = _version_of(transition)
+                version, episode = _identifiers(transition)
                 if self._is_too_old(version):
                     self.dropped["stale"] += 1
                 elif version > self._current_version:
                     self.dropped["version_from_the_future"] += 1
+                elif self._is_repeat(version, episode, actor_id):
+                    self.dropped["superseded"] += 1
                 else:
-                    self._rollout(version, rank, actor_id).transitions.append(transition)
+                    self._rollout(version, rank, actor_id, episode).transitions.append(transition)
             self._ready.notify_all()
 
     def on_interaction(self, rank: int, actor_id: str, message: Mapping[str, Any]) -> None:
-        """Accept an actor's end-of-rollout or episode message; heartbeats only show life."""
+        """Accept an actor's end-of-rollout message; heartbeats only show life.
+
+        Raises:
+            TransportError: in `async` mode, the message is not about exactly one episode.
+        """
         if message.get("type") != "rollout_done":
             return
+        episodes = [EpisodeRecord(**episode) for episode in message["episodes"]]
+        if self._mode == "async" and len(episodes) != 1:
+            raise TransportError(
+                f"rollout_done of rank {rank} has {len(episodes)} episodes; async mode reports each by itself"
+            )
         with self._ready:
             self._last_arrival = time.monotonic()
             version = int(message["version"])
-            if self._mode == "async":
-                # Episodes are admitted one by one; the report only carries their records.
-                rollout = _Rollout()
-                self._reports.append(rollout)
-            elif self._is_too_old(version):
+            episode = episodes[0].episode_id if episodes else _WHOLE_VERSION
+            if self._is_too_old(version) or self._is_repeat(version, episode, actor_id):
                 return
-            else:
-                rollout = self._rollout(version, rank, actor_id)
+            rollout = self._rollout(version, rank, actor_id, episode)
             rollout.expected_decisions = int(message["decisions"])
-            rollout.episodes = [EpisodeRecord(**episode) for episode in message["episodes"]]
-            rollout.metrics = {k: float(v) for k, v in message.get("metrics", {}).items()}
+            rollout.episodes = episodes
             self._ready.notify_all()
 
     def on_actor_lost(self, rank: int, actor_id: str, reason: str) -> None:
-        """Forget what a lost actor delivered only in part; its replacement collects it again."""
+        """Forget what a lost actor delivered only in part; its replacement collects it again.
+
+        What is complete stays, under a name that the same actor cannot add to when it comes back.
+        """
         with self._ready:
-            for key in [k for k in self._rollouts if k[1:] == (rank, actor_id)]:
-                if not self._rollouts[key].is_complete:
-                    self.dropped["actor_lost"] += len(self._rollouts.pop(key).transitions)
+            self._losses += 1
+            kept_as = f"{actor_id} (loss {self._losses})"
+            for key in [k for k in self._rollouts if k[1:3] == (rank, actor_id)]:
+                version, _, _, episode = key
+                rollout = self._rollouts.pop(key)
+                if rollout.is_complete:
+                    self._rollouts[(version, rank, kept_as, episode)] = rollout
+                    self._owners[(version, episode)] = kept_as
+                else:
+                    self.dropped["actor_lost"] += len(rollout.transitions)
+                    self._owners.pop((version, episode), None)
             self._ready.notify_all()
 
     def fail(self, error: TransportError) -> None:
@@ -125,13 +146,15 @@ class RolloutStore:
             self._last_arrival = time.monotonic()
             for key in [k for k in self._rollouts if self._is_too_old(k[0])]:
                 self.dropped["stale"] += len(self._rollouts.pop(key).transitions)
+            for owned in [k for k in self._owners if self._is_too_old(k[0])]:
+                del self._owners[owned]
 
     def take(
         self, *, min_decisions: int, timeout_s: float, stop: threading.Event
     ) -> TakenRollouts | None:
         """Block until an update's decisions are there; None when `stop` is set meanwhile.
 
-        `sync`: exactly one complete rollout of the current version from every rank. `async`: every held
+        `sync`: exactly one complete rollout of the current version from every rank. `async`: every complete
         episode of an admissible version, once they have at least `min_decisions` decisions in all.
 
         Raises:
@@ -167,6 +190,12 @@ class RolloutStore:
             }
             return row | {f"dropped_{k}": v for k, v in sorted(self.dropped.items())}
 
+    def settled_counters(self) -> dict[str, int]:
+        """`counters` as a checkpoint carries them: what is held now will be collected again."""
+        with self._ready:
+            row = self.counters()
+            return row | {"received": row["consumed"] + row["dropped"], "held": 0}
+
     def restore_counters(self, counters: Mapping[str, int]) -> None:
         """Continue the counts of a checkpoint; what was held then is collected again."""
         with self._ready:
@@ -186,21 +215,32 @@ class RolloutStore:
 
     # -- inside the lock ---------------------------------------------------------------------------
 
-    def _rollout(self, version: int, rank: int, actor_id: str) -> _Rollout:
-        return self._rollouts.setdefault((version, rank, actor_id), _Rollout())
+    def _rollout(self, version: int, rank: int, actor_id: str, episode: int) -> _Rollout:
+        unit = episode if self._mode == "async" else _WHOLE_VERSION
+        return self._rollouts.setdefault((version, rank, actor_id, unit), _Rollout())
+
+    def _is_repeat(self, version: int, episode: int, actor_id: str) -> bool:
+        """Whether another actor already owns this episode (`async`; whole versions are compared when taken).
+
+        Episodes are a function of (seed, version, rank), so a replaced actor's successor plays them again.
+        """
+        if self._mode != "async":
+            return False
+        return self._owners.setdefault((version, episode), actor_id) != actor_id
 
     def _is_too_old(self, version: int) -> bool:
         lag = self._current_version - version
         return lag > (self._staleness_threshold if self._mode == "async" else 0)
 
-    def _complete_keys(self, min_decisions: int) -> list[tuple[int, int, str]]:
+    def _complete_keys(self, min_decisions: int) -> list[_Key]:
         """Keys of the rollouts an update may consume now; empty while it must wait."""
         if self._mode == "async":
-            held = sum(len(rollout.transitions) for rollout in self._rollouts.values())
-            return sorted(self._rollouts) if held >= max(min_decisions, 1) else []
-        chosen: dict[int, tuple[int, int, str]] = {}
+            complete = sorted(key for key, rollout in self._rollouts.items() if rollout.is_complete)
+            held = sum(len(self._rollouts[key].transitions) for key in complete)
+            return complete if held >= max(min_decisions, 1) else []
+        chosen: dict[int, _Key] = {}
         for key in sorted(self._rollouts):
-            version, rank, actor_id = key
+            version, rank, actor_id, _ = key
             rollout = self._rollouts[key]
             expected = rollout.expected_decisions
             if expected is not None and len(rollout.transitions) > expected:
@@ -212,33 +252,29 @@ class RolloutStore:
                 chosen.setdefault(rank, key)
         return list(chosen.values()) if len(chosen) == len(self._ranks) else []
 
-    def _consume(self, keys: Sequence[tuple[int, int, str]]) -> TakenRollouts:
+    def _consume(self, keys: Sequence[_Key]) -> TakenRollouts:
         version = self._current_version
         taken = [self._rollouts.pop(key) for key in keys]
         transitions = [t for rollout in taken for t in rollout.transitions]
         self.consumed += len(transitions)
         if self._mode == "sync":
-            reports = taken
             # What a replaced actor had delivered for this version is a second copy of the same decisions.
             for key in [k for k in self._rollouts if k[0] == version]:
                 self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
-        else:
-            reports, self._reports = self._reports, []
         return TakenRollouts(
             transitions=transitions,
-            episodes=[episode for report in reports for episode in report.episodes],
-            actor_metrics=[report.metrics for report in reports],
-            policy_lag_max=version - min(key[0] for key in keys),
+            episodes=[episode for rollout in taken for episode in rollout.episodes],
         )
 
     def _summary(self) -> str:
         parts = [
             f"version {v} rank {rank}: {len(r.transitions)}/{r.expected_decisions or '?'}"
-            for (v, rank, _), r in sorted(self._rollouts.items())
+            for (v, rank, *_), r in sorted(self._rollouts.items())
         ]
         return ", ".join(parts) or "nothing"
 
 
-def _version_of(transition: Transition) -> int:
+def _identifiers(transition: Transition) -> tuple[int, int]:
+    """Policy version and episode id."""
     info = transition.get("complementary_info") or {}
-    return int(info["pirl_version"])
+    return int(info["pirl_version"]), int(info["pirl_episode_id"])

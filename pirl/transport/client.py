@@ -77,6 +77,8 @@ class ActorLink:
         self._threads: list[threading.Thread] = []
         self.bytes_sent = 0
         self.transitions_sent = 0
+        self.encode_seconds = 0.0
+        """Spent on turning transitions into bytes."""
 
     @property
     def identity(self) -> Identity:
@@ -102,15 +104,18 @@ class ActorLink:
 
     # -- life --------------------------------------------------------------------------------------
 
-    def connect(self, timeout_s: float | None = None) -> Self:
+    def connect(
+        self, timeout_s: float | None = None, *, stop: threading.Event | None = None
+    ) -> Self:
         """Meet the learner, check it and be checked, open the streams.
 
         Args:
             timeout_s: deadline for all of it; None means `runtime.connect_timeout_s`.
+            stop: ends the wait for a learner early.
 
         Raises:
             MismatchError: the two sides differ; every field with both values.
-            LinkClosedError: no learner answered in time.
+            LinkClosedError: no learner answered in time, or `stop` was set.
             TransportError: the learner has no room for this actor.
         """
         limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
@@ -123,6 +128,7 @@ class ActorLink:
                 runtime=self._runtime,
                 metadata=self._metadata(),
                 limit_s=limit_s,
+                stop=stop,
             )
         except PirlError:
             self._channel.close()
@@ -138,11 +144,16 @@ class ActorLink:
         )
         return self
 
-    def reconnect(self, timeout_s: float | None = None) -> ActorLink:
+    def reconnect(
+        self, timeout_s: float | None = None, *, stop: threading.Event | None = None
+    ) -> ActorLink:
         """A new link of the same actor after this one broke; what was under way is to be redone.
+
+        Its counts go on from this one's.
 
         Args:
             timeout_s: deadline; None means `runtime.reconnect_s`.
+            stop: ends the wait for a learner early.
 
         Raises:
             As `connect`; a learner of another run is a mismatch.
@@ -157,7 +168,11 @@ class ActorLink:
             send_timeout_s=self._send_timeout_s,
             limits=self._limits,
         )
-        return link.connect(self._runtime.reconnect_s if timeout_s is None else timeout_s)
+        link.bytes_sent, link.transitions_sent = self.bytes_sent, self.transitions_sent
+        link.encode_seconds = self.encode_seconds
+        return link.connect(
+            self._runtime.reconnect_s if timeout_s is None else timeout_s, stop=stop
+        )
 
     def close(self, flush_s: float = 10.0) -> None:
         """Send what waits, say goodbye, end streams and threads; a second call does nothing."""
@@ -200,12 +215,13 @@ class ActorLink:
         end = time.monotonic() + timeout_s
         with self._changed:
             while True:
-                if self._latest is not None and self._latest.version >= min_version:
-                    return self._latest
+                # First: nobody waits for what would be collected with the newest version.
                 if self._is_finished:
                     return wire.ParameterMessage(
                         identity=self._ours.claims(), version=min_version, weights={}, final=True
                     )
+                if self._latest is not None and self._latest.version >= min_version:
+                    return self._latest
                 if self._error is not None:
                     raise self._error
                 left_s = end - time.monotonic()
@@ -226,7 +242,9 @@ class ActorLink:
         while start < len(transitions):
             fitting = max(1, _MESSAGE_BYTES // wire.size_of(transitions[start]))
             stop = start + min(fitting, self._limits.transitions)
+            began = time.perf_counter()
             payload = wire.encode_transitions(transitions[start:stop])
+            self.encode_seconds += time.perf_counter() - began
             self._put(self._transitions, payload)
             self.bytes_sent += len(payload)
             self.transitions_sent += len(transitions[start:stop])

@@ -6,6 +6,7 @@ Owns the deadline and the decision what is worth another try. Refuses to know st
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -43,21 +44,25 @@ def meet_learner(
     runtime: RuntimeConfig,
     metadata: tuple[tuple[str, str], ...],
     limit_s: float,
+    stop: threading.Event | None = None,
 ) -> Contact:
     """Call `Ready` until the learner answers, then check the identity in its answer.
 
     Args:
         stub: LeRobot's `LearnerServiceStub`.
         metadata: identity and caller, as sent on every call.
+        stop: looked at between two tries; a process that is told to end must not wait for a learner.
 
     Raises:
         MismatchError: the two sides differ; every field with both values.
-        LinkClosedError: no answer within `limit_s`.
+        LinkClosedError: no answer within `limit_s`, or `stop` was set before one came.
         TransportError: the learner has no room for this actor.
     """
     start = time.monotonic()
     where = f"learner at {address_of(runtime, runtime.port)}"
     while (left_s := limit_s - (time.monotonic() - start)) > 0:
+        if stop is not None and stop.is_set():
+            raise LinkClosedError(f"told to stop while waiting for the {where}")
         try:
             _, call = stub.Ready.with_call(
                 EMPTY, timeout=min(left_s, _TRY_S), metadata=metadata, wait_for_ready=True

@@ -93,10 +93,12 @@ class Learner:
 
 
 @contextmanager
-def a_learner(*, ours: Identity | None = None, **settings: Any) -> Iterator[Learner]:
+def a_learner(
+    *, ours: Identity | None = None, sink: RecordingSink | None = None, **settings: Any
+) -> Iterator[Learner]:
     values = {"port": 0, "heartbeat_s": BEAT_S, "actor_timeout_s": 3.0} | settings
     runtime = RuntimeConfig(**values)
-    sink = RecordingSink()
+    sink = sink or RecordingSink()
     server = LearnerServer(ours or an_identity(), runtime=runtime, schema=a_schema(), sink=sink)
     server.start()
     try:
@@ -762,54 +764,54 @@ def test_an_actor_may_start_before_its_learner():
 # -- backpressure, binding, cleanliness ------------------------------------------------------------
 
 
-def test_a_slow_learner_slows_its_actor_down_and_loses_nothing():
-    class SlowSink(RecordingSink):
-        def on_transitions(self, *args: Any) -> None:
-            time.sleep(0.02)
-            super().on_transitions(*args)
+class StalledSink(RecordingSink):
+    """Takes nothing until it is released."""
 
-    runtime = RuntimeConfig(port=0, heartbeat_s=BEAT_S)
-    sink = SlowSink()
-    server = LearnerServer(an_identity(), runtime=runtime, schema=a_schema(), sink=sink)
-    server.start()
-    link = ActorLink(
-        an_identity(run_id=""), runtime=replace(runtime, port=server.port), rank=0
-    ).connect(10)
-    link._transitions._max_bytes = 20_000
-    start = time.monotonic()
-    for seed in range(60):
-        link.send_transitions(some_transitions(2, seed=seed))
-    assert time.monotonic() - start > 0.3
-    link.close()
-    sink.wait_until(lambda: len(sink.received) == 120)
-    server.stop()
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def on_transitions(self, *args: Any) -> None:
+        self.released.wait(30)
+        super().on_transitions(*args)
+
+
+@contextmanager
+def a_stalled_learner() -> Iterator[tuple[Learner, StalledSink]]:
+    sink = StalledSink()
+    with a_learner(sink=sink, actor_timeout_s=30.0) as learner:
+        try:
+            yield learner, sink
+        finally:
+            sink.released.set()
+
+
+def test_a_stalled_learner_holds_its_actor_up_and_loses_nothing():
+    many = some_transitions(20) * 20
+    with a_stalled_learner() as (learner, sink), learner.link().connect(10) as link:
+        link._transitions._max_bytes = 20_000
+        sender = threading.Thread(target=lambda: [link.send_transitions(many) for _ in range(8)])
+        sender.start()
+        sender.join(1.0)
+        assert sender.is_alive()
+        assert sink.received == []
+        sink.released.set()
+        sender.join(60)
+        sink.wait_until(lambda: len(sink.received) == 3_200, timeout_s=60)
 
 
 def test_closing_a_link_to_a_stalled_learner_keeps_its_deadline():
-    released = threading.Event()
-
-    class StalledSink(RecordingSink):
-        def on_transitions(self, *args: Any) -> None:
-            released.wait(30)
-
-    runtime = RuntimeConfig(port=0, heartbeat_s=BEAT_S, actor_timeout_s=30.0)
-    server = LearnerServer(an_identity(), runtime=runtime, schema=a_schema(), sink=StalledSink())
-    server.start()
-    link = ActorLink(
-        an_identity(run_id=""),
-        runtime=replace(runtime, port=server.port),
-        rank=0,
-        send_timeout_s=0.3,
-    ).connect(10)
-    link._transitions._max_bytes = 20_000
-    many = some_transitions(20) * 2_000
-    with pytest.raises(LinkClosedError, match="took nothing for"):
-        link.send_transitions(many)
-    start = time.monotonic()
-    link.close(flush_s=0.5)
-    assert time.monotonic() - start < 5.0
-    released.set()
-    server.stop(deadline_s=2.0)
+    many = some_transitions(20) * 600
+    with a_stalled_learner() as (learner, _):
+        link = ActorLink(
+            an_identity(run_id=""), runtime=learner.runtime, rank=0, send_timeout_s=0.3
+        ).connect(10)
+        link._transitions._max_bytes = 20_000
+        with pytest.raises(LinkClosedError, match="took nothing for"):
+            link.send_transitions(many)
+        start = time.monotonic()
+        link.close(flush_s=0.5)
+        assert time.monotonic() - start < 5.0
 
 
 def test_a_bind_that_others_reach_without_a_token_is_refused():

@@ -45,14 +45,35 @@ def an_episode(*, version: int = 0, episode: int = 0, length: int = 2):
     ]
 
 
-def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2):
+def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2, episodes=()):
     return {
         "type": "rollout_done",
         "version": version,
         "rank": rank,
         "decisions": decisions,
-        "episodes": [],
+        "episodes": [
+            {
+                "task_id": 0,
+                "task": "press",
+                "init_state_id": 0,
+                "seed": 0,
+                "episode_id": episode,
+                "policy_version": version,
+                "env_steps": decisions,
+                "decisions": decisions,
+                "reward": 1.0,
+                "success": True,
+                "truncated": False,
+            }
+            for episode in episodes
+        ],
     }
+
+
+def deliver_episode(store: RolloutStore, actor_id: str, *, version: int = 0, episode: int = 0):
+    """One episode of two decisions and its report, as an async actor sends them."""
+    store.on_transitions(0, actor_id, an_episode(version=version, episode=episode), 10)
+    store.on_interaction(0, actor_id, a_report(version=version, episodes=[episode]))
 
 
 def a_store(*, actors: int = 1, mode: str = "sync", staleness: int = 0) -> RolloutStore:
@@ -143,16 +164,88 @@ def test_more_decisions_than_announced_is_an_error():
         take(store)
 
 
-def test_async_takes_admissible_episodes_and_reports_the_lag():
+def versions_of(transitions):
+    return [int(t["complementary_info"]["pirl_version"]) for t in transitions]
+
+
+def test_async_takes_admissible_episodes_with_their_own_records():
     store = a_store(mode="async", staleness=1)
     store.begin_version(2)
-    store.on_transitions(0, "a", an_episode(version=0), 10)
-    store.on_transitions(0, "a", an_episode(version=1, episode=1), 10)
-    store.on_transitions(0, "a", an_episode(version=2, episode=2), 10)
+    for version in range(3):
+        deliver_episode(store, "a", version=version, episode=version)
     taken = take(store, min_decisions=4)
-    assert len(taken.transitions) == 4
-    assert taken.policy_lag_max == 1
+    assert versions_of(taken.transitions) == [1, 1, 2, 2]
+    assert [record.episode_id for record in taken.episodes] == [1, 2]
     assert store.counters()["dropped_stale"] == 2
+
+
+def test_async_drops_what_grew_too_old_while_it_waited():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", version=0)
+    store.begin_version(1)
+    assert store.counters()["held"] == 2
+    store.begin_version(2)
+    assert store.counters()["dropped_stale"] == 2
+
+
+def test_async_waits_for_the_rest_of_an_episode_that_travels_in_several_messages():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    store.on_transitions(0, "a", an_episode(episode=1, length=3)[:2], 10)
+    taken = take(store, min_decisions=2)
+    assert [record.episode_id for record in taken.episodes] == [0]
+    store.on_transitions(0, "a", an_episode(episode=1, length=3)[2:], 10)
+    with pytest.raises(LinkClosedError):
+        take(store, min_decisions=3)
+    store.on_interaction(0, "a", a_report(decisions=3, episodes=[1]))
+    assert len(take(store, min_decisions=3).transitions) == 3
+
+
+@pytest.mark.parametrize("consumed_before", [True, False])
+def test_async_plays_no_episode_twice_when_an_actor_is_replaced(consumed_before: bool):
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    store.on_transitions(0, "a", an_episode(episode=1)[:1], 10)
+    if consumed_before:
+        take(store)
+    store.on_actor_lost(0, "a", "killed")
+    deliver_episode(store, "b", episode=0)
+    deliver_episode(store, "b", episode=1)
+    taken = take(store)
+    assert [record.episode_id for record in taken.episodes] == [1] if consumed_before else [0, 1]
+    counters = store.counters()
+    assert (counters["dropped_superseded"], counters["dropped_actor_lost"]) == (2, 1)
+    assert counters["received"] == counters["consumed"] + counters["dropped"]
+
+
+@pytest.mark.parametrize("episodes", [(), (0, 1)])
+def test_an_async_report_about_anything_but_one_episode_is_refused(episodes):
+    store = a_store(mode="async", staleness=1)
+    with pytest.raises(TransportError, match="reports each by itself"):
+        store.on_interaction(0, "a", a_report(episodes=episodes))
+
+
+def test_an_actor_that_comes_back_and_repeats_a_complete_rollout_adds_nothing_to_it():
+    store = a_store()
+    for _ in range(2):
+        store.on_transitions(0, "a", an_episode(), 10)
+        store.on_interaction(0, "a", a_report())
+        store.on_actor_lost(0, "a", "came back in a new incarnation")
+    assert len(take(store).transitions) == 2
+    assert store.counters()["dropped_superseded"] == 2
+
+
+def test_a_checkpoint_counts_only_what_is_settled():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    take(store)
+    settled = store.settled_counters()
+    store.begin_version(1)
+    store.on_transitions(0, "a", an_episode(version=1), 10)
+    later = store.settled_counters()
+    assert later | {"bytes_received": 10} == settled
+    assert store.counters()["held"] == 2
 
 
 def test_a_stop_ends_the_wait_without_data():
