@@ -24,6 +24,7 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
 NOTE_TAG = "mlflow.note.content"
 MAX_PARAM_CHARS = 500
+_RUNNING = "running"
 
 COLUMNS = (
     "tags.`gate.verdict`", "metrics.`criteria_passed`", "metrics.`criteria_total`",
@@ -62,8 +63,14 @@ def saved_view(*, now_ms: int) -> str:
 
 def run_name(*, variant: str, commit: str, label: str | None) -> str:
     """`gate flow-sde 1a2b3c4 PASSED`; without a label the gate is still running."""
-    parts = ("gate", variant, commit[:7], "running" if label is None else label.upper())
+    parts = ("gate", variant, commit[:7], _RUNNING if label is None else label.upper())
     return " ".join(parts)
+
+
+def ended_name(name: str, word: str) -> str:
+    """`gate flow-sde 1a2b3c4 running` as `gate flow-sde 1a2b3c4 CANCELLED`; other names stay."""
+    head, _, last = name.rpartition(" ")
+    return f"{head} {word.upper()}" if last == _RUNNING else name
 
 
 def verdict_note(verdict: GateVerdict, *, bundle_digest: str, commit: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -60,6 +61,15 @@ def finish(gate: GateSession, tracker: Tracker) -> FinishedBundle:
     return bundle
 
 
+def interrupt_on_signals() -> None:
+    """SIGTERM ends a gate as Ctrl-C does: by an exception, so that every block cleans up.
+
+    SIGINT is set too, because a shell starts background jobs with it ignored.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
+
+
 def result_record(bundle: FinishedBundle, *, seconds: float) -> dict[str, Any]:
     """The answer of `pirl gate --json`."""
     verdict = bundle.verdict
@@ -85,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         epilog="Further --section.field=value arguments override the gate's config; they are part of its "
         "hash and of the evidence.",
     )
-    parser.add_argument("--profile", choices=PROFILES, default=default_profile())
+    parser.add_argument("--profile", choices=PROFILES, default="auto")
     parser.add_argument("--variant", choices=VARIANTS, default=default_variant())
     parser.add_argument("--out", type=Path, help="bundle folder; default runs/gate-<time>")
     parser.add_argument("--launched-by", choices=LAUNCHERS, default="direct")
@@ -93,20 +103,25 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     args, overrides = parser.parse_known_args(list(argv))
     configure_logging("gate")
+    interrupt_on_signals()
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
-    out = args.out or Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
+    out: Path = args.out or Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
     started = time.monotonic()
-    with (
-        open_gate(
-            profile=args.profile,
-            variant=args.variant,
-            out=out,
-            launched_by=args.launched_by,
-            overrides=[*gate_overrides(), *overrides],
-        ) as gate,
-        tracked(gate, enabled=not args.no_mlflow) as tracker,
-    ):
-        bundle = run_steps(gate, tracker)
+    try:
+        with (
+            open_gate(
+                profile=args.profile,
+                variant=args.variant,
+                out=out,
+                launched_by=args.launched_by,
+                overrides=[*gate_overrides(), *overrides],
+            ) as gate,
+            tracked(gate, enabled=not args.no_mlflow) as tracker,
+        ):
+            bundle = run_steps(gate, tracker)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {out} is incomplete, and `pirl verify` refuses it\n")
+        return int(ExitCode.INTERRUPTED)
     record = result_record(bundle, seconds=time.monotonic() - started)
     if args.json:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
