@@ -288,7 +288,8 @@ class StepRun:
         """Record the criteria of the step and its verdict."""
         self.open.verdict = worst({result.name: result.verdict for result in results})
         self.open.tag(view.criterion_tags(list(results)))
-        self.open.tag({"gate.verdict": str(self.open.verdict)})
+        verdict = str(self.open.verdict)
+        self.open.tag({"gate.verdict": verdict, view.COLOR_TAG: view.run_color(verdict)})
         measured = {
             f"measured/{result.name}": float(result.measured)
             for result in results
@@ -321,6 +322,7 @@ class StepRun:
 def _close_name(client: MlflowClient, run_id: str, word: str) -> None:
     """A run without a verdict says how it ended: in its tag, and in its name where that said "running"."""
     client.set_tag(run_id, "gate.verdict", word)
+    client.set_tag(run_id, view.COLOR_TAG, view.run_color(word))
     name = str(client.get_run(run_id).info.run_name)
     client.update_run(run_id, name=view.ended_name(name, word))
 

@@ -25,7 +25,6 @@ from pirl.gate.main import (
     default_profile,
     default_variant,
     gate_overrides,
-    interrupt_on_signals,
     render,
     result_record,
     run_steps,
@@ -35,7 +34,7 @@ from pirl.gate.smoke_step import RUN as SMOKE
 from pirl.gate.track import tracked
 from pirl.guard import run_guarded
 from pirl.runtime.layout import RunFolder
-from pirl.runtime.procs import end_with_parent
+from pirl.runtime.procs import end_with_parent, interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
 OUTPUTS = Path("runs/dvc")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,7 +21,6 @@ from types import TracebackType
 from typing import Self
 
 from pirl.guard import run_guarded
-from pirl.runtime.procs import end_with_parent
 
 _GRACE_S = 5.0
 PRELOAD = ["pirl.runtime.actor", "pirl.runtime.learner", "pirl.gate.peer_probe"]
@@ -98,11 +98,22 @@ def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
     return process.exitcode
 
 
+def _end_with_starter() -> None:
+    """Kill this session when the process that asked for it ends, however that came about.
+
+    The kernel's parent-death signal would not do: the parent is the fork server, which lives as long as any of
+    its children.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        starter.join()
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+
 def _enter(module: str, argv: Sequence[str], env: Mapping[str, str], log: str) -> None:
     """Body of the child."""
     os.setsid()
-    # The fork server is the parent, and it ends with the process that started it.
-    end_with_parent()
+    threading.Thread(target=_end_with_starter, daemon=True).start()
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.profiles import PROFILES, flatten
 from pirl.gate.session import GateSession, open_gate
 from pirl.gate.track import Tracker, tracked
+from pirl.runtime.procs import interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
 PARAMS = Path("params.yaml")
@@ -59,15 +59,6 @@ def finish(gate: GateSession, tracker: Tracker) -> FinishedBundle:
     bundle = gate.finish()
     tracker.gate_done(gate, bundle)
     return bundle
-
-
-def interrupt_on_signals() -> None:
-    """SIGTERM ends a gate as Ctrl-C does: by an exception, so that every block cleans up.
-
-    SIGINT is set too, because a shell starts background jobs with it ignored.
-    """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.default_int_handler)
 
 
 def result_record(bundle: FinishedBundle, *, seconds: float) -> dict[str, Any]:

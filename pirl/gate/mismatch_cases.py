@@ -79,12 +79,13 @@ def other_variant(gate: GateSession, other: str) -> Path:
 
 def _stock_learner_case(gate: GateSession) -> Case:
     """A real actor against LeRobot's own service, which says nothing of who it is."""
-    argv = (
-        "pirl.gate.stock_learner",
-        gate.config_path,
-        str(free_port(gate.loaded.cfg.runtime.host)),
+    port = str(free_port(gate.loaded.cfg.runtime.host))
+    return Case(
+        name="missing-metadata",
+        argv=_actor("--config_path", gate.config_path, f"--runtime.port={port}"),
+        beside=("pirl.gate.stock_learner", port),
+        direction="learner-to-actor",
     )
-    return Case(name="missing-metadata", argv=argv, direction="learner-to-actor")
 
 
 def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:

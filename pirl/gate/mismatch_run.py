@@ -8,6 +8,7 @@ next.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class Case:
     name: str
     argv: tuple[str, ...]
     """Module with a `main`, then its arguments."""
+    beside: tuple[str, ...] = ()
+    """Module and arguments of a process that runs as long as the case does."""
     direction: str = "actor-to-learner"
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden: tuple[str, str] | None = None
@@ -189,8 +192,14 @@ def run_case(
     log = logs_of(gate) / f"{label}.log"
     started = time.monotonic()
     module, *argv = case.argv
+    beside = None
+    if case.beside:
+        other, *arguments = case.beside
+        beside = group.start(other, arguments, env=env, log_path=log.with_suffix(".beside.log"))
     process = group.start(module, argv, env={**env, **case.env}, log_path=log)
     code = forked.wait(process, DEADLINE_S)
+    if beside is not None:
+        beside.terminate()
     elapsed = time.monotonic() - started
     text = log.read_text(encoding="utf-8", errors="replace")
     if case.hidden is None:
@@ -202,7 +211,7 @@ def run_case(
         "class": case.name,
         "direction": case.direction,
         "probe": "process",
-        "hooks": sorted(filter(None, case.env.get(VARIABLE, "").split(","))),
+        "hooks": sorted(filter(None, {**os.environ, **case.env}.get(VARIABLE, "").split(","))),
         "exit_code": 0 if code is None else code,
         "deadline_s": DEADLINE_S,
         "elapsed_s": elapsed,

@@ -139,7 +139,8 @@ def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupt
             kind, _, rank = role.partition("-")
             argv = [*tail, *(["--rank", rank] if rank else [])]
             gate.bundle.command(
-                ["python", "-m", f"pirl.{kind}", *argv], comment=f"resume-roundtrip: {role}"
+                ["python", "-m", f"pirl.{kind}", *argv],
+                comment=f"resume-roundtrip: interrupted {role}",
             )
             processes[role] = group.start(
                 f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
@@ -179,6 +180,9 @@ def _last_update(path: Path) -> int:
 def _copy_logs(
     gate: GateSession, step: StepWriter, interrupted: _Interrupted, resumed: LaunchResult
 ) -> None:
+    for row in resumed.processes:
+        command = ["python", *map(str, row["argv"][1:])]
+        gate.bundle.command(command, comment=f"resume-roundtrip: resumed {row['role']}")
     for name, table in (("interrupted", interrupted.table), (RUN, resumed.processes)):
         for row in table:
             role = str(row["role"])

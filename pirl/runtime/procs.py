@@ -22,6 +22,15 @@ _POLL_S = 0.05
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def interrupt_on_signals() -> None:
+    """SIGTERM ends this process as Ctrl-C does: by an exception, so that every block cleans up.
+
+    SIGINT is set too, because a shell starts background jobs with it ignored.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
+
+
 def end_with_parent(signum: int = signal.SIGKILL) -> None:
     """From now on the kernel sends `signum` to this process when the thread that forked it ends.
 

@@ -65,7 +65,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
         run.conclude(good_bundle)
     parent, child = (sink.client.get_run(r) for r in (run.run_id, step.run_id))
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
-    assert parent.info.run_name == "gate flow-sde 1a2b3c4 PASSED (FALLBACK: EMBEDDED)"
+    assert parent.info.run_name == "gate PASSED (FALLBACK: EMBEDDED) flow-sde 1a2b3c4"
     assert parent.data.tags["gate.verdict"] == "passed (fallback: embedded)"
     assert parent.data.tags["bundle.sha256"] == good_bundle.digest
     assert parent.data.tags["criterion.mismatch/toothless"] == "passed"
