@@ -38,6 +38,12 @@ def gate_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in hidden} | OFFLINE
 
 
+@pytest.fixture
+def environ() -> dict[str, str]:
+    """The environment in which a test starts a gate."""
+    return gate_environment()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunGate:
     """A gate that `pirl gate` ran and that passed."""

@@ -110,7 +110,11 @@ def test_interrupted_run_never_stays_running(sink, error, expected):
     with pytest.raises(type(error)):
         interrupted()
     assert [status(sink, r) for r in runs] == [expected, expected]
-    assert sink.client.get_run(runs[0]).data.tags["stopped_by"] == type(error).__name__
+    parent = sink.client.get_run(runs[0])
+    assert parent.data.tags["stopped_by"] == type(error).__name__
+    word = "crashed" if expected == "FAILED" else "cancelled"
+    assert parent.data.tags["gate.verdict"] == word
+    assert f"gate {word.upper()} " in parent.info.run_name
 
 
 def test_runs_of_a_killed_owner_are_reaped_and_living_ones_are_not(sink, tmp_path):
