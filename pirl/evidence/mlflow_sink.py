@@ -145,7 +145,7 @@ class MlflowSink:
                 if _owner_is_alive(tags):
                     continue
                 run_id = str(run.info.run_id)
-                self.client.set_tag(run_id, "gate.verdict", "crashed")
+                _close_name(self.client, run_id, "crashed")
                 self.client.set_terminated(run_id, status="FAILED")
                 dead.append(run_id)
         return dead
@@ -177,6 +177,9 @@ class MlflowSink:
         except BaseException as error:
             # Cancellation and Ctrl-C are no Exception; a plain error is a failure.
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            if open_run.verdict == Verdict.NOT_RUN:
+                word = "crashed" if status == "FAILED" else "cancelled"
+                _close_name(self.client, open_run.run_id, word)
             self.client.set_tag(open_run.run_id, "stopped_by", type(error).__name__)
             raise
         finally:
@@ -300,7 +303,8 @@ class StepRun:
         """Record the criteria of the step and its verdict."""
         self.open.verdict = worst({result.name: result.verdict for result in results})
         self.open.tag(view.criterion_tags(list(results)))
-        self.open.tag({"gate.verdict": str(self.open.verdict)})
+        verdict = str(self.open.verdict)
+        self.open.tag({"gate.verdict": verdict, view.COLOR_TAG: view.run_color(verdict)})
         measured = {
             f"measured/{result.name}": float(result.measured)
             for result in results
@@ -328,6 +332,14 @@ class StepRun:
         client.finalize_logged_model(model.model_id, status="READY")
         client.log_outputs(self.run_id, [LoggedModelOutput(model_id=model.model_id, step=step)])
         return str(model.model_id)
+
+
+def _close_name(client: MlflowClient, run_id: str, word: str) -> None:
+    """A run without a verdict says how it ended: in its tag, and in its name where that said "running"."""
+    client.set_tag(run_id, "gate.verdict", word)
+    client.set_tag(run_id, view.COLOR_TAG, view.run_color(word))
+    name = str(client.get_run(run_id).info.run_name)
+    client.update_run(run_id, name=view.ended_name(name, word))
 
 
 def _now_ms() -> int:

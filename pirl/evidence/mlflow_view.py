@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pirl.evidence.criteria import CriterionResult
+from pirl.evidence.criteria import CriterionResult, Verdict
 from pirl.evidence.judge import GateVerdict
 from pirl.evidence.policy import CLAIM, GATE, NON_CLAIM, PASS_RULE
 
@@ -23,7 +23,9 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 """Internal to the tracker's UI: if the format changes, only the view is lost."""
 
 NOTE_TAG = "mlflow.note.content"
+COLOR_TAG = "mlflow.runColor"
 MAX_PARAM_CHARS = 500
+_RUNNING = "running"
 
 COLUMNS = (
     "tags.`gate.verdict`", "metrics.`criteria_passed`", "metrics.`criteria_total`",
@@ -61,9 +63,26 @@ def saved_view(*, now_ms: int) -> str:
 
 
 def run_name(*, variant: str, commit: str, label: str | None) -> str:
-    """`gate flow-sde 1a2b3c4 PASSED`; without a label the gate is still running."""
-    parts = ("gate", variant, commit[:7], "running" if label is None else label.upper())
+    """`gate PASSED flow-sde 1a2b3c4`; without a label the gate is still running.
+
+    The verdict comes first: the tracker's table cuts a name after about twenty characters.
+    """
+    parts = ("gate", _RUNNING if label is None else label.upper(), variant, commit[:7])
     return " ".join(parts)
+
+
+def ended_name(name: str, word: str) -> str:
+    """`gate running flow-sde 1a2b3c4` as `gate CANCELLED flow-sde 1a2b3c4`; other names stay."""
+    return name.replace(f"gate {_RUNNING} ", f"gate {word.upper()} ", 1)
+
+
+def run_color(label: str) -> str:
+    """Colour of a run's dot; the tracker's own choice means nothing and looks like a verdict."""
+    if label == "passed":
+        return "#1a7f4b"
+    if label.startswith("passed ("):
+        return "#9a6700"
+    return "#b42318" if label in ("failed", "crashed") else "#6b7280"
 
 
 def verdict_note(verdict: GateVerdict, *, bundle_digest: str, commit: str) -> str:
@@ -71,16 +90,21 @@ def verdict_note(verdict: GateVerdict, *, bundle_digest: str, commit: str) -> st
     lines = [
         f"## Verdict: {verdict.label.upper()}",
         "",
-        f"{verdict.variant}, profile {verdict.profile}, commit `{commit}`, "
-        f"config `{verdict.config_hash}`, bundle `{bundle_digest}`",
+        f"{verdict.count(Verdict.PASSED)} of {verdict.total} criteria passed. Open `report.html` among the "
+        "artifacts: every criterion, pictures, a video.",
         "",
         "| step | verdict | criteria not passed |",
         "|---|---|---|",
     ]
     for step, word in verdict.steps.items():
-        bad = [r.name for r in verdict.results[step] if r.verdict != "passed"]
+        bad = [r.name for r in verdict.results[step] if r.verdict != Verdict.PASSED]
         lines.append(f"| {step} | {word} | {', '.join(bad) or '-'} |")
-    return "\n".join([*lines, "", "`report.html` among the artifacts shows every criterion."])
+    lines += [
+        "",
+        f"{verdict.variant}, profile {verdict.profile}; commit `{commit}`, config "
+        f"`{verdict.config_hash}`, bundle `{bundle_digest}`",
+    ]
+    return "\n".join(lines)
 
 
 def verdict_tags(verdict: GateVerdict, *, bundle_digest: str) -> dict[str, str]:
@@ -88,6 +112,7 @@ def verdict_tags(verdict: GateVerdict, *, bundle_digest: str) -> dict[str, str]:
     criteria = [result for results in verdict.results.values() for result in results]
     return {
         "gate.verdict": verdict.label,
+        COLOR_TAG: run_color(verdict.label),
         "variant": verdict.variant,
         "profile": verdict.profile,
         "numerics": verdict.numerics,

@@ -131,6 +131,19 @@ def _table(header: str, rows: list[tuple[object, ...]]) -> list[str]:
     return lines + ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
 
 
+def _compact(criteria: list[Mapping[str, Any]]) -> list[str]:
+    """All criteria of a step, two in a row, so that a report keeps to two pages; the page explains each."""
+    cells = [
+        (WORDS[c["verdict"]], str(c["name"]).split("/")[1], show_value(c["measured"]),
+         show_requirement(c))
+        for c in criteria
+    ]  # fmt: skip
+    half = (len(cells) + 1) // 2
+    left, right = cells[:half], [*cells[half:], ("", "", "", "")]
+    header = "| criterion | measured | required" * 2
+    return _table(header, [(*a, *b) for a, b in zip(left, right, strict=False)])
+
+
 def render_markdown(bundle: Path) -> str:
     """The text of `report.md`."""
     data = read_report_data(bundle)
@@ -148,13 +161,7 @@ def render_markdown(bundle: Path) -> str:
         ])  # fmt: skip
         lines.append("")
     for step in STEPS:
-        lines += [f"## {step}", ""]
-        lines += _table("| criterion | measured | required | what", [
-            (WORDS[c["verdict"]], str(c["name"]).split("/")[1], show_value(c["measured"]),
-             show_requirement(c), c["description"])
-            for c in data.criteria[step]
-        ])  # fmt: skip
-        lines.append("")
+        lines += [f"## {step}", "", *_compact(data.criteria[step]), ""]
     lines += ["## Episodes", "", str(data.verdict["non_claim"]), ""]
     lines += [f"- {show_outcome(outcome)}" for outcome in data.verdict["episodes"]] or ["- none"]
     lines += ["", "## Not tested", "", *(f"- {limit}" for limit in data.verdict["limits"])]
@@ -163,6 +170,7 @@ def render_markdown(bundle: Path) -> str:
 
 
 CHECK_IT = (
+    "What each criterion means and what the records say is in [report.html](report.html).",
     "`pirl verify .` in this folder, offline, recomputes every measured value from `raw/` and",
     "exits with 0 only if nothing was altered and the gate passed. Exact commands:",
     "[commands.txt](commands.txt). Raw records: [raw/](raw/), logs: [logs/](logs/), pictures and",

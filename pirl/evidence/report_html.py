@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl.evidence.criteria import STEPS
+from pirl.evidence.judge import MALFORMED
+from pirl.evidence.outcomes import SUCCESS_DEFINITION, all_episodes
 from pirl.evidence.pictures import CAPTIONS
+from pirl.evidence.raw import RawRecords
 
 if TYPE_CHECKING:
     from pirl.evidence.report import ReportData
 
 MAX_VIDEO_BYTES = 8 * 2**20
 """A longer video stays a file beside the page."""
+
+_EPISODE_FIELDS = (
+    "episode_id", "task", "init_state_id", "seed", "policy_version", "env_steps", "end",
+)  # fmt: skip
 
 _CLASS = {"passed": "pass", "failed": "fail", "not run": "open"}
 
@@ -55,8 +62,10 @@ td.d { color:var(--soft); overflow-wrap:anywhere; min-width:220px; }
 figure { margin:0; } figure img, figure video { width:100%; border-radius:6px; }
 figcaption { color:var(--soft); font-size:13px; }
 .media { display:grid; grid-template-columns:1fr 1fr; gap:14px; }
+.soft { color:var(--soft); } summary { cursor:pointer; margin:6px 0 10px; }
 code { background:#e9ebee; border-radius:4px; padding:1px 5px; }
-@media (max-width:800px) { .steps,.media { grid-template-columns:1fr; } }
+@media (max-width:800px) { .steps { grid-template-columns:1fr 1fr; }
+  .media { grid-template-columns:1fr; } header h1 { font-size:24px; } }
 """
 
 _PAGE = """<!doctype html>
@@ -78,7 +87,7 @@ def render_page(bundle: Path, data: ReportData) -> str:
         _facts(data),
         _open_items(data),
         _media(bundle),
-        _episodes(data),
+        _episodes(bundle, data),
         *(_criteria(step, data.criteria[step]) for step in STEPS),
         _limits(data),
         _check_it(),
@@ -170,12 +179,34 @@ def _figure(content: str, caption: str) -> str:
     return f'<figure class="card">{content}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def _episodes(data: ReportData) -> str:
+def _episodes(bundle: Path, data: ReportData) -> str:
+    """Counts per task, then every episode with the way it ended: failures are as visible as successes."""
     from pirl.evidence.report import show_outcome
 
     lines = [show_outcome(outcome) for outcome in data.verdict["episodes"]] or ["none"]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<h2>Episodes</h2><ul>{items}</ul>"
+    note = f'<p class="soft">{escape(SUCCESS_DEFINITION)}</p>'
+    return f"<h2>Episodes</h2><ul>{items}</ul>{note}{_episode_table(bundle)}"
+
+
+def _episode_table(bundle: Path) -> str:
+    try:
+        episodes = all_episodes(RawRecords(bundle))
+    except MALFORMED:
+        # The criteria that need episodes say what is wrong with them.
+        return ""
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in _EPISODE_FIELDS)
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{escape(str(episode.get(name, '-')))}</td>" for name in _EPISODE_FIELDS)
+        + "</tr>"
+        for episode in episodes
+    )
+    failed = sum(episode["end"] != "success" for episode in episodes)
+    return (
+        f"<details><summary>All {len(episodes)} episodes, {failed} of them failures</summary>"
+        f"<table><tr>{head}</tr>{rows}</table></details>"
+    )
 
 
 def _limits(data: ReportData) -> str:

@@ -13,16 +13,16 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from pirl.config.train import env_of, policy_of
-from pirl.errors import ExitCode, PirlError
+from pirl.errors import ExitCode
+from pirl.gate.doctor_check import Check, guarded
+from pirl.gate.doctor_profile import PROFILE_CONFIG, profile_checks
 
 PACKAGES = {
     "lerobot": ">=0.6.1,<0.7",
@@ -38,43 +38,25 @@ PACKAGES = {
 }
 """Tested ranges; outside them nothing is promised."""
 
-PROFILE_CONFIGS = {
-    "libero": Path("configs/train_config_pirl_libero_smoke.json"),
-    "xvla-libero": Path("configs/train_config_pirl_xvla_libero.json"),
-}
 _MIN_FREE_GIB = 5.0
+PORT = 50051
+"""Default of `runtime.port`, as in LeRobot."""
 _HUB = "huggingface.co"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One finding."""
+def run_checks(profile_config: Path = PROFILE_CONFIG) -> list[Check]:
+    """Every check, in the order of a reader's interest.
 
-    name: str
-    ok: bool
-    found: str
-    remedy: str
-    """What to do; empty when `ok`."""
-    required: bool = True
-    """False for what only some runs need (GPU, hub): shown, but no failure."""
-
-
-def run_checks() -> list[Check]:
-    """Every check, in the order of a reader's interest."""
+    Args:
+        profile_config: the train config whose X-VLA x LIBERO profile is looked at.
+    """
+    hub = _hub()
+    if not hub.ok:
+        # Read by huggingface_hub when it is imported; without it every look-up retries for half a minute.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     checks = [_python(), *(_package(name, spec) for name, spec in PACKAGES.items())]
-    for probe in (_render, _libero, _profile, _port, _disk, _threads, _gpu, _hub):
-        checks.append(probe())
-    return checks
-
-
-def _guarded(name: str, probe: Callable[[], str], *, remedy: str, required: bool = True) -> Check:
-    """Run a probe that raises a deliberate error when the machine lacks something."""
-    try:
-        return Check(name=name, ok=True, found=probe(), remedy="", required=required)
-    except PirlError as error:
-        hint = getattr(error, "remedy", remedy)
-        found = str(error).splitlines()[0]
-        return Check(name=name, ok=False, found=found, remedy=str(hint), required=required)
+    checks += [_render(), _libero(), *profile_checks(profile_config)]
+    return [*checks, _port(), _disk(), _threads(), _gpu(), hub]
 
 
 def _python() -> Check:
@@ -122,7 +104,7 @@ def _render() -> Check:
             f"MUJOCO_GL={backend}: {frame.shape[1]} x {frame.shape[2]} frame, std {frame.std():.0f}"
         )
 
-    return _guarded(
+    return guarded(
         "render",
         probe,
         remedy="install libegl1 libgl1-mesa-dri (software EGL) and set MUJOCO_GL=egl",
@@ -137,27 +119,8 @@ def _libero() -> Check:
         folder = prepare_assets()
         return f"config written, assets complete ({sum(1 for _ in folder.iterdir())} folders)"
 
-    return _guarded(
+    return guarded(
         "libero", probe, remedy="set PIRL_LIBERO_ASSETS to a folder with LIBERO's assets"
-    )
-
-
-def _profile() -> Check:
-    """The X-VLA x LIBERO profile: every rule of its config, cameras and control mode included."""
-
-    def probe() -> str:
-        from pirl.config.load import load_config
-
-        cfg: Any = load_config(PROFILE_CONFIGS["libero"]).cfg
-        cameras = ", ".join(k.rsplit(".", 1)[-1] for k in policy_of(cfg).image_features)
-        return (
-            f"control_mode={env_of(cfg).control_mode}, episode_length={env_of(cfg).episode_length}, "
-            f"action_mode={policy_of(cfg).action_mode}, executed dims {len(cfg.pirl.executed_dims or ())}, "
-            f"cameras {cameras}; domain id is read from the checkpoint"
-        )
-
-    return _guarded(
-        "profile X-VLA x LIBERO", probe, remedy="run from the repository root; mend the config"
     )
 
 
@@ -167,9 +130,9 @@ def _port() -> Check:
         free = int(probe.getsockname()[1])
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        taken = probe.connect_ex(("127.0.0.1", 50051)) == 0
+        taken = probe.connect_ex(("127.0.0.1", PORT)) == 0
     return Check(
-        name="port 50051",
+        name=f"port {PORT}",
         ok=not taken,
         found="in use" if taken else "free",
         remedy=f"choose another one, for example --runtime.port={free}" if taken else "",
@@ -228,18 +191,25 @@ def main(argv: Sequence[str]) -> int:
     """Command line of `pirl doctor`; exit code 3 when something required is missing."""
     parser = argparse.ArgumentParser(prog="pirl doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="all findings as JSON on stdout")
+    parser.add_argument(
+        "--config_path",
+        type=Path,
+        default=PROFILE_CONFIG,
+        help="train config whose X-VLA x LIBERO profile is looked at; default %(default)s",
+    )
     args = parser.parse_args(list(argv))
-    checks = run_checks()
+    checks = run_checks(args.config_path)
     failed = [c for c in checks if not c.ok and c.required]
     if args.json:
         answer = {"ready": not failed, "checks": [asdict(c) for c in checks]}
         sys.stdout.write(json.dumps(answer, indent=1) + "\n")
     else:
-        sys.stdout.write("\n".join(_line(c) for c in checks) + "\n")
+        ready = f"NOT READY: {len(failed)} to mend" if failed else "ready"
+        sys.stdout.write("\n".join([*map(_line, checks), ready]) + "\n")
     return int(ExitCode.NOT_READY if failed else ExitCode.OK)
 
 
 def _line(check: Check) -> str:
     mark = "ok  " if check.ok else ("FAIL" if check.required else "note")
-    text = f"{mark} {check.name:<24} {check.found}"
+    text = f"{mark} {check.name:<22} {check.found}"
     return text if check.ok else f"{text}\n     fix: {check.remedy}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from pirl.gate.smoke_step import RUN as SMOKE
 from pirl.gate.track import tracked
 from pirl.guard import run_guarded
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.procs import end_with_parent, interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
 OUTPUTS = Path("runs/dvc")
@@ -44,6 +46,9 @@ _CURVE_METRICS = ("rollout/success_rate", "update/approx_kl", "update/value_loss
 def main(argv: Sequence[str]) -> int:
     """Run the gate of `params.yaml`; exit code 0 only when it passed."""
     configure_logging("gate")
+    interrupt_on_signals()
+    # DVC that is killed leaves its command running.
+    end_with_parent(signal.SIGTERM)
     bundle_folder = OUTPUTS / "bundle"
     if bundle_folder.exists():
         shutil.rmtree(bundle_folder)

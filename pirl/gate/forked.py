@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pirl.guard import run_guarded
 
+_GRACE_S = 5.0
 PRELOAD = ["pirl.runtime.actor", "pirl.runtime.learner", "pirl.gate.peer_probe"]
 
 
@@ -27,16 +33,59 @@ def context() -> ForkServerContext:
     return found
 
 
-def start(
-    module: str, argv: Sequence[str], *, env: Mapping[str, str], log_path: Path
-) -> ForkServerProcess:
-    """Run `module.main(argv)` in a new process and session, its output in `log_path`."""
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    process = context().Process(
-        target=_enter, args=(module, tuple(argv), dict(env), str(log_path)), name=module
-    )
-    process.start()
-    return process
+class ForkedGroup:
+    """Forked processes that end together: leaving the block stops whatever still runs."""
+
+    def __init__(self) -> None:
+        self._processes: list[ForkServerProcess] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(
+        self, module: str, argv: Sequence[str], *, env: Mapping[str, str], log_path: Path
+    ) -> ForkServerProcess:
+        """Run `module.main(argv)` in a new process and session, its output in `log_path`.
+
+        Raises:
+            RuntimeError: the group was closed, possibly by another thread.
+        """
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        process = context().Process(
+            target=_enter,
+            args=(module, tuple(argv), {**os.environ, **env}, str(log_path)),
+            name=module,
+        )
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the group of forked processes is closed")
+            process.start()
+            self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """TERM what still runs, KILL it after a grace period; no process can be started afterwards."""
+        with self._lock:
+            self._is_closed = True
+            alive = [process for process in self._processes if process.is_alive()]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in alive:
+            process.kill()
+            process.join(5.0)
 
 
 def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
@@ -49,14 +98,29 @@ def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
     return process.exitcode
 
 
+def _end_with_starter() -> None:
+    """Kill this session when the process that asked for it ends, however that came about.
+
+    The kernel's parent-death signal would not do: the parent is the fork server, which lives as long as any of
+    its children.
+    """
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        starter.join()
+        os.killpg(os.getpid(), signal.SIGKILL)
+
+
 def _enter(module: str, argv: Sequence[str], env: Mapping[str, str], log: str) -> None:
     """Body of the child."""
     os.setsid()
+    threading.Thread(target=_end_with_starter, daemon=True).start()
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     # multiprocessing keeps stream objects of the server; new ones write to the log.
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    # The server's own environment is that of the first start.
+    os.environ.clear()
     os.environ.update(env)
     sys.exit(run_guarded(import_module(module).main, list(argv)))

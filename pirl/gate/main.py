@@ -23,6 +23,7 @@ from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.profiles import PROFILES, flatten
 from pirl.gate.session import GateSession, open_gate
 from pirl.gate.track import Tracker, tracked
+from pirl.runtime.procs import interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
 PARAMS = Path("params.yaml")
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         epilog="Further --section.field=value arguments override the gate's config; they are part of its "
         "hash and of the evidence.",
     )
-    parser.add_argument("--profile", choices=PROFILES, default=default_profile())
+    parser.add_argument("--profile", choices=PROFILES, default="auto")
     parser.add_argument("--variant", choices=VARIANTS, default=default_variant())
     parser.add_argument("--out", type=Path, help="bundle folder; default runs/gate-<time>")
     parser.add_argument("--launched-by", choices=LAUNCHERS, default="direct")
@@ -93,20 +94,25 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     args, overrides = parser.parse_known_args(list(argv))
     configure_logging("gate")
+    interrupt_on_signals()
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
-    out = args.out or Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
+    out: Path = args.out or Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
     started = time.monotonic()
-    with (
-        open_gate(
-            profile=args.profile,
-            variant=args.variant,
-            out=out,
-            launched_by=args.launched_by,
-            overrides=[*gate_overrides(), *overrides],
-        ) as gate,
-        tracked(gate, enabled=not args.no_mlflow) as tracker,
-    ):
-        bundle = run_steps(gate, tracker)
+    try:
+        with (
+            open_gate(
+                profile=args.profile,
+                variant=args.variant,
+                out=out,
+                launched_by=args.launched_by,
+                overrides=[*gate_overrides(), *overrides],
+            ) as gate,
+            tracked(gate, enabled=not args.no_mlflow) as tracker,
+        ):
+            bundle = run_steps(gate, tracker)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {out} is incomplete, and `pirl verify` refuses it\n")
+        return int(ExitCode.INTERRUPTED)
     record = result_record(bundle, seconds=time.monotonic() - started)
     if args.json:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")

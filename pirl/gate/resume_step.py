@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from pirl.gate.smoke_step import RUN as UNINTERRUPTED
 from pirl.records import Observation
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
-from pirl.runtime.procs import ProcessGroup, spawn
 from pirl.runtime.session import build_session
 from pirl.transport.schema import TensorSpec
 
@@ -125,44 +123,43 @@ class _Interrupted:
 
 
 def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupted:
-    """Start the run again and kill its learner in the middle of the work after a checkpoint."""
+    """Start the run again and kill its learner in the middle of the work after a checkpoint.
+
+    Forked processes: only the run that resumes must start from nothing.
+    """
     cfg = gate.loaded.cfg
     logs = gate.work / "logs" / "interrupted"
-    tail = [
-        "--config_path",
-        gate.config_path,
-        f"--output_dir={folder.root}",
-        f"--runtime.port={free_port(cfg.runtime.host)}",
-    ]
+    tail = ["--config_path", gate.config_path, f"--output_dir={folder.root}"]
+    tail.append(f"--runtime.port={free_port(cfg.runtime.host)}")
     roles = ["learner", *(f"actor-{rank}" for rank in range(cfg.runtime.actors))]
-    with ProcessGroup() as group:
+    started = time.monotonic()
+    with forked.ForkedGroup() as group:
+        processes: dict[str, ForkServerProcess] = {}
         for role in roles:
             kind, _, rank = role.partition("-")
-            extra = ["--rank", rank] if rank else []
-            argv = [sys.executable, "-m", f"pirl.{kind}", *tail, *extra]
-            gate.bundle.command(["python", *argv[1:]], comment=f"resume-roundtrip: {role}")
-            group.add(spawn(role, argv, env=watch.env, log_path=logs / f"{role}.log"))
-        learner = group.children[0]
+            argv = [*tail, *(["--rank", rank] if rank else [])]
+            gate.bundle.command(
+                ["python", "-m", f"pirl.{kind}", *argv],
+                comment=f"resume-roundtrip: interrupted {role}",
+            )
+            processes[role] = group.start(
+                f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
+            )
+        learner = processes["learner"]
         _wait_for(
-            lambda: bool(step_folders(folder.root / "checkpoints")) or learner.poll() is not None,
+            lambda: bool(step_folders(folder.root / "checkpoints")) or not learner.is_alive(),
             what="the first checkpoint of the run to be interrupted",
         )
         time.sleep(_LATER_WORK_S)
-        working = learner.poll() is None
-        learner.signal_group(signal.SIGKILL)
-        code = learner.wait(10.0)
-        group.stop()
-        table: list[dict[str, Any]] = [
-            {
-                "role": child.role,
-                "pid": child.pid,
-                "exit_code": child.poll(),
-                "seconds": round((child.ended_unix or time.time()) - child.started_unix, 2),
-            }
-            for child in group.children
-        ]
+        working = learner.is_alive()
+        learner.kill()
+        learner.join(10.0)
+    table: list[dict[str, Any]] = [
+        {"role": role, "exit_code": process.exitcode, "seconds": time.monotonic() - started}
+        for role, process in processes.items()
+    ]
     return _Interrupted(
-        learner_exit_code=0 if code is None else code, during_later_work=working, table=table
+        learner_exit_code=learner.exitcode or 0, during_later_work=working, table=table
     )
 
 
@@ -183,6 +180,9 @@ def _last_update(path: Path) -> int:
 def _copy_logs(
     gate: GateSession, step: StepWriter, interrupted: _Interrupted, resumed: LaunchResult
 ) -> None:
+    for row in resumed.processes:
+        command = ["python", *map(str, row["argv"][1:])]
+        gate.bundle.command(command, comment=f"resume-roundtrip: resumed {row['role']}")
     for name, table in (("interrupted", interrupted.table), (RUN, resumed.processes)):
         for row in table:
             role = str(row["role"])
@@ -278,19 +278,22 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
     records: list[dict[str, Any]] = []
     for index in range(_SAVE_KILLS):
         run_dir = gate.work / "interrupted-saves" / str(index)
-        saver = forked.start(
-            "pirl.gate.save_loop",
-            [str(source), str(run_dir)],
-            env=watch.env,
-            log_path=gate.work / "logs" / "saver.log",
-        )
-        _wait_for(
-            lambda d=run_dir, p=saver: (d / "checkpoints" / "last").exists() or not p.is_alive(),
-            what="the first save of the loop",
-        )
-        time.sleep(0.05 + 0.11 * index)
-        saver.kill()
-        code = forked.wait(saver, 10.0)
+        with forked.ForkedGroup() as group:
+            saver = group.start(
+                "pirl.gate.save_loop",
+                [str(source), str(run_dir)],
+                env=watch.env,
+                log_path=gate.work / "logs" / "saver.log",
+            )
+            _wait_for(
+                lambda d=run_dir, p=saver: (
+                    (d / "checkpoints" / "last").exists() or not p.is_alive()
+                ),
+                what="the first save of the loop",
+            )
+            time.sleep(0.05 + 0.11 * index)
+            saver.kill()
+            code = forked.wait(saver, 10.0)
         records.append(
             {
                 "kill": index,

@@ -148,6 +148,10 @@ def open_gate(
             lock_files=LOCK_FILES,
             environment={"torch_threads": loaded.cfg.runtime.torch_threads},
         )
+        bundle.command(
+            ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides],
+            comment="the whole gate; every door runs the same",
+        )
         yield GateSession(profile=chosen, variant=variant, work=work, bundle=bundle, loaded=loaded)
 
 

@@ -1,7 +1,7 @@
-"""A real actor meets LeRobot's own learner service: `python -m pirl.gate.stock_learner CONFIG PORT`.
+"""LeRobot's own learner service, unchanged: `python -m pirl.gate.stock_learner PORT`.
 
-The service here is LeRobot's class, unchanged; it accepts anyone and says nothing of itself. The actor must
-refuse it before it loads a tensor. Ends with the actor's exit code.
+It accepts anyone and says nothing of itself; an actor of ours must refuse it before it loads a tensor. Serves
+until it is terminated.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import grpc
 from lerobot.rl.learner_service import LearnerService
 from lerobot.transport import services_pb2_grpc
 
-from pirl.runtime.procs import ProcessGroup, spawn
+from pirl.runtime.session import stop_on_signals
 
-_ACTOR_S = 100.0
+_SERVE_S = 300.0
+"""Longer than any case; a service that nobody ends ends itself."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command line: config and port. Serve, run one actor, return the actor's exit code."""
-    config_path, port = argv
+    """Command line: the port."""
+    (port,) = argv
     shutdown: Any = multiprocessing.Event()
     queues: list[Any] = [multiprocessing.Queue() for _ in range(3)]
     service = LearnerService(
@@ -33,25 +34,17 @@ def main(argv: Sequence[str]) -> int:
         transition_queue=queues[1],
         interaction_message_queue=queues[2],
     )
+    stop = stop_on_signals()
     server = grpc.server(ThreadPoolExecutor(4))
     services_pb2_grpc.add_LearnerServiceServicer_to_server(service, server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
-    argv = [
-        sys.executable,
-        "-m",
-        "pirl.actor",
-        "--config_path",
-        config_path,
-        f"--runtime.port={port}",
-    ]
     try:
-        with ProcessGroup(grace_s=2.0) as group:
-            code = group.add(spawn("actor", argv)).wait(_ACTOR_S)
+        stop.wait(_SERVE_S)
     finally:
         shutdown.set()
         server.stop(0.5).wait(5.0)
-    return 1 if code is None else code
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,24 @@ _POLL_S = 0.05
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def interrupt_on_signals() -> None:
+    """SIGTERM ends this process as Ctrl-C does: by an exception, so that every block cleans up.
+
+    SIGINT is set too, because a shell starts background jobs with it ignored.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
+
+
+def end_with_parent(signum: int = signal.SIGKILL) -> None:
+    """From now on the kernel sends `signum` to this process when the thread that forked it ends.
+
+    For a process that somebody else starts and may leave behind. A parent that ended before this call is not
+    noticed: nothing tells it from one that is process 1 of a container.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signum)
+
+
 def _die_with(parent_pid: int) -> Callable[[], None]:
     """A pre-exec hook: the kernel kills the child when the thread that forked it ends."""
 

@@ -1,64 +1,120 @@
-"""The whole gate as a user runs it: real processes, the embedded simulator, a real bundle."""
+"""The whole gate as a user runs it, and the ways in which an auditor tries to break its bundle.
+
+Real processes, the embedded simulator, no network, no display. The same attempts on synthetic bundles, and many
+more of them, are in `tests/unit/evidence/test_verify.py`; what a disabled check does is in `test_gate_teeth.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pirl.evidence.verify import verify_main as verify
 
-REPO = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a gate that passed, made once."""
-    out = tmp_path_factory.mktemp("gate") / "bundle"
-    argv = [sys.executable, "-m", "pirl.cli", "gate", "--profile", "embedded"]
-    argv += ["--variant", "flow-noise", "--launched-by", "test", "--no-mlflow", "--json"]
-    env = {**os.environ, "MUJOCO_GL": "egl", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*argv, "--out", str(out)], cwd=REPO, env=env, capture_output=True, text=True, timeout=1700
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    answer = json.loads(done.stdout)
+@pytest.fixture
+def copy(passed_gate, tmp_path: Path) -> Path:
+    """A copy of the bundle that the test may spoil."""
+    return shutil.copytree(passed_gate.bundle, tmp_path / "copy")
+
+
+def records(bundle: Path, name: str) -> list[dict]:
+    """Lines of a raw record."""
+    return [json.loads(line) for line in (bundle / "raw" / name).read_text().splitlines()]
+
+
+def refusals(bundle: Path) -> dict[str, dict]:
+    """Cases of the mismatch step by class."""
+    return {case["class"]: case for case in records(bundle, "mismatch-negative/cases.jsonl")}
+
+
+def test_gate_passes_without_network_and_display_and_is_named_a_fallback(passed_gate):
+    answer = passed_gate.answer
     assert answer["label"] == "passed (fallback: embedded)"
     assert answer["criteria_passed"] == answer["criteria_total"]
-    return out
+    assert verify([str(passed_gate.bundle)]) == 0
 
 
-def a_copy(bundle: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "copy"
-    shutil.copytree(bundle, target)
-    return target
-
-
-def test_the_verifier_accepts_the_untouched_bundle(bundle: Path):
-    assert verify([str(bundle)]) == 0
-
-
-def test_one_altered_byte_in_a_log_is_refused(bundle: Path, tmp_path: Path):
-    copy = a_copy(bundle, tmp_path)
+def test_one_altered_byte_in_a_log_is_refused(copy):
     log = next((copy / "logs").rglob("learner.log"))
     log.write_bytes(log.read_bytes().replace(b"update", b"updatE", 1))
     assert verify([str(copy)]) == 1
 
 
-def test_a_loosened_threshold_is_refused(bundle: Path, tmp_path: Path):
-    copy = a_copy(bundle, tmp_path)
+def test_a_loosened_threshold_is_refused(copy):
     path = copy / "policy.json"
     path.write_text(path.read_text().replace('"threshold": 0.001', '"threshold": 1000.0', 1))
     assert verify([str(copy)]) == 1
 
 
-def test_a_missing_record_is_refused(bundle: Path, tmp_path: Path):
-    copy = a_copy(bundle, tmp_path)
+def test_a_missing_record_is_refused(copy):
     (copy / "raw" / "mismatch-negative" / "teeth.jsonl").unlink()
     assert verify([str(copy)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("expectation", "reason"),
+    [
+        (("--expect-commit", "f" * 40), "stale: git commit"),
+        (("--expect-config-hash", "0" * 64), "stale: config hash"),
+        (("--expect-nonce", "0" * 32), "stale: nonce"),
+    ],
+)
+def test_last_weeks_bundle_is_refused_with_the_reason(passed_gate, capsys, expectation, reason):
+    assert verify([str(passed_gate.bundle), *expectation]) == 1
+    assert reason in capsys.readouterr().out
+
+
+def test_bundle_of_this_commit_and_config_is_accepted(passed_gate):
+    source = json.loads((passed_gate.bundle / "metadata/source.json").read_text())
+    verdict = json.loads((passed_gate.bundle / "verdict.json").read_text())
+    own = ["--expect-commit", source["git_commit"], "--expect-config-hash", verdict["config_hash"]]
+    assert verify([str(passed_gate.bundle), *own]) == 0
+
+
+def test_actor_of_another_suite_is_refused_with_the_field_named(passed_gate):
+    case = refusals(passed_gate.bundle)["suite"]
+    assert case["exit_code"] == 5
+    assert [field["field"] for field in case["fields"]] == ["config_hash"]
+    assert case["transitions_accepted"] == 0
+
+
+def test_learner_killed_in_the_middle_of_a_save_leaves_a_checkpoint_that_loads(passed_gate):
+    kills = records(passed_gate.bundle, "resume-roundtrip/interrupted_saves.jsonl")
+    assert len(kills) >= 3
+    assert all(k["exit_code"] == -9 and k["earlier_checkpoint_loads"] for k in kills)
+
+
+def test_checkpoint_without_its_optimiser_file_is_not_resumed(passed_gate):
+    damaged = records(passed_gate.bundle, "resume-roundtrip/damaged.jsonl")
+    case = next(d for d in damaged if d["case"] == "missing-optimizer")
+    assert case["exit_code"] != 0
+    assert "training_state/pi_rl/optimizer_state.safetensors: missing" in case["message"]
+
+
+def test_failed_episodes_are_listed_with_the_reason(passed_gate):
+    episodes = records(passed_gate.bundle, "smoke-run/episodes.jsonl")
+    failures = [e for e in episodes if not e["success"]]
+    assert failures
+    assert {e["end"] for e in failures} <= {"timeout", "env-error", "interrupted"}
+    page = (passed_gate.bundle / "report.html").read_text()
+    assert page.count("<td>timeout</td>") == sum(e["end"] == "timeout" for e in episodes)
+
+
+def test_what_was_not_tested_is_written_down(passed_gate):
+    report = (passed_gate.bundle / "report.md").read_text()
+    limits = json.loads((passed_gate.bundle / "verdict.json").read_text())["limits"]
+    assert limits[0].startswith("LIBERO")
+    assert all(f"- {limit}" in report for limit in limits)
+
+
+def test_every_process_is_in_the_commands(passed_gate):
+    commands = (passed_gate.bundle / "commands.txt").read_text()
+    for role in ("smoke-run: learner", "resume-roundtrip: resumed actor-0", "mismatch: control"):
+        assert f"# {role}" in commands
+    assert "not-the-token" not in commands

@@ -65,7 +65,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
         run.conclude(good_bundle)
     parent, child = (sink.client.get_run(r) for r in (run.run_id, step.run_id))
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
-    assert parent.info.run_name == "gate flow-sde 1a2b3c4 PASSED (FALLBACK: EMBEDDED)"
+    assert parent.info.run_name == "gate PASSED (FALLBACK: EMBEDDED) flow-sde 1a2b3c4"
     assert parent.data.tags["gate.verdict"] == "passed (fallback: embedded)"
     assert parent.data.tags["bundle.sha256"] == good_bundle.digest
     assert parent.data.tags["criterion.mismatch/toothless"] == "passed"
@@ -110,7 +110,11 @@ def test_interrupted_run_never_stays_running(sink, error, expected):
     with pytest.raises(type(error)):
         interrupted()
     assert [status(sink, r) for r in runs] == [expected, expected]
-    assert sink.client.get_run(runs[0]).data.tags["stopped_by"] == type(error).__name__
+    parent = sink.client.get_run(runs[0])
+    assert parent.data.tags["stopped_by"] == type(error).__name__
+    word = "crashed" if expected == "FAILED" else "cancelled"
+    assert parent.data.tags["gate.verdict"] == word
+    assert f"gate {word.upper()} " in parent.info.run_name
 
 
 def test_runs_of_a_killed_owner_are_reaped_and_living_ones_are_not(sink, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from evidence_builders import draw_frames
@@ -71,7 +73,23 @@ def test_learning_curve_says_that_it_is_no_claim():
 def test_report_begins_with_the_verdict_and_stays_short(good_bundle):
     lines = (good_bundle.folder / "report.md").read_text().splitlines()
     assert lines[0] == "# Phase-2 gate: PASSED (fallback: embedded)"
-    assert len(lines) < 150
+    # Two printed pages.
+    assert len(lines) < 115
+
+
+def test_report_shows_every_criterion(good_bundle):
+    text = (good_bundle.folder / "report.md").read_text()
+    for results in good_bundle.verdict.results.values():
+        for result in results:
+            assert f"| {result.name.split('/')[1]} |" in text
+
+
+def test_page_lists_every_episode_with_the_way_it_ended(good_bundle):
+    page = (good_bundle.folder / "report.html").read_text()
+    records = (good_bundle.folder / "raw/smoke-run/episodes.jsonl").read_text().splitlines()
+    ends = [json.loads(record)["end"] for record in records]
+    for end in set(ends):
+        assert page.count(f"<td>{end}</td>") == ends.count(end)
 
 
 def test_report_shows_rates_with_counts_and_intervals_only(good_bundle):

@@ -25,10 +25,28 @@ def test_note_of_a_run_begins_with_the_verdict(good_bundle):
     assert "| smoke-run | passed | - |" in note
 
 
-@pytest.mark.parametrize(("label", "end"), [(None, "running"), ("not run", "NOT RUN")])
-def test_name_of_a_run_ends_with_its_verdict(label, end):
+@pytest.mark.parametrize(("label", "word"), [(None, "running"), ("not run", "NOT RUN")])
+def test_name_of_a_run_begins_with_its_verdict(label, word):
     name = view.run_name(variant="flow-sde", commit="1a2b3c4d5e", label=label)
-    assert name == f"gate flow-sde 1a2b3c4 {end}"
+    assert name == f"gate {word} flow-sde 1a2b3c4"
+
+
+def test_run_without_a_verdict_is_named_after_its_end():
+    assert view.ended_name("gate running flow-sde 1a2b3c4", "crashed") == (
+        "gate CRASHED flow-sde 1a2b3c4"
+    )
+    assert view.ended_name("gate PASSED flow-sde 1a2b3c4", "crashed") == (
+        "gate PASSED flow-sde 1a2b3c4"
+    )
+
+
+def test_only_a_pass_on_libero_is_green():
+    colors = {
+        label: view.run_color(label)
+        for label in ("passed", "passed (fallback: embedded)", "failed", "not run")
+    }
+    assert len(set(colors.values())) == 4
+    assert view.run_color("crashed") == colors["failed"]
 
 
 def test_nested_config_becomes_flat_short_parameters():

@@ -1,0 +1,137 @@
+"""The wrong peers of step 4: real processes, and real clients where one identity field differs.
+
+Owns what is wrong in each case. Read `pirl.gate.mismatch_checkpoints` next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pirl.config.load import load_config
+from pirl.config.recipe import VARIANTS
+from pirl.errors import FieldMismatch, MismatchError
+from pirl.gate.mismatch_run import HEALTH_S, Case, Host, is_healthy
+from pirl.gate.peer_probe import CHANGES
+from pirl.gate.session import GateSession
+from pirl.runtime.launch import free_port
+from pirl.transport.client import ActorLink
+from pirl.transport.identity import Identity
+
+
+def _actor(*arguments: str) -> tuple[str, ...]:
+    return ("pirl.actor", *arguments)
+
+
+def process_cases(gate: GateSession, host: Host) -> list[Case]:
+    """Real processes that the learner, or the actor itself, must refuse."""
+    port = f"--runtime.port={host.port}"
+    base = ("--config_path", gate.config_path, port)
+    elsewhere = gate.work / "elsewhere" / "train_config.json"
+    elsewhere.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(gate.config_path, elsewhere)
+    other = next(v for v in VARIANTS if v != gate.variant)
+    other_config = other_variant(gate, other)
+    probe = ("pirl.gate.peer_probe",)
+    probed = (
+        "action-mode",
+        "denoising-steps",
+        "policy-architecture",
+        "protocol-version",
+        "missing-metadata",
+    )
+    gamma = gate.loaded.cfg.pirl.gamma
+    return [
+        Case(name="config-hash", argv=_actor(*base, f"--pirl.gamma={gamma / 2}")),
+        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port)),
+        Case(name="variant", argv=_actor("--config_path", str(other_config), port)),
+        Case(name="recipe-spelling", argv=_actor(*base, "--recipe=pi_rl")),
+        Case(name="policy-type", argv=_actor(*base, "--policy.type=gaussian_actor")),
+        Case(
+            name="token",
+            argv=_actor(*base, "--runtime.token=not-the-token-of-this-run"),
+            hidden=("<a token that is not the learner's, withheld>", "<no token>"),
+        ),
+        *(
+            Case(name=name, argv=(*probe, name, gate.config_path, str(host.port)))
+            for name in probed
+        ),
+        _stock_learner_case(gate),
+    ]
+
+
+def other_variant(gate: GateSession, other: str) -> Path:
+    """The gate's config with the other variant, at its own path."""
+    raw: dict[str, Any] = json.loads(Path(gate.config_path).read_text(encoding="utf-8"))
+    for name in VARIANTS:
+        raw["pirl"].pop(name.replace("-", "_"), None)
+    raw["pirl"]["variant"] = other
+    raw["pirl"][other.replace("-", "_")] = {}
+    path = gate.work / "other-variant" / "train_config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    return path
+
+
+def _stock_learner_case(gate: GateSession) -> Case:
+    """A real actor against LeRobot's own service, which says nothing of who it is."""
+    port = str(free_port(gate.loaded.cfg.runtime.host))
+    return Case(
+        name="missing-metadata",
+        argv=_actor("--config_path", gate.config_path, f"--runtime.port={port}"),
+        beside=("pirl.gate.stock_learner", port),
+        direction="learner-to-actor",
+    )
+
+
+def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
+    """Classes that differ in one identity field: a real link in this process will do."""
+    overrides = {
+        "noise-settings": "--pirl.last_step_rule=sde"
+        if gate.loaded.cfg.pirl.last_step_rule != "sde"
+        else "--pirl.last_step_rule=additive",
+        "cameras": "--policy.num_image_views=7",
+        "suite": "--env.task=libero_spatial"
+        if gate.profile.name == "libero"
+        else "--env.task=drawer-close-v3",
+        "state-split": "--runtime.split=all",
+    }
+    identities = {
+        name: replace(
+            host.identity, config_hash=load_config(gate.config_path, [override]).identity.hash
+        )
+        for name, override in overrides.items()
+    }
+    for name in ("execution-horizon", "run-id"):
+        identities[name] = CHANGES[name](host.identity)
+    return [_client_case(gate, host, name, identity) for name, identity in identities.items()]
+
+
+def _client_case(gate: GateSession, host: Host, name: str, identity: Identity) -> dict[str, Any]:
+    runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
+    started = time.monotonic()
+    code, fields = 0, tuple[FieldMismatch, ...]()
+    try:
+        with ActorLink(identity, runtime=runtime, rank=0) as link:
+            link.connect(timeout_s=HEALTH_S)
+    except MismatchError as error:
+        code, fields = int(error.exit_code), error.fields
+    return {
+        "class": name,
+        "direction": "actor-to-learner",
+        "probe": "client",
+        "hooks": [],
+        "exit_code": code,
+        "deadline_s": HEALTH_S,
+        "elapsed_s": time.monotonic() - started,
+        "fields": [
+            {"field": f.field, "ours": str(f.ours), "theirs": str(f.theirs)} for f in fields
+        ],
+        "transitions_accepted": 0,
+        "optimiser_steps": 0,
+        "learner_healthy": is_healthy(gate, host),
+    }

@@ -1,0 +1,97 @@
+"""The tampered checkpoints of step 4, and the learners that must refuse to resume from them.
+
+Owns what was tampered with. Read `pirl.gate.mismatch_step` for the order.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pirl.checkpoint.layout import RUN_STATE
+from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.manifest import MANIFEST_NAME, write_manifest
+from pirl.config.recipe import VARIANTS
+from pirl.gate.mismatch_cases import other_variant
+from pirl.gate.mismatch_run import Case
+from pirl.gate.session import GateSession
+from pirl.gate.smoke_step import RUN as SMOKE
+
+_TRAIN_CONFIG = Path("pretrained_model/train_config.json")
+
+
+def _edit_record(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Edit `run_state.json` and write a manifest that fits, as an attacker would."""
+
+    def tamper(step_dir: Path) -> None:
+        path = step_dir / RUN_STATE
+        record = json.loads(path.read_text("utf-8"))
+        change(record)
+        path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        (step_dir / MANIFEST_NAME).unlink()
+        write_manifest(step_dir)
+
+    return tamper
+
+
+def _edit_manifest(step_dir: Path) -> None:
+    path = step_dir / MANIFEST_NAME
+    manifest = json.loads(path.read_text("utf-8"))
+    first = next(iter(manifest["files"]))
+    manifest["files"][first]["size"] += 1
+    path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+
+
+_TAMPER: dict[str, Callable[[Path], None]] = {
+    "checkpoint-identity": _edit_record(lambda r: r["identity"].update(recipe="another-recipe")),
+    "checkpoint-manifest": _edit_manifest,
+    "package-version": _edit_record(lambda r: r["versions"].update(lerobot="0.0.1")),
+}
+
+
+def tampered(gate: GateSession, name: str) -> Path:
+    """A copy of the smoke run's last checkpoint, tampered with."""
+    source = resolve_checkpoint(gate.work / SMOKE)
+    copy = gate.work / "tampered" / name / "checkpoints" / source.name
+    if copy.parent.exists():
+        shutil.rmtree(copy.parent)
+    shutil.copytree(source, copy)
+    if name in _TAMPER:
+        _TAMPER[name](copy)
+    return copy
+
+
+def resume_argv(step_dir: Path, *extra: str) -> tuple[str, ...]:
+    run_dir = step_dir.parent.parent
+    return (
+        "pirl.learner",
+        "--config_path",
+        str(step_dir / _TRAIN_CONFIG),
+        "--resume=true",
+        f"--output_dir={run_dir}",
+        "--runtime.port=0",
+        *extra,
+    )
+
+
+def checkpoint_cases(gate: GateSession) -> list[Case]:
+    """Learners that must refuse to resume; each is a process of its own."""
+    cases = [
+        Case(name=name, argv=resume_argv(tampered(gate, name)), direction="checkpoint")
+        for name in _TAMPER
+    ]
+    sound = tampered(gate, "resume-other-variant")
+    _rewrite_variant(gate, sound)
+    cases.append(Case(name="resume-other-variant", argv=resume_argv(sound), direction="checkpoint"))
+    return cases
+
+
+def _rewrite_variant(gate: GateSession, step_dir: Path) -> None:
+    """Ask for the other variant when resuming: another config beside an untouched checkpoint."""
+    other = next(v for v in VARIANTS if v != gate.variant)
+    shutil.copy(other_variant(gate, other), step_dir / _TRAIN_CONFIG)
+    (step_dir / MANIFEST_NAME).unlink()
+    write_manifest(step_dir)

@@ -1,0 +1,150 @@
+"""`dvc.yaml`, `params.yaml`, `prefect.toml` and `prefect.yaml` name things that exist and agree with the code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from pirl.config.recipe import VARIANTS
+from pirl.gate import dvc_stage, main
+from pirl.gate.profiles import PROFILES
+
+REPO = Path(__file__).resolve().parents[3]
+
+
+def document(name: str) -> dict:
+    return yaml.safe_load((REPO / name).read_text())
+
+
+STAGE = document("dvc.yaml")["stages"]["phase2_gate"]
+
+
+def is_ignored(path: str) -> bool:
+    """Whether git ignores the path."""
+    done = subprocess.run(["git", "check-ignore", "-q", path], cwd=REPO, check=False)
+    return done.returncode == 0
+
+
+def files_of(entries: list) -> list[str]:
+    """Paths of a list of DVC outputs, with or without options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def test_stage_runs_a_module_that_exists_with_one_plain_command():
+    python, flag, module = STAGE["cmd"].split()
+    assert (python, flag) == ("python", "-m")
+    assert find_spec(module) is not None
+
+
+def test_stage_is_never_answered_from_a_cache():
+    assert STAGE["always_changed"] is True
+
+
+def test_stage_depends_on_files_that_are_in_git():
+    for path in STAGE["deps"]:
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", path], cwd=REPO, capture_output=True, check=False
+        )
+        assert tracked.returncode == 0, path
+
+
+def test_parameters_of_the_stage_are_those_that_the_gate_reads():
+    assert STAGE["params"] == ["gate"]
+    gate = document("params.yaml")["gate"]
+    assert set(gate) == {"profile", "variant", "config"}
+    assert gate["variant"] in VARIANTS
+    assert gate["profile"] in PROFILES
+    assert main.default_variant(REPO / "params.yaml") == gate["variant"]
+    assert main.gate_overrides(REPO / "params.yaml") == ["--seed=1000"]
+
+
+def test_versioned_outputs_are_out_of_git_and_shown_numbers_are_in_it():
+    assert all(is_ignored(path) for path in STAGE["outs"])
+    shown = files_of(STAGE["metrics"]) + files_of(STAGE["plots"])
+    assert not any(is_ignored(path) for path in shown)
+    assert all(entry[name]["cache"] is False for entry in STAGE["metrics"] for name in entry)
+
+
+def test_lock_of_a_passed_gate_can_be_committed():
+    assert not is_ignored("dvc.lock")
+    assert is_ignored("mlflow.db")
+    assert is_ignored(".prefect/prefect.db")
+
+
+def a_smoke_run(work: Path) -> SimpleNamespace:
+    """What the smoke run leaves behind, as far as the stage reads it."""
+    root = work / "smoke"
+    step = root / "checkpoints" / "000001"
+    step.mkdir(parents=True)
+    (step / "weights.bin").write_bytes(b"w")
+    (root / "checkpoints" / "last").symlink_to("000001")
+    learner = root / "learner"
+    learner.mkdir()
+    row = {
+        "rollout/success_rate": 0.5,
+        "update/approx_kl": 0.01,
+        "update/value_loss": 0.2,
+        "update/parity_max_abs": 0.0,
+    }
+    line = {"format": 1, "step": 1, "version": 1, "elapsed_s": 1.0, "metrics": row}
+    (learner / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (learner / "run.json").write_text(json.dumps({"digests_after": {"trained": "a" * 64}}))
+    config = work / "train_config.json"
+    config.write_text("{}")
+    return SimpleNamespace(work=work, config_path=str(config))
+
+
+@pytest.fixture
+def outputs(monkeypatch, tmp_path):
+    """The stage's outputs, written into an empty folder."""
+    gate = a_smoke_run(tmp_path / "bundle.work")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dvc_stage, "resolve_checkpoint", lambda run: run / "checkpoints" / "000001")
+    record = {"label": "passed", "variant": "flow-sde", "criteria_passed": 74,
+              "criteria_total": 74, "seconds": 1.0}  # fmt: skip
+    monkeypatch.setattr(dvc_stage, "result_record", lambda _bundle, *, seconds: record)
+    dvc_stage.write_outputs(gate, SimpleNamespace(), seconds=1.0)
+    return tmp_path
+
+
+def test_stage_writes_exactly_the_outputs_that_dvc_expects(outputs):
+    for path in STAGE["outs"] + files_of(STAGE["metrics"]) + files_of(STAGE["plots"]):
+        assert (outputs / path).exists(), path
+
+
+def test_no_link_is_versioned(outputs):
+    # A `last` link inside an output makes every later DVC command fail.
+    links = [p for out in STAGE["outs"] for p in (outputs / out).rglob("*") if p.is_symlink()]
+    assert links == []
+
+
+def test_plot_has_the_columns_that_dvc_draws(outputs):
+    options = next(iter(STAGE["plots"][0].values()))
+    header = (outputs / dvc_stage.CURVE).read_text().splitlines()[0].split(",")
+    assert {options["x"], options["y"]} <= set(header)
+
+
+def test_metrics_hold_the_weight_digest(outputs):
+    assert json.loads((outputs / dvc_stage.METRICS).read_text())["weights_sha256"] == "a" * 64
+
+
+def test_served_and_deployed_flow_are_the_same():
+    (deployment,) = document("prefect.yaml")["deployments"]
+    path, function = deployment["entrypoint"].split(":")
+    assert deployment["name"] == "phase2-gate"
+    assert f"def {function}(" in (REPO / path).read_text()
+    assert document("params.yaml")["gate"]["variant"] == deployment["parameters"]["variant"]
+
+
+def test_every_prefect_command_talks_to_the_served_server():
+    settings = tomllib.loads((REPO / "prefect.toml").read_text())
+    assert settings["api"]["url"].startswith("http://127.0.0.1:")
+    assert settings["plugins"]["enabled"] is True
+    assert settings["server"]["analytics_enabled"] is False
