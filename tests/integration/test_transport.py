@@ -801,14 +801,19 @@ def test_a_stalled_learner_holds_its_actor_up_and_loses_nothing():
 
 
 def test_closing_a_link_to_a_stalled_learner_keeps_its_deadline():
-    many = some_transitions(20) * 600
+    many = some_transitions(20) * 50
     with a_stalled_learner() as (learner, _):
         link = ActorLink(
             an_identity(run_id=""), runtime=learner.runtime, rank=0, send_timeout_s=0.3
         ).connect(10)
         link._transitions._max_bytes = 20_000
+
+        def fill_the_buffers_of_both_sides() -> None:
+            for _ in range(100):
+                link.send_transitions(many)
+
         with pytest.raises(LinkClosedError, match="took nothing for"):
-            link.send_transitions(many)
+            fill_the_buffers_of_both_sides()
         start = time.monotonic()
         link.close(flush_s=0.5)
         assert time.monotonic() - start < 5.0
