@@ -67,18 +67,16 @@ class Run:
     root: Path
     overrides: tuple[str, ...]
     port: int = field(default_factory=lambda: free_port("127.0.0.1"))
-    processes: list[Any] = field(default_factory=list)
+    processes: forked.ForkedGroup = field(default_factory=forked.ForkedGroup)
 
     @property
     def folder(self) -> RunFolder:
         return RunFolder(self.root / "run")
 
     def start(self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log") -> Any:
-        process = forked.start(
+        return self.processes.start(
             module, argv, env={PACE_VARIABLE: str(pace_s)}, log_path=self.root / f"{log}.log"
         )
-        self.processes.append(process)
-        return process
 
     def learner(self, *, resume: bool = False) -> Any:
         if resume:
@@ -129,12 +127,8 @@ class Run:
 def a_run(root: Path, **changes: str) -> Iterator[Run]:
     root.mkdir(exist_ok=True)
     run = Run(root, overrides(**changes))
-    try:
+    with run.processes:
         yield run
-    finally:
-        for process in run.processes:
-            process.kill()
-            process.join(10)
 
 
 @pytest.fixture(scope="module", autouse=True)
