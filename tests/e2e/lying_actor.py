@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from pirl.algorithm.chain import LOG_PROB
 from pirl.guard import run_guarded
-from pirl.runtime import actor, rollout
+from pirl.runtime import actor, lockstep
 
 LIE = 0.001
 """Nats per element; a decision has about a hundred."""
 
-_sample_chunk = rollout.sample_chunk
+_sample_chunk = lockstep.sample_chunk
 
 
 def lie(*arguments, **options):
@@ -24,5 +24,5 @@ def lie(*arguments, **options):
 
 
 if __name__ == "__main__":
-    rollout.sample_chunk = lie
+    lockstep.sample_chunk = lie
     sys.exit(run_guarded(actor.main, sys.argv[1:]))

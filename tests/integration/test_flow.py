@@ -114,8 +114,10 @@ def test_bare_name_means_the_deployment_of_that_name():
 
 def test_start_up_hook_lets_the_client_find_the_deployment_by_its_bare_name():
     # Prefect ran the hook when it was imported: prefect.toml of this checkout enables it.
+    deployment = flow_module.phase2_gate.to_deployment(name="phase2-gate")
+
     async def look_up():
-        await flow_module.phase2_gate.to_deployment(name="phase2-gate").aapply()
+        await deployment.aapply()
         async with get_client() as client:
             return await client.read_deployment_by_name("phase2-gate")
 

@@ -786,18 +786,35 @@ def a_stalled_learner() -> Iterator[tuple[Learner, StalledSink]]:
             sink.released.set()
 
 
+def wait_until_it_stands_still(sent: list[int]) -> None:
+    """The buffers of both sides, whatever their size, are full when a second goes by without a send."""
+    end, seen = time.monotonic() + 60, -1
+    while seen != len(sent):
+        assert time.monotonic() < end, "nothing ever held the sender up"
+        seen = len(sent)
+        time.sleep(1.0)
+
+
 def test_a_stalled_learner_holds_its_actor_up_and_loses_nothing():
     many = some_transitions(20) * 20
+    told, sent = threading.Event(), list[int]()
     with a_stalled_learner() as (learner, sink), learner.link().connect(10) as link:
         link._transitions._max_bytes = 20_000
-        sender = threading.Thread(target=lambda: [link.send_transitions(many) for _ in range(8)])
+
+        def send_until_told() -> None:
+            while not told.is_set():
+                link.send_transitions(many)
+                sent.append(len(many))
+
+        sender = threading.Thread(target=send_until_told)
         sender.start()
-        sender.join(1.0)
+        wait_until_it_stands_still(sent)
         assert sender.is_alive()
         assert sink.received == []
+        told.set()
         sink.released.set()
         sender.join(60)
-        sink.wait_until(lambda: len(sink.received) == 3_200, timeout_s=60)
+        sink.wait_until(lambda: len(sink.received) == sum(sent), timeout_s=60)
 
 
 def test_closing_a_link_to_a_stalled_learner_keeps_its_deadline():
