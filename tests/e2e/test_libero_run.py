@@ -75,6 +75,10 @@ def launched(root: Path, updates: int) -> Launched:
     return Launched(folder, result, leftovers, root / "logs")
 
 
+def without_counters(digests: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in digests.items() if name != "counters"}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _in_repository():
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +112,11 @@ def test_the_same_seed_on_libero_gives_the_same_bits(
     again = launched(tmp_path_factory.mktemp("libero-again"), UPDATES - 1)
     assert again.result.exit_code is ExitCode.OK, again.said()
     assert again.exact_metrics() == first.exact_metrics()[:-1]
-    assert again.digests(UPDATES - 1) == first.digests(UPDATES - 1)
+    assert again.digests(UPDATES - 2) == first.digests(UPDATES - 2)
+    # The shorter run does not publish its last version, and its books say so; all else is equal.
+    assert without_counters(again.digests(UPDATES - 1)) == without_counters(
+        first.digests(UPDATES - 1)
+    )
     # Another update is another state: the comparison can fail.
     assert again.digests(UPDATES - 1)["policy"] != first.digests(UPDATES)["policy"]
 
