@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pirl.guard import run_guarded
 from pirl.learning.main import learn, render
 from pirl.learning.proof import PRETRAINED
 from pirl.learning.settings import read_settings
+from pirl.runtime.procs import end_with_parent, interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
 OUT = Path("runs/dvc-learn")
@@ -31,6 +33,9 @@ CURVE = Path("reports/learn.csv")
 def main(argv: Sequence[str]) -> int:
     """Run `learn` of `params.yaml`; exit code 0 only when every bound held."""
     configure_logging("learn")
+    interrupt_on_signals()
+    # DVC that is ended by a signal leaves its command running.
+    end_with_parent(signal.SIGTERM)
     if OUT.exists():
         shutil.rmtree(OUT)
     record = learn(read_settings(), OUT, videos=2, mlflow=True)

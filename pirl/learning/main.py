@@ -21,7 +21,8 @@ from pirl.learning.report import RECORD, learn_record, write_report, write_video
 from pirl.learning.settings import CONTROLS, PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
-from pirl.runtime.session import configure_logging, stop_on_signals
+from pirl.runtime.procs import interrupt_on_signals
+from pirl.runtime.session import configure_logging
 
 
 def learn_main(argv: Sequence[str]) -> int:
@@ -45,6 +46,7 @@ def learn_main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the record as JSON on stdout")
     args, overrides = parser.parse_known_args(list(argv))
     configure_logging("learn")
+    interrupt_on_signals()
     settings = read_settings(
         args.params,
         variant=args.variant,
@@ -66,7 +68,7 @@ def learn(settings: LearnSettings, out: Path, *, videos: int, mlflow: bool) -> d
     """Run, judge, report; the record that was written."""
     folder = LearnFolder(root=out)
     with track_learning(settings, enabled=mlflow) as tracker:
-        run = run_learning(settings, folder=folder, stop=stop_on_signals())
+        run = run_learning(settings, folder=folder)
         record = conclude(settings, run)
         if videos > 0 and settings.control is None:
             write_videos(settings, run, count=videos)
@@ -135,6 +137,7 @@ def study_main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the records as JSON on stdout")
     args = parser.parse_args(list(argv))
     configure_logging("study")
+    interrupt_on_signals()
     records = run_study(args.name, args.out or Path("runs") / f"study-{args.name}")
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)

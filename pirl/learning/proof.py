@@ -10,7 +10,6 @@ import json
 import logging
 import resource
 import shutil
-import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -92,9 +91,7 @@ class LearningRun:
     costs: dict[str, Cost]
 
 
-def run_learning(
-    settings: LearnSettings, *, folder: LearnFolder, stop: threading.Event | None = None
-) -> LearningRun:
+def run_learning(settings: LearnSettings, *, folder: LearnFolder) -> LearningRun:
     """Warm start, evaluate, train, evaluate the checkpoints on the same held-out episodes.
 
     Raises:
@@ -108,7 +105,7 @@ def run_learning(
         policy = _starting_policy(settings, loaded, folder)
     evaluations = {0: evaluate_at(settings, loaded, policy, folder=folder, update=0)}
     with clock.part("training"):
-        _train(settings, policy, folder, stop=stop)
+        _train(settings, policy, folder)
     with clock.part("evaluation"):
         for update, step_dir in _checkpoints(folder.run.root).items():
             evaluations[update] = evaluate_at(
@@ -180,9 +177,7 @@ def _starting_policy(settings: LearnSettings, loaded: LoadedConfig, folder: Lear
     return target
 
 
-def _train(
-    settings: LearnSettings, policy: Path, folder: LearnFolder, *, stop: threading.Event | None
-) -> None:
+def _train(settings: LearnSettings, policy: Path, folder: LearnFolder) -> None:
     result = launch(
         settings.config_path,
         actors=settings.actors,
@@ -194,7 +189,6 @@ def _train(
         ],
         log_dir=folder.logs,
         quiet=False,
-        stop=stop,
         deadline_s=settings.deadline_s,
         learner_module=_LEARNERS.get(settings.control or "", "pirl.learner"),
     )
