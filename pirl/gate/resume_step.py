@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.utils.constants import CHECKPOINTS_DIR, LAST_CHECKPOINT_LINK
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.checkpoint.load import load_checkpoint
-from pirl.checkpoint.locate import resolve_checkpoint, step_folders
+from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.checkpoint.record import read_record
 from pirl.config.load import load_config
@@ -43,8 +44,9 @@ from pirl.transport.schema import TensorSpec
 
 RUN = "resumed"
 DEADLINE_S = 1200.0
-_LATER_WORK_S = 0.7
-"""The kill comes this long after the checkpoint is complete: the next rollout is under way."""
+_LATER_WORK_S = 0.05
+"""The kill comes this long after `last` points at the first checkpoint. The next version was published before, so
+actors are at work on it; a whole later update of the embedded run takes 0.3 s on an idle machine."""
 _SAVE_KILLS = 3
 _TRAIN_CONFIG = "pretrained_model/train_config.json"
 
@@ -146,12 +148,15 @@ def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupt
                 f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
             )
         learner = processes["learner"]
+        last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
         _wait_for(
-            lambda: bool(step_folders(folder.root / "checkpoints")) or not learner.is_alive(),
+            lambda: last.exists() or not learner.is_alive(),
             what="the first checkpoint of the run to be interrupted",
         )
         time.sleep(_LATER_WORK_S)
         working = learner.is_alive()
+        if not working:
+            raise GateFailedError("the run to be interrupted ended before it could be killed")
         learner.kill()
         learner.join(10.0)
     table: list[dict[str, Any]] = [
@@ -169,7 +174,7 @@ def _wait_for(condition: Callable[[], bool], *, what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise GateFailedError(f"{what} did not come within {DEADLINE_S:.0f} s")
-        pause.wait(0.1)
+        pause.wait(0.02)
 
 
 def _last_update(path: Path) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 from pirl.config.recipe import VARIANTS
 from pirl.errors import ExitCode
-from pirl.learning.judge import judge, judgement_record
-from pirl.learning.proof import LearnFolder, LearningRun, load_run, run_learning
-from pirl.learning.report import RECORD, learn_record, write_report, write_videos
+from pirl.learning.judge import judgement_record
+from pirl.learning.proof import LearnFolder, load_run, run_learning
+from pirl.learning.report import RECORD, conclude, judge_run, write_videos
 from pirl.learning.settings import CONTROLS, PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
@@ -76,19 +76,6 @@ def learn(settings: LearnSettings, out: Path, *, videos: int, mlflow: bool) -> d
     return record
 
 
-def conclude(settings: LearnSettings, run: LearningRun) -> dict[str, Any]:
-    """Judge a run from its records and write record, report and picture."""
-    judgement = judge(
-        run.evaluations,
-        run.rows,
-        bounds=settings.bounds,
-        is_control=settings.control is not None,
-    )
-    record = learn_record(settings, run, judgement)
-    write_report(settings, run, judgement, record)
-    return record
-
-
 def judge_main(argv: Sequence[str]) -> int:
     """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
     parser = argparse.ArgumentParser(prog="pirl bench judge", description=judge_main.__doc__)
@@ -97,12 +84,7 @@ def judge_main(argv: Sequence[str]) -> int:
     written = json.loads((args.folder / RECORD).read_text(encoding="utf-8"))
     settings = settings_from(written["settings"])
     run = load_run(LearnFolder(root=args.folder))
-    judgement = judge(
-        run.evaluations,
-        run.rows,
-        bounds=settings.bounds,
-        is_control=settings.control is not None,
-    )
+    judgement = judge_run(settings, run)
     again = judgement_record(judgement)
     different = [name for name, value in again.items() if written[name] != value]
     for name in different:

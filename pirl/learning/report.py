@@ -15,7 +15,7 @@ from pirl.config.load import load_config
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.environment import collect_environment
 from pirl.evidence.media import write_video
-from pirl.learning.judge import Judgement, judgement_record
+from pirl.learning.judge import Judgement, judge, judgement_record
 from pirl.learning.pictures import draw_learning
 from pirl.learning.proof import PRETRAINED, LearningRun
 from pirl.learning.settings import LearnSettings
@@ -25,6 +25,24 @@ RECORD = "learn.json"
 REPORT = "report.md"
 PICTURE = "learning.png"
 _FPS = 10
+
+
+def judge_run(settings: LearnSettings, run: LearningRun) -> Judgement:
+    """What a run is worth by the bounds it was started with."""
+    return judge(
+        run.evaluations,
+        run.rows,
+        bounds=settings.bounds,
+        is_control=settings.control is not None,
+    )
+
+
+def conclude(settings: LearnSettings, run: LearningRun) -> dict[str, Any]:
+    """Judge a run and write record, report and picture; the record."""
+    judgement = judge_run(settings, run)
+    record = learn_record(settings, run, judgement)
+    write_report(settings, run, judgement, record)
+    return record
 
 
 def learn_record(settings: LearnSettings, run: LearningRun, judgement: Judgement) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from tqdm import tqdm
 from pirl.config.load import load_config
 from pirl.errors import ConfigError, FieldError
 from pirl.evidence.stats import format_rate
-from pirl.learning.judge import judge
 from pirl.learning.proof import PRETRAINED, LearnFolder, LearningRunError, run_learning
-from pirl.learning.report import RECORD, learn_record, write_report
+from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.warm_start import warm_start
 
@@ -105,10 +104,7 @@ def _run_row(settings: LearnSettings, folder: LearnFolder) -> None:
         record = {"control": settings.control, "stopped": str(error), "last_line": last}
         (folder.root / FAILED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return
-    judgement = judge(
-        run.evaluations, run.rows, bounds=settings.bounds, is_control=settings.control is not None
-    )
-    write_report(settings, run, judgement, learn_record(settings, run, judgement))
+    conclude(settings, run)
 
 
 def _read(folder: LearnFolder) -> dict[str, Any]:
