@@ -158,7 +158,9 @@ def directions_missing(raw: RawRecords) -> Measured:
 
 def wrong_exit_code(raw: RawRecords) -> Measured:
     """Cases that did not end with exit code 5 or 2."""
-    return _count(raw, "exit code")
+    bad = [case for case in _cases(raw) if integer(case, "exit_code") not in REFUSED]
+    shown = ", ".join(f"{text(case, 'class')}: {integer(case, 'exit_code')}" for case in bad)
+    return Measured(value=len(bad), detail=shown or f"{len(_cases(raw))} cases")
 
 
 def late(raw: RawRecords) -> Measured:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from multiprocessing.connection import wait as sentinels_ready
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,9 @@ from typing import Self
 from pirl.guard import run_guarded
 
 _GRACE_S = 5.0
+_exit_code_pipes = threading.Lock()
+"""Held where an exit code may be read. A fork server reports it once, through a pipe, and starting any process
+reads the pipes of all: a second reader finds the end of the file, and Python takes that for exit code 255."""
 PRELOAD = ["pirl.runtime.actor", "pirl.runtime.learner", "pirl.gate.peer_probe"]
 
 
@@ -69,7 +73,8 @@ class ForkedGroup:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the group of forked processes is closed")
-            process.start()
+            with _exit_code_pipes:
+                process.start()
             self._processes.append(process)
         return process
 
@@ -77,25 +82,29 @@ class ForkedGroup:
         """TERM what still runs, KILL it after a grace period; no process can be started afterwards."""
         with self._lock:
             self._is_closed = True
-            alive = [process for process in self._processes if process.is_alive()]
+            alive = [process for process in self._processes if exit_code(process, 0.0) is None]
         for process in alive:
             process.terminate()
         deadline = time.monotonic() + _GRACE_S
         for process in alive:
-            process.join(max(0.0, deadline - time.monotonic()))
-        for process in alive:
-            process.kill()
-            process.join(5.0)
+            wait(process, max(0.0, deadline - time.monotonic()))
 
 
 def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
     """Exit code, or None when the deadline passes; the process is killed then."""
-    process.join(timeout_s)
-    if process.is_alive():
+    code = exit_code(process, timeout_s)
+    if code is None:
         process.kill()
-        process.join(5.0)
+        exit_code(process, _GRACE_S)
+    return code
+
+
+def exit_code(process: ForkServerProcess, timeout_s: float = 0.0) -> int | None:
+    """Exit code, or None while the process runs; the only reader of exit codes of forked processes."""
+    if not sentinels_ready([process.sentinel], timeout_s):
         return None
-    return process.exitcode
+    with _exit_code_pipes:
+        return process.exitcode
 
 
 def _end_with_starter() -> None:

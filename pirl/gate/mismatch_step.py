@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from pirl.evidence.bundle import StepWriter
+from pirl.gate import forked
 from pirl.gate.forked import ForkedGroup
 from pirl.gate.mismatch_cases import client_cases, process_cases
 from pirl.gate.mismatch_checkpoints import checkpoint_cases, resume_argv, tampered
@@ -46,8 +47,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
         rows += client_cases(gate, host)
         rows += run_cases(gate, step, checkpoint_cases(gate), host, watch.env)
         host.process.terminate()
-        host.process.join(_STOP_S)
-        if host.process.is_alive():
+        if forked.exit_code(host.process, _STOP_S) is None:
             raise GateFailedError("the learner of the negative tests did not end on SIGTERM")
     step.log("host-learner", logs_of(gate) / "host-learner.log")
     books = json.loads(host.folder.run_record.read_text())

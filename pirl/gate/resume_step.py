@@ -150,22 +150,24 @@ def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupt
         learner = processes["learner"]
         last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
         _wait_for(
-            lambda: last.exists() or not learner.is_alive(),
+            lambda: last.exists() or forked.exit_code(learner) is not None,
             what="the first checkpoint of the run to be interrupted",
         )
         time.sleep(_LATER_WORK_S)
-        working = learner.is_alive()
+        working = forked.exit_code(learner) is None
         if not working:
             raise GateFailedError("the run to be interrupted ended before it could be killed")
         learner.kill()
-        learner.join(10.0)
+        code = forked.exit_code(learner, 10.0)
     table: list[dict[str, Any]] = [
-        {"role": role, "exit_code": process.exitcode, "seconds": time.monotonic() - started}
+        {
+            "role": role,
+            "exit_code": forked.exit_code(process),
+            "seconds": time.monotonic() - started,
+        }
         for role, process in processes.items()
     ]
-    return _Interrupted(
-        learner_exit_code=learner.exitcode or 0, during_later_work=working, table=table
-    )
+    return _Interrupted(learner_exit_code=code or 0, during_later_work=working, table=table)
 
 
 def _wait_for(condition: Callable[[], bool], *, what: str) -> None:
@@ -292,7 +294,7 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
             )
             _wait_for(
                 lambda d=run_dir, p=saver: (
-                    (d / "checkpoints" / "last").exists() or not p.is_alive()
+                    (d / "checkpoints" / "last").exists() or forked.exit_code(p) is not None
                 ),
                 what="the first save of the loop",
             )
