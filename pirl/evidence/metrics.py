@@ -163,8 +163,8 @@ _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
     ("link/param_bytes", "bytes", 0, _INF, "bytes of one published version", ""),
     ("link/actors_connected", "count", 0, _INF, "live actors", "an actor's log"),
     ("link/reconnects", "count", 0, 0, "links lost and found again", "the network"),
-    ("system/rss_mib", "MiB", 0, _INF, "resident memory of the process", ""),
-    ("system/cpu_s", "s", 0, _INF, "CPU time of the process", ""),
+    ("system/rss_mib", "MiB", 0, _INF, "resident memory, simulator workers included", ""),
+    ("system/cpu_s", "s", 0, _INF, "CPU time since the start, simulator workers included", ""),
     ("system/env_steps_per_s", "1/s", 0, _INF, "env steps per wall second", "the time/ group"),
 )
 # fmt: on

@@ -16,12 +16,23 @@ from pirl.records import EpisodeRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What training had cost up to some update; evaluation is not in it."""
+
+    env_steps: int
+    """Simulator steps."""
+    cpu_s: float
+    """Of learner, actors and simulator workers, their start included."""
+    wall_s: float
+    """Since the learner started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """The policy after some updates, on the held-out episodes."""
 
     update: int
-    env_steps: int
-    """Simulator steps of training up to here."""
+    spent: Spent
     rate: Rate
     mean_env_steps: float
     """Mean episode length, failures included; it moves before the success rate does."""
@@ -52,9 +63,27 @@ class Judgement:
         return all(criterion.holds for criterion in self.criteria)
 
 
+def spent(rows: Sequence[MetricRow], actor_rows: Sequence[Sequence[MetricRow]]) -> dict[int, Spent]:
+    """What training had cost, by number of updates.
+
+    Args:
+        rows: the learner's, one per update.
+        actor_rows: each actor's, one per rollout; rollout n is what update n consumed (`sync` mode).
+    """
+    found = {0: Spent(env_steps=0, cpu_s=0.0, wall_s=0.0)}
+    for row, *rollouts in zip(rows, *actor_rows, strict=True):
+        used = [float(r.metrics["system/cpu_s"]) for r in (row, *rollouts)]
+        found[row.step] = Spent(
+            env_steps=int(row.metrics["counters/env_steps"]),
+            cpu_s=sum(used),
+            wall_s=float(row.metrics["time/wall_s"]),
+        )
+    return found
+
+
 def judge(
     evaluations: Mapping[int, Sequence[EpisodeRecord]],
-    rows: Sequence[MetricRow],
+    costs: Mapping[int, Spent],
     *,
     bounds: Bounds,
     is_control: bool,
@@ -63,14 +92,13 @@ def judge(
 
     Args:
         evaluations: held-out episodes by number of updates; 0 is the start.
-        rows: the learner's metric rows.
+        costs: what training had cost by then.
         is_control: a control passes when it did not learn.
     """
-    steps = {0: 0} | {row.step: int(row.metrics["counters/env_steps"]) for row in rows}
     points = [
         Point(
             update=update,
-            env_steps=steps[update],
+            spent=costs[update],
             rate=_rate(records),
             mean_env_steps=sum(r.env_steps for r in records) / len(records),
         )
@@ -115,9 +143,9 @@ def _learned(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
         ),
         Criterion(
             name="env-steps",
-            measured=str(last.env_steps),
+            measured=str(last.spent.env_steps),
             bound=f"<= {bounds.env_steps}",
-            holds=last.env_steps <= bounds.env_steps,
+            holds=last.spent.env_steps <= bounds.env_steps,
         ),
     ]
 
@@ -141,7 +169,9 @@ def judgement_record(judgement: Judgement) -> dict[str, object]:
         "points": [
             {
                 "update": point.update,
-                "env_steps": point.env_steps,
+                "env_steps": point.spent.env_steps,
+                "cpu_s": round(point.spent.cpu_s, 1),
+                "wall_s": round(point.spent.wall_s, 1),
                 "successes": point.rate.successes,
                 "episodes": point.rate.episodes,
                 "interval_95": [round(bound, 4) for bound in point.rate.interval],

@@ -5,28 +5,34 @@ Owns how curves are drawn; figures come from `pirl.learning.judge`. Read `pirl.l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pirl.evidence.metric_log import MetricRow
-from pirl.learning.judge import Point
+from pirl.learning.judge import Point, Spent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, GREY, BLUE, ORANGE = "#1f2328", "#6e7781", "#1f6feb", "#bc4c00"
-AXES = {
-    "env steps": "counters/env_steps",
-    "wall seconds": "time/wall_s",
+AXES: dict[str, Callable[[Spent], float]] = {
+    "env steps": lambda spent: spent.env_steps,
+    "CPU seconds": lambda spent: spent.cpu_s,
+    "wall seconds": lambda spent: spent.wall_s,
 }
-"""Horizontal axes and the learner metric behind each."""
+"""Horizontal axes, and where each update stands on them."""
 
 
 def draw_learning(
-    points: Sequence[Point], rows: Sequence[MetricRow], *, title: str, path: Path
+    points: Sequence[Point],
+    rows: Sequence[MetricRow],
+    costs: Mapping[int, Spent],
+    *,
+    title: str,
+    path: Path,
 ) -> Path:
-    """Two by two: success share and episode length, against env steps and wall seconds.
+    """Success share above episode length, against env steps, CPU seconds and wall seconds.
 
     Large marks are held-out episodes with the stock sampler and their 95 % Wilson intervals; the thin line is
     the success share of the noisy training episodes.
@@ -35,11 +41,11 @@ def draw_learning(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 6.0), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12.6, 6.0), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, 2, sharex="col", sharey="row")
-    for column, (label, metric) in enumerate(AXES.items()):
-        where = {0: 0.0} | {row.step: row.metrics[metric] for row in rows}
+    grid = figure.subplots(2, len(AXES), sharex="col", sharey="row")
+    for column, (label, position) in enumerate(AXES.items()):
+        where = {update: position(cost) for update, cost in costs.items()}
         _success(grid[0, column], points, rows, where)
         _length(grid[1, column], points, rows, where)
         grid[1, column].set_xlabel(f"{label} of training", fontsize=9)

@@ -15,7 +15,7 @@ from pirl.config.load import load_config
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.environment import collect_environment
 from pirl.evidence.media import write_video
-from pirl.learning.judge import Judgement, judge, judgement_record
+from pirl.learning.judge import Judgement, judge, judgement_record, spent
 from pirl.learning.pictures import draw_learning
 from pirl.learning.proof import PRETRAINED, LearningRun
 from pirl.learning.settings import LearnSettings
@@ -31,7 +31,7 @@ def judge_run(settings: LearnSettings, run: LearningRun) -> Judgement:
     """What a run is worth by the bounds it was started with."""
     return judge(
         run.evaluations,
-        run.rows,
+        spent(run.rows, run.actor_rows),
         bounds=settings.bounds,
         is_control=settings.control is not None,
     )
@@ -82,6 +82,7 @@ def write_report(
     draw_learning(
         judgement.points,
         run.rows,
+        spent(run.rows, run.actor_rows),
         title=f"{settings.variant}, seed {settings.seed}: {_outcome(settings, judgement)}",
         path=root / PICTURE,
     )
@@ -109,10 +110,11 @@ def _markdown(settings: LearnSettings, run: LearningRun, judgement: Judgement) -
         "Held-out episodes with the stock sampler; every policy meets the same initial states and start noise.",
         f"Last against first, pairwise (A first, B last): {judgement.paired}.",
         "",
-        "| update | env steps | succeeded | mean length, env steps |",
-        "|---|---|---|---|",
+        "| update | env steps | CPU s | wall s | succeeded | mean length, env steps |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {p.update} | {p.env_steps} | {p.rate} | {p.mean_env_steps:.1f} |"
+            f"| {p.update} | {p.spent.env_steps} | {p.spent.cpu_s:.0f} | {p.spent.wall_s:.0f} | {p.rate} "
+            f"| {p.mean_env_steps:.1f} |"
             for p in judgement.points
         ),
         "",

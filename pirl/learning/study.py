@@ -116,12 +116,12 @@ def _read(folder: LearnFolder) -> dict[str, Any]:
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """The study as a Markdown table; counts with intervals, never a bare share."""
     lines = [
-        "| run | start | end | env steps | mean length, start to end | training CPU s | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s | verdict |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         if "stopped" in record:
-            lines.append(f"| {record['label']} | | | | | | stopped: {record['last_line']} |")
+            lines.append(f"| {record['label']} | | | | | | | stopped: {record['last_line']} |")
             continue
         first, last = record["points"][0], record["points"][-1]
         verdict = "passed" if record["passed"] else "failed"
@@ -129,6 +129,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f"| {record['label']} | {format_rate(first['successes'], first['episodes'])} "
             f"| {format_rate(last['successes'], last['episodes'])} | {last['env_steps']} "
             f"| {first['mean_env_steps']:.1f} to {last['mean_env_steps']:.1f} "
-            f"| {record['costs']['training']['cpu_s']:.0f} | {verdict} |"
+            f"| {last['cpu_s']:.0f} | {record['env_steps_per_s']} | {verdict} |"
         )
     return "\n".join([*lines, ""])

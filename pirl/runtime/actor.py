@@ -31,7 +31,7 @@ from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lockstep import FinishedEpisode, language_of
-from pirl.runtime.metrics import episode_metrics
+from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
     Session,
@@ -192,6 +192,7 @@ class Actor:
         if is_sync:
             self._report(message.version, records)
         self._rollouts += 1
+        collect_s = time.monotonic() - start
         row = {
             **episode_metrics(records),
             "version/acted": float(message.version),
@@ -200,8 +201,10 @@ class Actor:
             "counters/env_steps": float(self._totals.env_steps),
             "link/bytes_sent": float(self._link.bytes_sent),
             "link/reconnects": float(self._totals.reconnects),
-            "time/collect_s": time.monotonic() - start,
+            "time/collect_s": collect_s,
+            "system/env_steps_per_s": sum(r.env_steps for r in records) / collect_s,
             "time/wall_s": time.monotonic() - self._started,
+            **system_metrics(),
             **self._timers.drain(),
         }
         metrics.write_row(self._rollouts, version=message.version, metrics=row)

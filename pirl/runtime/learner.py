@@ -34,7 +34,7 @@ from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
 from pirl.runtime.layout import RunFolder, run_root
-from pirl.runtime.metrics import episode_metrics
+from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -203,6 +203,7 @@ class Learner:
             "link/param_bytes": float(self._param_bytes),
             "link/bytes_received": float(self._store.bytes_received),
             "time/wall_s": time.monotonic() - self._started,
+            **system_metrics(),
         }
 
     def _rejected_calls(self) -> int:

@@ -1,10 +1,32 @@
-"""Episode records to metric rows. Counts first; a rate never stands without them."""
+"""Metric rows that learner and actors share: episodes (a rate never stands without its counts), machine use."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 
+import psutil
+
 from pirl.records import EpisodeRecord
+
+_MIB = 2**20
+
+
+def system_metrics() -> dict[str, float]:
+    """CPU seconds since the start and resident memory now, simulator workers included."""
+    used = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    process = psutil.Process()
+    rss = process.memory_info().rss
+    for child in process.children(recursive=True):
+        try:
+            times = child.cpu_times()
+            rss += child.memory_info().rss
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            # It ended meanwhile; once it is reaped it counts among the children's usage.
+            continue
+        cpu_s += times.user + times.system
+    return {"system/cpu_s": cpu_s, "system/rss_mib": rss / _MIB}
 
 
 def episode_metrics(episodes: Sequence[EpisodeRecord]) -> dict[str, float]:

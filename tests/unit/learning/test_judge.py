@@ -10,7 +10,7 @@ import yaml
 from pirl.config.load import load_config
 from pirl.errors import ConfigError
 from pirl.evidence.metric_log import MetricRow
-from pirl.learning.judge import Judgement, judge, judgement_record
+from pirl.learning.judge import Judgement, Spent, judge, judgement_record, spent
 from pirl.learning.settings import Bounds, LearnSettings, read_settings, settings_from
 from pirl.learning.study import row_settings, study_rows, table
 from pirl.records import EpisodeRecord
@@ -35,16 +35,14 @@ def episodes(successes: int, count: int = 100) -> list[EpisodeRecord]:
     ]
 
 
-def rows(env_steps: int, updates: int = 2) -> list[MetricRow]:
-    return [
-        MetricRow(
-            step=step,
-            version=step,
-            elapsed_s=1.0,
-            metrics={"counters/env_steps": env_steps * step / updates},
-        )
-        for step in range(1, updates + 1)
-    ]
+def row(step: int, **metrics: float) -> MetricRow:
+    named = {name.replace("__", "/"): value for name, value in metrics.items()}
+    return MetricRow(step=step, version=step, elapsed_s=1.0, metrics=named)
+
+
+def costs(env_steps: int) -> dict[int, Spent]:
+    nothing = Spent(env_steps=0, cpu_s=0.0, wall_s=0.0)
+    return {0: nothing, 2: Spent(env_steps=env_steps, cpu_s=9.0, wall_s=6.0)}
 
 
 def a_judgement(
@@ -58,7 +56,7 @@ def a_judgement(
 ) -> Judgement:
     return judge(
         {0: episodes(start, count), 2: episodes(end, count)},
-        rows(env_steps),
+        costs(env_steps),
         bounds=bounds or Bounds(),
         is_control=is_control,
     )
@@ -106,10 +104,29 @@ def test_figures_are_counts_with_intervals_by_env_steps():
     assert "only B 65" in str(record["paired"])
 
 
+def test_training_costs_add_up_over_processes_and_take_the_rollout_of_each_update():
+    learner = [
+        row(n, counters__env_steps=100 * n, system__cpu_s=10.0 * n, time__wall_s=4.0 * n)
+        for n in (1, 2)
+    ]
+    actors = [[row(n, system__cpu_s=5.0 * n + rank) for n in (1, 2)] for rank in (0, 1)]
+    assert spent(learner, actors) == {
+        0: Spent(env_steps=0, cpu_s=0.0, wall_s=0.0),
+        1: Spent(env_steps=100, cpu_s=21.0, wall_s=4.0),
+        2: Spent(env_steps=200, cpu_s=41.0, wall_s=8.0),
+    }
+
+
+def test_an_update_without_its_rollout_has_no_cost():
+    learner = [row(1, counters__env_steps=1, system__cpu_s=1.0, time__wall_s=1.0)]
+    with pytest.raises(ValueError, match="shorter"):
+        spent(learner, [[]])
+
+
 def test_the_comparison_is_paired_by_episode():
     reversed_end = list(reversed(episodes(95)))
     judgement = judge(
-        {0: episodes(5), 2: reversed_end}, rows(1000), bounds=Bounds(), is_control=False
+        {0: episodes(5), 2: reversed_end}, costs(1000), bounds=Bounds(), is_control=False
     )
     assert (judgement.paired.only_a, judgement.paired.only_b) == (5, 95)
 
@@ -177,14 +194,15 @@ def test_an_unknown_study_is_answered_with_the_known_ones():
 
 
 def test_the_table_shows_counts_and_what_stopped_a_control():
-    point = {"successes": 30, "episodes": 100, "env_steps": 0, "mean_env_steps": 90.0}
+    point = {"successes": 30, "episodes": 100, "env_steps": 0, "cpu_s": 0.0, "mean_env_steps": 90.0}
     ran = {
         "label": "a",
-        "points": [point, {**point, "successes": 97, "env_steps": 5}],
-        "costs": {"training": {"cpu_s": 12.4}},
+        "points": [point, {**point, "successes": 97, "env_steps": 5, "cpu_s": 12.4}],
+        "env_steps_per_s": 801.5,
         "passed": True,
     }
     text = table([ran, {"label": "b", "stopped": "exit code 1", "last_line": "parity is off"}])
     assert "97/100 (0.92 to 0.99, 95 % Wilson)" in text
+    assert "| 12 | 801.5 | passed |" in text
     assert "stopped: parity is off" in text
     assert "%" not in text.replace("95 % Wilson", "")
