@@ -18,7 +18,7 @@ VARIANTS = ("flow-sde", "flow-noise")
 QUALIFIED_POLICIES = ("xvla",)
 """Policy types with a contract adapter (`pirl.contract`)."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of identity tensors, metadata keys and `pirl_*` transition fields."""
 
 

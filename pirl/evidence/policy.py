@@ -17,7 +17,7 @@ from pirl.evidence.criteria import DEFAULT_NUMERICS, IS_TRUE, STEPS, Criterion
 from pirl.evidence.outcomes import SUCCESS_DEFINITION
 
 GATE = "phase2-gate"
-POLICY_VERSION = "1"
+POLICY_VERSION = "2"
 
 CLAIM = (
     "On this code and config the learner and its actors train together, checkpoint, resume exactly "
@@ -176,7 +176,7 @@ _ALWAYS_UNTESTED: tuple[str, ...] = (
     "Several machines: packet loss, partitions, TLS between hosts; everything ran over loopback.",
     "`async` mode with stale data.",
     "Real robots.",
-    "Mismatch of processor statistics, domain id and control mode beyond the config hash.",
+    "Mismatch of processor statistics: files of the starting checkpoint, known to the hash by its path.",
     "Pictures and video are illustrations: their bytes are fixed, not recomputed.",
     "The bundle is not signed: who can rewrite every raw record can forge it. Compare its digest "
     "with the one that the tracker or the reviewer noted when the gate ended.",

@@ -18,6 +18,7 @@ from pirl.errors import FieldMismatch, MismatchError
 from pirl.gate.mismatch_run import HEALTH_S, Case, Host, is_healthy
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
+from pirl.runtime.identity import settings_of
 from pirl.runtime.launch import free_port
 from pirl.transport.client import ActorLink
 from pirl.transport.identity import Identity
@@ -90,23 +91,21 @@ def _stock_learner_case(gate: GateSession) -> Case:
 
 def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
     """Classes that differ in one identity field: a real link in this process will do."""
+    is_libero = gate.profile.name == "libero"
+    additive = gate.loaded.cfg.pirl.last_step_rule == "additive"
     overrides = {
-        "noise-settings": "--pirl.last_step_rule=sde"
-        if gate.loaded.cfg.pirl.last_step_rule != "sde"
-        else "--pirl.last_step_rule=additive",
+        "noise-settings": f"--pirl.last_step_rule={'sde' if additive else 'additive'}",
         "cameras": "--policy.num_image_views=7",
-        "suite": "--env.task=libero_spatial"
-        if gate.profile.name == "libero"
-        else "--env.task=drawer-close-v3",
+        "suite": f"--env.task={'libero_spatial' if is_libero else 'drawer-close-v3'}",
         "state-split": "--runtime.split=all",
     }
-    identities = {
-        name: replace(
-            host.identity, config_hash=load_config(gate.config_path, [override]).identity.hash
+    identities: dict[str, Identity] = {}
+    for name, override in overrides.items():
+        other = load_config(gate.config_path, [override])
+        identities[name] = replace(
+            host.identity, config_hash=other.identity.hash, **settings_of(other.cfg)
         )
-        for name, override in overrides.items()
-    }
-    for name in ("execution-horizon", "run-id"):
+    for name in ("execution-horizon", "control-mode", "domain-id", "run-id"):
         identities[name] = CHANGES[name](host.identity)
     return [_client_case(gate, host, name, identity) for name, identity in identities.items()]
 

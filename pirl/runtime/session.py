@@ -24,12 +24,12 @@ from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
 from pirl.contract.xvla import (
     XVLAFlowPolicy,
-    architecture_digest,
     build_policy,
     weights_digest,
 )
-from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
+from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import describe_env
+from pirl.runtime.identity import identity_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
 
@@ -113,22 +113,11 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         parity_tol=cfg.runtime.parity_tol,
         ratio_tol=cfg.runtime.ratio_tol,
     )
-    identity = Identity(
-        recipe=str(cfg.recipe),
-        variant=str(cfg.pirl.variant),
-        config_path=origin.config_path,
-        config_hash=loaded.identity.hash,
-        run_id=run_id or origin.run_id,
-        policy_type=policy_of(cfg).type,
-        policy_architecture=architecture_digest(policy),
-        action_mode=policy.spec.action_mode,
-        denoising_steps=policy.spec.denoising_steps,
-        executed_steps=policy.spec.executed_steps,
+    identity = identity_of(
+        loaded, policy, config_path=origin.config_path, run_id=run_id or origin.run_id
     )
     env = describe_env(env_of(cfg))
-    image_keys = tuple(
-        name for name in policy_of(cfg).image_features if not name.startswith(EMPTY_CAMERA_PREFIX)
-    )
+    image_keys = tuple(real_cameras(policy_of(cfg)))
     schema = transition_schema(
         policy.spec,
         cfg.pirl,

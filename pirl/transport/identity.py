@@ -50,6 +50,18 @@ class Identity:
     action_mode: str
     denoising_steps: int
     executed_steps: int
+    environment: str
+    """Simulator, task or suite, time limit."""
+    control_mode: str
+    """`absolute` or `relative`: what an action means to the robot."""
+    cameras: str
+    """The policy's cameras in its order, and how many views it has room for."""
+    domain_id: int
+    """Embodiment of X-VLA's soft prompt."""
+    state_split: str
+    """Which initial states are in use, and the digest of the split they belong to."""
+    noise_settings: str
+    """Everything that decides how a chunk is drawn, `name=value` by name."""
 
     def claims(self) -> Claims:
         """Every field by name."""
@@ -69,7 +81,7 @@ class Identity:
         )
 
 
-_INTEGER_FIELDS = frozenset({"protocol_version", "denoising_steps", "executed_steps"})
+_INTEGER_FIELDS = frozenset({"protocol_version", "denoising_steps", "executed_steps", "domain_id"})
 _NAMES = tuple(f.name for f in fields(Identity))
 
 

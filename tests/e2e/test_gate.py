@@ -80,7 +80,9 @@ def test_bundle_of_this_commit_and_config_is_accepted(passed_gate):
 def test_actor_of_another_suite_is_refused_with_the_field_named(passed_gate):
     case = refusals(passed_gate.bundle)["suite"]
     assert case["exit_code"] == 5
-    assert [field["field"] for field in case["fields"]] == ["config_hash"]
+    assert [field["field"] for field in case["fields"]] == ["config_hash", "environment"]
+    assert "drawer-close-v3" in case["fields"][1]["ours"]
+    assert "button-press-topdown-v3" in case["fields"][1]["theirs"]
     assert case["transitions_accepted"] == 0
 
 

@@ -31,6 +31,12 @@ def an_identity(**changes: Any) -> Identity:
         "action_mode": "ee6d",
         "denoising_steps": 3,
         "executed_steps": 2,
+        "environment": "libero/libero_10, limit 520",
+        "control_mode": "absolute",
+        "cameras": "image,image2 of 3 views",
+        "domain_id": 3,
+        "state_split": "train of 0123456789abcdef",
+        "noise_settings": "noise_level=0.5 w_rule=sde",
     }
     return Identity(**(values | changes))
 
