@@ -21,7 +21,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from pirl.config.load import load_config
+from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.record import read_record
+from pirl.config.load import LoadedConfig, load_config
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
 from pirl.runtime.layout import RunFolder
@@ -65,12 +67,17 @@ def launch(
     Args:
         learner_module: run as `python -m`; a negative control brings its own.
 
+    A resumed run that has all its updates already is over: nothing is started, the result is OK.
+
     Raises:
         ConfigError: the config is invalid; nothing was started.
+        CheckpointError: the run resumes and its checkpoint cannot be read; nothing was started.
     """
     given = [o for o in overrides if not o.startswith("--runtime.actors=")]
     loaded = load_config(config_path, [*given, f"--runtime.actors={actors}"])
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
+    if _is_finished(loaded):
+        return LaunchResult(exit_code=ExitCode.OK, processes=[], port=port)
     given = [o for o in given if not o.startswith("--runtime.port=")]
     output_dir = loaded.cfg.output_dir
     if output_dir is None:
@@ -115,6 +122,21 @@ def launch(
             for child in group.children
         ]
     return LaunchResult(exit_code=code, processes=table, port=port)
+
+
+def _is_finished(loaded: LoadedConfig) -> bool:
+    """Whether the checkpoint that a run resumes from is its last one."""
+    if not loaded.cfg.resume:
+        return False
+    done = int(read_record(resolve_checkpoint(loaded.source_path))["policy_version"])
+    wanted = loaded.cfg.runtime.total_updates
+    if done >= wanted:
+        logger.info(
+            "finished already: %d of %d updates; raise --runtime.total_updates to go on",
+            done,
+            wanted,
+        )
+    return done >= wanted
 
 
 def _watch(

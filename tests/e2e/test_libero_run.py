@@ -106,6 +106,13 @@ def test_a_launch_on_libero_updates_three_times_and_leaves_nothing_behind(first:
         assert first.leftovers[kind] == [], kind
 
 
+def test_a_finished_run_that_is_resumed_is_over_and_starts_nothing(first: Launched):
+    config = first.folder.root / "checkpoints/last/pretrained_model/train_config.json"
+    result = launch(str(config), actors=1, overrides=["--resume=true"], quiet=True, deadline_s=60.0)
+    assert result.exit_code is ExitCode.OK
+    assert result.processes == []
+
+
 def test_the_same_seed_on_libero_gives_the_same_bits(
     first: Launched, tmp_path_factory: pytest.TempPathFactory
 ):
