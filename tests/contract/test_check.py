@@ -9,7 +9,13 @@ from contract_builders import ALL_MODES, a_config, a_policy, an_observation
 from torch import nn
 from toy_policies import BROKEN, ToyPolicy, TwiceBroken, toy_observation
 
-from pirl.contract.check import CLAUSES, ClauseStatus, check_flow_policy
+from pirl.contract.check import (
+    CLAUSES,
+    ClauseResult,
+    ClauseStatus,
+    ContractReport,
+    check_flow_policy,
+)
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import ContractError
 
@@ -138,6 +144,9 @@ def test_each_fault_within_a_clause_is_named_with_what_was_found(says):
 def test_all_broken_clauses_are_reported_together():
     report = check_flow_policy(TwiceBroken(), toy_observation())
     assert set(report.failed) == {"postprocess-pure", "frozen"}
+    with pytest.raises(ContractError) as caught:
+        report.raise_if_failed()
+    assert {clause.field for clause in caught.value.clauses} == set(report.failed)
 
 
 def test_a_clause_that_could_not_run_is_not_counted_as_kept():
@@ -147,6 +156,11 @@ def test_a_clause_that_could_not_run_is_not_counted_as_kept():
     skipped = [r for r in report.results if r.status is ClauseStatus.NOT_RUN]
     assert "predict" in {r.name for r in skipped}
     assert all("encode" in r.detail or "predict" in r.detail for r in skipped)
+
+
+def test_a_report_with_a_clause_that_could_not_run_is_no_pass():
+    result = ClauseResult(name="a", says="b", status=ClauseStatus.NOT_RUN, detail="needs c")
+    assert not ContractReport(results=(result,)).passed
 
 
 def test_report_is_plain_data():

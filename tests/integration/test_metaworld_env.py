@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -103,6 +104,18 @@ def test_a_shared_renderer_draws_what_an_own_one_draws(slots):
         assert shared.shape == (3, 64, 64)
         assert shared.dtype == np.uint8
         assert shared.std() > 20
+
+
+def test_mujoco_renders_once_per_look_however_many_steps_run(slots, monkeypatch):
+    slot, rendered = slots[0], []
+    render = mujoco.Renderer.render
+    monkeypatch.setattr(
+        mujoco.Renderer, "render", lambda self: rendered.append(self) or render(self)
+    )
+    slot.reset(plan(51))
+    assert len(rendered) == 1
+    steps = sum(slot.step_chunk(actions(k)).sim_steps for k in range(2))
+    assert (steps, len(rendered)) == (40, 3)
 
 
 def test_recording_changes_no_observation(slots):
