@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -107,6 +106,9 @@ def test_a_shared_renderer_draws_what_an_own_one_draws(slots):
 
 
 def test_mujoco_renders_once_per_look_however_many_steps_run(slots, monkeypatch):
+    # Not at the top: the slots choose the GL first.
+    import mujoco
+
     slot, rendered = slots[0], []
     render = mujoco.Renderer.render
     monkeypatch.setattr(
