@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.evidence import measure_mismatch
+from pirl.evidence import measure_mismatch, measure_resume
 from pirl.evidence.criteria import Verdict
 from pirl.evidence.judge import judge_criterion, judge_gate, recompute_function
 from pirl.evidence.policy import CRITERIA
@@ -345,6 +345,12 @@ def test_a_control_that_was_not_wholly_accepted_does_not_count(raw, changes):
 def test_a_check_that_no_process_reported_as_disabled_has_no_teeth(raw):
     change_line(f"{M}/teeth.jsonl", set_to(hooks=[]), 0)(raw.root)
     assert measure_mismatch.teeth_missing(raw).value == 1
+
+
+@pytest.mark.parametrize("side", ["saved", "loaded"])
+def test_a_part_of_the_state_that_one_side_lacks_differs(raw, side):
+    change(f"{R}/digests.json", lambda r: r[side].pop("optimizer"))(raw.root)
+    assert measure_resume.loaded_differs(raw).detail == "optimizer"
 
 
 def test_crashed_episode_counts_as_a_failure(raw):
