@@ -353,6 +353,11 @@ def test_a_part_of_the_state_that_one_side_lacks_differs(raw, side):
     assert measure_resume.loaded_differs(raw).detail == "optimizer"
 
 
+def test_damage_that_was_refused_without_its_part_counts_as_accepted(raw):
+    change_line(f"{R}/damaged.jsonl", set_to(message="something is wrong"), 0)(raw.root)
+    assert measure_resume.damaged_accepted(raw).value == 1
+
+
 def test_crashed_episode_counts_as_a_failure(raw):
     def crash(record):
         record.update(end="env-error", success=False)
