@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
+from contract_builders import ALL_MODES, a_config
 from contract_builders import a_built_policy as a_policy
-from contract_builders import a_config
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from safetensors.torch import load_file, save_file
 
@@ -51,9 +51,10 @@ def test_building_does_not_alter_the_callers_config():
     assert config.input_features == features
 
 
-def test_the_tiny_policy_is_tiny_and_quick():
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_the_tiny_policy_is_tiny_and_quick(mode):
     start = time.process_time()
-    policy = a_policy()
+    policy = a_policy(a_config(mode))
     assert time.process_time() - start < 2.0
     assert 2.5e5 < sum(p.numel() for p in policy.module.parameters()) < 5e5
 

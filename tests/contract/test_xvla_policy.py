@@ -188,6 +188,14 @@ def test_spec_is_the_action_space_table(mode, model, env, hidden, executed):
     assert len(spec.group_of_dim) == model
 
 
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_a_gripper_is_a_logit_exactly_where_it_is_hidden(mode):
+    """What is no logit gets noise in action units at the last step, and reaches the network."""
+    spec = a_policy(a_config(mode)).spec
+    logits = tuple(d for d, group in enumerate(spec.group_of_dim) if group == "gripper_logit")
+    assert logits == spec.hidden_gripper_dims
+
+
 def test_spec_takes_chunk_and_steps_from_the_policy_config():
     config = a_config(chunk_size=9, n_action_steps=6, num_denoising_steps=3)
     spec = a_policy(config).spec

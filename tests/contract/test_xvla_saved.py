@@ -13,6 +13,8 @@ from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from lerobot.policies.xvla.processor_xvla import make_xvla_libero_pre_post_processors
 from safetensors.torch import load_file
 
+from pirl.algorithm.chain import sample_chunk
+from pirl.config.recipe import FlowSDEConfig, PiRLConfig
 from pirl.contract.processors import PREPROCESSOR_FILE, imagenet_normalize
 from pirl.contract.stock import stock_generate
 from pirl.contract.tiny import (
@@ -46,6 +48,30 @@ def test_a_saved_policy_acts_alike_in_stock_lerobot(tmp_path, mode):
     )
     assert stock.config.num_denoising_steps == policy.spec.denoising_steps
     assert stock.config.n_action_steps == policy.spec.executed_steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10])
+def test_a_chain_without_noise_is_what_stock_lerobot_acts_from_the_saved_policy(tmp_path, steps):
+    config = a_config(num_denoising_steps=steps)
+    policy = a_policy(config, seed=7)
+    folder = save_pretrained(policy, tmp_path, for_libero=True)
+    observation, rows = an_observation(config), 2
+    drawn = sample_chunk(
+        policy,
+        policy.encode(observation),
+        pirl=PiRLConfig(variant="flow-sde", flow_sde=FlowSDEConfig()),
+        noise_head=None,
+        rngs=[torch.Generator().manual_seed(row) for row in range(rows)],
+        stochastic=False,
+    )
+    start = torch.stack(
+        [
+            torch.randn(drawn.chunk.shape[1:], generator=torch.Generator().manual_seed(row))
+            for row in range(rows)
+        ]
+    )
+    stock = XVLAPolicy.from_pretrained(folder, strict=True)
+    assert torch.equal(policy.postprocess(drawn.chunk), stock_generate(stock, observation, start))
 
 
 def test_loading_and_saving_again_changes_nothing(tmp_path):

@@ -199,6 +199,18 @@ def test_a_picture_shows_the_moment_of_sampling_and_drawing_changes_nothing(pair
     assert (sim.get_state().flatten() == state).all()
 
 
+def test_each_camera_renders_once_per_look_however_many_steps_run(pair, monkeypatch):
+    _, _, (slot, _) = pair
+    slot.reset(PLANS[0])
+    sim, rendered = slot._env._env.env.sim, []
+    render = sim.render
+    monkeypatch.setattr(
+        sim, "render", lambda *args, **options: rendered.append(args) or render(*args, **options)
+    )
+    assert slot.step_chunk(rows()[:10]).sim_steps == 10
+    assert len(rendered) == len(KEYS)
+
+
 def test_recording_changes_no_observation(pair):
     _, before, (slot, _) = pair
     settings = replace(slot._settings, frames=FrameSettings(stride=5))

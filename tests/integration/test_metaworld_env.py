@@ -105,6 +105,21 @@ def test_a_shared_renderer_draws_what_an_own_one_draws(slots):
         assert shared.std() > 20
 
 
+def test_mujoco_renders_once_per_look_however_many_steps_run(slots, monkeypatch):
+    # Not at the top: the slots choose the GL first.
+    import mujoco
+
+    slot, rendered = slots[0], []
+    render = mujoco.Renderer.render
+    monkeypatch.setattr(
+        mujoco.Renderer, "render", lambda self: rendered.append(self) or render(self)
+    )
+    slot.reset(plan(51))
+    assert len(rendered) == 1
+    steps = sum(slot.step_chunk(actions(k)).sim_steps for k in range(2))
+    assert (steps, len(rendered)) == (40, 3)
+
+
 def test_recording_changes_no_observation(slots):
     filmed = replace(SETTINGS, frames=FrameSettings(stride=1, size=96)).make_slots(1)[0]
     try:

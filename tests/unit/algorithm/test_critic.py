@@ -74,8 +74,13 @@ def test_only_the_token_critic_sees_the_time_and_only_action_tokens_see_the_chai
         assert other_chain == (source == "action_tokens")
 
 
-def test_the_value_of_a_decision_ignores_its_denoising_state_and_step():
-    algorithm = an_algorithm(ToyPolicy(chunk_size=3, executed_steps=2), a_recipe())
+@pytest.mark.parametrize("source", ["vlm", "vlm_tokens", "action_tokens"])
+def test_the_value_of_a_decision_ignores_its_denoising_state_and_step(source):
+    algorithm = an_algorithm(
+        ToyPolicy(chunk_size=3, executed_steps=2), a_recipe(value_source=source)
+    )
+    # A critic at its zero start ignores everything.
+    algorithm.critic.last.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     batch = a_batch(algorithm)
     plain = algorithm._prepare(batch)
     altered = dict(batch.fields)

@@ -42,7 +42,7 @@ def test_surrogate_gradient_is_the_table_of_clip_and_dual_clip(advantage):
     log_ratio = torch.tensor(LOG_RATIOS, requires_grad=True)
     surrogate(log_ratio, torch.full_like(log_ratio, advantage)).loss.sum().backward()
     torch.testing.assert_close(
-        log_ratio.grad, torch.tensor(GRADIENTS[advantage]), atol=1e-3, rtol=0
+        log_ratio.grad, torch.tensor(GRADIENTS[advantage]), atol=5e-4, rtol=0
     )
 
 

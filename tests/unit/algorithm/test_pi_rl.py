@@ -315,6 +315,15 @@ An X-VLA's products round differently in passes of different sizes, more or less
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_tiny_xvla_ratio_is_one_for_every_decision_in_passes_of_one_size(variant):
+    """One decision per pass: nothing but the live network and its anchor could differ."""
+    algorithm = tiny_algorithm(variant, micro_batch=1, global_batch=16)
+    row = metric_row(algorithm.update(iter([tiny_batch(algorithm)])))
+    assert row["update/ratio_first_max_abs"] < 1e-6
+    assert row["update/approx_kl"] > 0.0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_tiny_xvla_ratio_is_one_frozen_parameters_stay_and_eval_mode_is_restored(variant):
     algorithm = tiny_algorithm(variant)
     frozen = {n: p.detach().clone() for n, p in algorithm.policy.frozen_parameters().items()}

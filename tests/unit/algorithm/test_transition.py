@@ -65,6 +65,17 @@ def test_mean_approaches_the_ode_step_with_the_square_of_the_noise_level(level):
     assert 0 < worst <= 2 * level**2
 
 
+def test_mean_without_noise_is_the_ode_step_exactly():
+    tables = plain(10, sde={"noise_level": 0.0})
+    x, clean = randn(100, 1, 1), randn(100, 1, 1, seed=1)
+    nowhere = torch.zeros(100, dtype=torch.bool)
+    for k in range(10):
+        quiet = law_at(tables, k, x=x, clean=clean)
+        ode = law_at(tables, k, x=x, clean=clean, stochastic=nowhere)
+        assert torch.equal(quiet.mean, ode.mean)
+        assert not quiet.std.any()
+
+
 @pytest.mark.parametrize("base", ["euler", "native"])
 @pytest.mark.parametrize("num_steps", [2, 4, 10])
 def test_sensitivity_to_the_prediction_is_the_derived_one(base, num_steps):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pirl.evidence import measure_mismatch, measure_resume
 from pirl.evidence.criteria import Verdict
 from pirl.evidence.judge import judge_criterion, judge_gate, recompute_function
 from pirl.evidence.policy import CRITERIA
@@ -322,6 +323,39 @@ def test_control_that_is_not_first_does_not_count(raw):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[1:], lines[0]]))
     assert judge_criterion(BY_NAME["mismatch/control_accepted"], raw).verdict == Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class": "config-hash"},
+        {"probe": "client"},
+        {"exit_code": 5},
+        {"transitions_accepted": 0},
+        {"fields": [{"field": "config_hash", "ours": "a", "theirs": "b"}]},
+        {"learner_healthy": False},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_control_that_was_not_wholly_accepted_does_not_count(raw, changes):
+    change_line(CASES, set_to(**changes), 0)(raw.root)
+    assert measure_mismatch.control_accepted(raw).value is False
+
+
+def test_a_check_that_no_process_reported_as_disabled_has_no_teeth(raw):
+    change_line(f"{M}/teeth.jsonl", set_to(hooks=[]), 0)(raw.root)
+    assert measure_mismatch.teeth_missing(raw).value == 1
+
+
+@pytest.mark.parametrize("side", ["saved", "loaded"])
+def test_a_part_of_the_state_that_one_side_lacks_differs(raw, side):
+    change(f"{R}/digests.json", lambda r: r[side].pop("optimizer"))(raw.root)
+    assert measure_resume.loaded_differs(raw).detail == "optimizer"
+
+
+def test_damage_that_was_refused_without_its_part_counts_as_accepted(raw):
+    change_line(f"{R}/damaged.jsonl", set_to(message="something is wrong"), 0)(raw.root)
+    assert measure_resume.damaged_accepted(raw).value == 1
 
 
 def test_crashed_episode_counts_as_a_failure(raw):
