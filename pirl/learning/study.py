@@ -87,8 +87,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
     if settings.start_from is not None:
         return Path(settings.start_from)
     # Both variants of a seed share a start; another config may mean other tasks.
-    made_of = json.dumps([settings.config, asdict(settings.warm_start)], sort_keys=True)
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    shown = [o for o in settings.overrides if o.startswith(("--env.", "--policy.tokenizer"))]
+    made_of = [settings.config, asdict(settings.warm_start), *([shown] if shown else [])]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     folder = out / "starts" / f"seed-{settings.seed}-{digest}"
     if not (folder / PRETRAINED / "model.safetensors").exists():
         loaded = load_config(settings.config_path, settings.all_overrides)
