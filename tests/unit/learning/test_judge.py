@@ -260,3 +260,24 @@ def test_the_table_shows_counts_and_what_stopped_a_control():
     assert "| 12 | 801.5 | passed |" in text
     assert "stopped: parity is off" in text
     assert "%" not in text.replace("95 % Wilson", "")
+
+
+def test_the_table_counts_by_task_where_a_run_has_several():
+    def counts(opened: int, closed: int) -> dict[str, dict[str, int]]:
+        return {
+            "open": {"successes": opened, "episodes": 100},
+            "close": {"successes": closed, "episodes": 100},
+        }
+
+    point = {"successes": 70, "episodes": 200, "env_steps": 0, "cpu_s": 0.0, "mean_env_steps": 90.0}
+    ran = {
+        "label": "both",
+        "points": [{**point, "tasks": counts(30, 40)}, {**point, "tasks": counts(97, 98)}],
+        "misled": counts(0, 1),
+        "env_steps_per_s": 801.5,
+        "passed": True,
+    }
+    lines = table([ran]).splitlines()
+    assert lines[-2].startswith("| both | open | 30/100 (")
+    assert "| 98/100 (" in lines[-1]
+    assert "| 1/100 (" in lines[-1]
