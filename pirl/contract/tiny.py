@@ -7,6 +7,7 @@ anything but a stock `XVLAConfig`: everything downstream treats it like the 0.9 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def write_metaworld_tokenizer(folder: str | Path) -> Path:
     return _write_tokenizer(folder, EVERY_METAWORLD_WORD.split())
 
 
-def _write_tokenizer(folder: str | Path, known: list[str]) -> Path:
+def _write_tokenizer(folder: str | Path, known: Sequence[str]) -> Path:
     words = [*SPECIAL_TOKENS, *known]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
