@@ -75,7 +75,17 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
     """Simulator steps per policy action."""
     episode_length: int = 95
     """Time limit in simulator steps."""
+    episode_lengths: list[int] | None = None
+    """Time limits by task id; null means `episode_length` for every task."""
     camera: str = "corner2"
+    show_goal: bool = True
+    """False hides MetaWorld's goal markers, which tell tasks of one scene apart."""
+    shared_layouts: bool = False
+    """True draws every task's layouts from the range of the first task: in tasks of one scene equal seeds are then
+    equal layouts.
+    """
+    instruction_shift: int = 0
+    """Task i is told the instruction of task i + this, cyclically: a control, 0 except when evaluating."""
 
     def __post_init__(self) -> None:
         pixels = f"pixels/{self.camera}"

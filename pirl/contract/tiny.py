@@ -7,6 +7,7 @@ anything but a stock `XVLAConfig`: everything downstream treats it like the 0.9 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ METAWORLD_WORDS = (
     "screw sideways slide soccer stick sweep unlock unplug wall window with"
 )
 """The most frequent further words of LeRobot's MetaWorld task descriptions; the rest is `<unk>`."""
+
+METAWORLD_TOKENIZER_PATH = "configs/tokenizer_metaworld"
+"""For policies of several MetaWorld tasks: the vocabulary above is full and lacks "clockwise"."""
+
+EVERY_METAWORLD_WORD = (
+    ", - 180 90 a and another basket basketball bin box button by bypass cabinet clockwise "
+    "close coffee counter cover degrees dial door down drawer dunk faucet from get goal grasp "
+    "gripper hammer handle hole insert into it joint kick lever lock machine mug nut of off "
+    "on one onto open out peg pick place plate position press puck pull push reach revolving "
+    "rotate rotating screw shelf sideways slide soccer stick sweep table the to top under "
+    "unlock unplug up using wall window with"
+)
+"""Every word and sign of LeRobot's MetaWorld task descriptions."""
 
 PATCH_STRIDE = 16
 """Pixels per image token and axis: strides 8 and 2."""
@@ -179,7 +193,16 @@ def _florence_config(*, max_positions: int) -> dict[str, Any]:
 
 def write_tiny_tokenizer(folder: str | Path) -> Path:
     """Write the tiny tokenizer as `AutoTokenizer` files; same bytes every time."""
-    words = [*SPECIAL_TOKENS, *sorted(LIBERO_WORDS.split()), *sorted(METAWORLD_WORDS.split())]
+    return _write_tokenizer(folder, sorted(LIBERO_WORDS.split()) + sorted(METAWORLD_WORDS.split()))
+
+
+def write_metaworld_tokenizer(folder: str | Path) -> Path:
+    """As `write_tiny_tokenizer`, with every word of MetaWorld's instructions and none of LIBERO's."""
+    return _write_tokenizer(folder, EVERY_METAWORLD_WORD.split())
+
+
+def _write_tokenizer(folder: str | Path, known: Sequence[str]) -> Path:
+    words = [*SPECIAL_TOKENS, *known]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )

@@ -79,6 +79,7 @@ def collect_demos(
     settings = replace(
         metaworld_settings(env_cfg, image_keys=(IMAGE_KEY,)),
         episode_length=min(max_sim_steps, MAX_SIM_STEPS),
+        episode_lengths=None,
     )
     (slot,) = settings.make_slots(1)
     assert isinstance(slot, MetaWorldSlot)

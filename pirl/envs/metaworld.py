@@ -50,14 +50,32 @@ class MetaWorldSettings:
     """Simulator steps (80 Hz) per control action."""
     episode_length: int = 95
     """Time limit in simulator steps."""
+    episode_lengths: tuple[int, ...] | None = None
+    """Time limits by task id; null means `episode_length` for every task."""
+    show_goal: bool = True
+    """False draws no site: MetaWorld's goal markers are sites, everything solid is not."""
+    shared_layouts: bool = False
+    """Every task draws its layout from the range of the first one."""
     frames: FrameSettings | None = None
+
+    def limit(self, task_id: int) -> int:
+        """Time limit of a task in simulator steps."""
+        return (
+            self.episode_length if self.episode_lengths is None else self.episode_lengths[task_id]
+        )
 
     def make_slots(self, count: int) -> list[Slot]:
         """`count` slots that share idle simulators and one renderer per task."""
         mujoco = require_gl()
         studio = _Studio(mujoco, self)
-        pool = Pool(lambda task_id: build_env(self.task_names[task_id]), idle=_IDLE_ENVS)
+        pool = Pool(self._build, idle=_IDLE_ENVS)
         return [MetaWorldSlot(self, pool, studio) for _ in range(count)]
+
+    def _build(self, task_id: int) -> Any:
+        env = build_env(self.task_names[task_id])
+        if self.shared_layouts and task_id > 0:
+            share_layouts(env, build_env(self.task_names[0]))
+        return env
 
 
 def build_env(task: str) -> Any:
@@ -83,6 +101,21 @@ def build_env(task: str) -> Any:
     return env
 
 
+def share_layouts(env: Any, first: Any) -> None:
+    """Let `env` draw its layouts from the range of `first`.
+
+    Raises:
+        EnvError: the two are not tasks of one scene.
+    """
+    if env.model_name != first.model_name:
+        raise EnvError(
+            f"env.shared_layouts needs tasks of one scene: {type(env).__name__} uses another than"
+            f" {type(first).__name__}"
+        )
+    # MetaWorld has no public switch for this either.
+    env._random_reset_space = first._random_reset_space  # noqa: SLF001
+
+
 def show_target(env: Any) -> None:
     """Put the goal marker where the goal is: MetaWorld moves it inside `step()` only."""
     for name, position in env._target_site_config:  # noqa: SLF001
@@ -99,7 +132,7 @@ class _Studio:
 
     def images(self, task_id: int, env: Any) -> dict[str, UInt8[Array, "3 h w"]]:
         """The observation images of `env`, by key."""
-        show_target(env)
+        self._prepare(env)
         size = self._settings.image_size
         return {
             key: np.ascontiguousarray(self._shoot(task_id, env, camera, size).transpose(2, 0, 1))
@@ -108,8 +141,12 @@ class _Studio:
 
     def frame(self, task_id: int, env: Any, size: int) -> UInt8[Array, "h w 3"]:
         """A video frame from the first camera."""
-        show_target(env)
+        self._prepare(env)
         return self._shoot(task_id, env, self._settings.cameras[0], size)
+
+    def _prepare(self, env: Any) -> None:
+        if self._settings.show_goal:
+            show_target(env)
 
     def _shoot(self, task_id: int, env: Any, camera: str, size: int) -> UInt8[Array, "h w 3"]:
         renderer = self._renderer(task_id, env, size)
@@ -118,10 +155,13 @@ class _Studio:
         view.fixedcamid = env.model.camera(camera).id
         # The scene is built from this env's own model; only textures and meshes, equal for all
         # simulators of a task, come from the shared context.
+        option = self._mujoco.MjvOption()
+        if not self._settings.show_goal:
+            option.sitegroup[:] = 0
         self._mujoco.mjv_updateScene(
             env.model,
             env.data,
-            self._mujoco.MjvOption(),
+            option,
             self._mujoco.MjvPerturb(),
             view,
             self._mujoco.mjtCatBit.mjCAT_ALL,
@@ -162,6 +202,7 @@ class MetaWorldSlot:
         self._sim_steps = 0
         self._actions = 0
         self._done = True
+        self._limit = 0
 
     def reset(self, plan: SlotPlan) -> EnvObservation:
         """Start the episode of `plan`.
@@ -179,10 +220,15 @@ class MetaWorldSlot:
             self._env = self._pool.take(plan.task_id)
             self._expert = None
         self._plan = plan
+        self._limit = self._settings.limit(plan.task_id)
         self._env.seed(plan.seed)
         self._raw, _ = self._env.reset()
         self._sim_steps = self._actions = 0
         self._done = False
+        if not self._settings.show_goal:
+            # Some tasks only forward the physics after placing their object; the rest would look different.
+            importlib.import_module("mujoco").mj_forward(self._env.model, self._env.data)
+            self._raw = self._env._get_obs()  # noqa: SLF001
         return self._observe()
 
     def step_chunk(self, actions: Float32[Array, "E 4"]) -> ChunkResult:
@@ -201,7 +247,7 @@ class MetaWorldSlot:
             success = self._act(row)
             rewards[valid] = float(success)
             valid += 1
-            self._done = success or self._sim_steps >= self._settings.episode_length
+            self._done = success or self._sim_steps >= self._limit
             last = self._done or valid == len(actions)
             self._film(frames, last=last)
             if self._done:
@@ -249,7 +295,7 @@ class MetaWorldSlot:
             self._sim_steps += 1
             if facts["success"] > 0:
                 return True
-            if self._sim_steps >= self._settings.episode_length:
+            if self._sim_steps >= self._limit:
                 break
         return False
 

@@ -52,6 +52,9 @@ def metaworld_settings(
         image_size=cfg.image_size,
         action_repeat=cfg.action_repeat,
         episode_length=cfg.episode_length,
+        episode_lengths=None if cfg.episode_lengths is None else _limits(cfg),
+        show_goal=cfg.show_goal,
+        shared_layouts=cfg.shared_layouts,
         frames=frames,
     )
 
@@ -66,15 +69,18 @@ def metaworld_info(env_cfg: EnvConfig) -> EnvInfo:
     _check(cfg)
     names = task_names(env_cfg)
     texts = instructions()
-    limit: int = math.ceil(cfg.episode_length / cfg.action_repeat)
+    told = [names[(i + cfg.instruction_shift) % len(names)] for i in range(len(names))]
     return EnvInfo(
         kind="pirl_metaworld",
         task_names=names,
-        instructions=tuple(texts[name] for name in names),
+        instructions=tuple(texts[name] for name in told),
         action_width=ACTION_WIDTH,
         state_width=STATE_WIDTH,
         image_shapes={IMAGE_KEY: (3, cfg.image_size, cfg.image_size)},
-        max_control_steps=dict.fromkeys(range(len(names)), limit),
+        max_control_steps={
+            task_id: math.ceil(limit / cfg.action_repeat)
+            for task_id, limit in enumerate(_limits(cfg))
+        },
         sim_steps_per_action=cfg.action_repeat,
         reset_mode="seeded",
     )
@@ -82,6 +88,12 @@ def metaworld_info(env_cfg: EnvConfig) -> EnvInfo:
 
 def _config(env_cfg: EnvConfig) -> Any:
     return cast(Any, env_cfg)
+
+
+def _limits(cfg: Any) -> tuple[int, ...]:
+    """Time limits by task id, simulator steps."""
+    names = cfg.tasks or [cfg.task]
+    return tuple(cfg.episode_lengths or [cfg.episode_length] * len(names))
 
 
 def _check(cfg: Any) -> None:
@@ -111,5 +123,16 @@ def _check(cfg: Any) -> None:
                     fix="choose a value MetaWorld supports",
                 )
             )
+    count = len(cfg.tasks or [cfg.task])
+    given = _limits(cfg)
+    if len(given) != count or not all(1 <= limit <= MAX_SIM_STEPS for limit in given):
+        problems.append(
+            FieldError(
+                field="env.episode_lengths",
+                value=cfg.episode_lengths,
+                expected=f"{count} limits of 1 to {MAX_SIM_STEPS} simulator steps, one per task",
+                fix="give one per task, or null to use episode_length",
+            )
+        )
     if problems:
         raise ConfigError(problems)

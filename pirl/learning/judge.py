@@ -36,6 +36,8 @@ class Point:
     rate: Rate
     mean_env_steps: float
     """Mean episode length, failures included; it moves before the success rate does."""
+    tasks: dict[str, Rate]
+    """By task, in the order of their ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Judgement:
     paired: PairedTest
     """Last policy against the first on the same episodes."""
     criteria: list[Criterion]
+    misled: dict[str, Rate]
+    """The last policy told another task's instruction, by task; empty for one task."""
 
     @property
     def passed(self) -> bool:
@@ -87,6 +91,7 @@ def judge(
     *,
     bounds: Bounds,
     is_control: bool,
+    misled: Sequence[EpisodeRecord] = (),
 ) -> Judgement:
     """Judge a finished run.
 
@@ -94,6 +99,7 @@ def judge(
         evaluations: held-out episodes by number of updates; 0 is the start.
         costs: what training had cost by then.
         is_control: a control passes when it did not learn.
+        misled: episodes of the last policy in which every task is told another one's instruction.
     """
     points = [
         Point(
@@ -101,20 +107,28 @@ def judge(
             spent=costs[update],
             rate=_rate(records),
             mean_env_steps=sum(r.env_steps for r in records) / len(records),
+            tasks=_by_task(records),
         )
         for update, records in sorted(evaluations.items())
     ]
     first, last = points[0], points[-1]
     criteria = _learned(first, last, bounds) if not is_control else _did_not(first, last, bounds)
+    if misled and bounds.misled is not None:
+        criteria.append(_follows_language(_rate(misled), bounds.misled))
     paired = mcnemar(
         [r.success for r in evaluations[first.update]],
         [r.success for r in evaluations[last.update]],
     )
-    return Judgement(points=points, paired=paired, criteria=criteria)
+    return Judgement(points=points, paired=paired, criteria=criteria, misled=_by_task(misled))
 
 
 def _rate(records: Sequence[EpisodeRecord]) -> Rate:
     return Rate(successes=sum(r.success for r in records), episodes=len(records))
+
+
+def _by_task(records: Sequence[EpisodeRecord]) -> dict[str, Rate]:
+    tasks = dict.fromkeys(r.task for r in records)
+    return {task: _rate([r for r in records if r.task == task]) for task in tasks}
 
 
 def _share(rate: Rate) -> float:
@@ -162,9 +176,18 @@ def _did_not(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
     ]
 
 
+def _follows_language(misled: Rate, bound: float) -> Criterion:
+    return Criterion(
+        name="misled-success",
+        measured=str(misled),
+        bound=f"share <= {bound} with instructions swapped",
+        holds=_share(misled) <= bound,
+    )
+
+
 def judgement_record(judgement: Judgement) -> dict[str, object]:
-    """The judgement as JSON values."""
-    return {
+    """The judgement as JSON values; counts by task where there are several."""
+    record: dict[str, object] = {
         "passed": judgement.passed,
         "points": [
             {
@@ -176,9 +199,20 @@ def judgement_record(judgement: Judgement) -> dict[str, object]:
                 "episodes": point.rate.episodes,
                 "interval_95": [round(bound, 4) for bound in point.rate.interval],
                 "mean_env_steps": round(point.mean_env_steps, 2),
+                **({"tasks": _counts(point.tasks)} if len(point.tasks) > 1 else {}),
             }
             for point in judgement.points
         ],
         "paired": str(judgement.paired),
         "criteria": [asdict(criterion) for criterion in judgement.criteria],
+    }
+    if judgement.misled:
+        record["misled"] = _counts(judgement.misled)
+    return record
+
+
+def _counts(tasks: Mapping[str, Rate]) -> dict[str, dict[str, int]]:
+    return {
+        task: {"successes": rate.successes, "episodes": rate.episodes}
+        for task, rate in tasks.items()
     }

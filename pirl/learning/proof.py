@@ -13,12 +13,15 @@ import shutil
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pirl.checkpoint.locate import resolve_checkpoint, step_folders
 from pirl.config.load import LoadedConfig, load_config
+from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig, env_of
+from pirl.envs.metaworld_config import task_names
 from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.metric_log import JsonLines, MetricRow, read_json_lines, read_metrics
@@ -64,6 +67,11 @@ class LearnFolder:
         """Evaluation episodes of the policy after `update` updates; 0 is the warm start."""
         return self.root / "evaluation" / f"update-{update:06d}.jsonl"
 
+    @property
+    def misled(self) -> Path:
+        """Episodes of the last policy told another task's instruction; several tasks only."""
+        return self.root / "evaluation" / "misled.jsonl"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -84,6 +92,8 @@ class LearningRun:
     """Of the trained tensors after the last update."""
     evaluations: dict[int, list[EpisodeRecord]]
     """Episode records by number of updates."""
+    misled: list[EpisodeRecord]
+    """The last policy told another task's instruction; empty for one task."""
     rows: list[MetricRow]
     """The learner's metrics, one row per update."""
     actor_rows: list[list[MetricRow]]
@@ -111,6 +121,8 @@ def run_learning(settings: LearnSettings, *, folder: LearnFolder) -> LearningRun
             evaluations[update] = evaluate_at(
                 settings, loaded, step_dir / PRETRAINED, folder=folder, update=update
             )
+        if len(task_names(env_of(loaded.cfg))) > 1:
+            _mislead(settings, loaded, folder)
     return load_run(folder, costs=clock.costs)
 
 
@@ -127,12 +139,14 @@ def load_run(folder: LearnFolder, *, costs: Mapping[str, Cost] | None = None) ->
         ]
         for path in sorted((folder.root / "evaluation").glob("update-*.jsonl"))
     }
+    misled = read_json_lines(folder.misled) if folder.misled.exists() else []
     actors = sorted((folder.run.root).glob("actor-*/metrics.jsonl"))
     return LearningRun(
         folder=folder,
         config_hash=str(learner["identity"]["config_hash"]),
         weights_sha256=str(learner["digests_after"]["trained"]),
         evaluations=evaluations,
+        misled=[EpisodeRecord(**record) for record in misled],
         rows=read_metrics(folder.run.learner_metrics),
         actor_rows=[read_metrics(path) for path in actors],
         costs=dict(costs or {}),
@@ -143,9 +157,25 @@ def evaluate_at(
     settings: LearnSettings, loaded: LoadedConfig, policy: Path, *, folder: LearnFolder, update: int
 ) -> list[EpisodeRecord]:
     """Held-out episodes with the stock sampler; every policy of the run meets the same ones."""
+    return _evaluate(
+        settings, loaded.cfg, policy, path=folder.episodes(update), label=f"after {update} updates"
+    )
+
+
+def _mislead(settings: LearnSettings, loaded: LoadedConfig, folder: LearnFolder) -> None:
+    """The same episodes, each told the next task's instruction: success must come from the words."""
+    cfg = deepcopy(loaded.cfg)
+    cast(PiRLMetaWorldEnvConfig, env_of(cfg)).instruction_shift = 1
+    policy = resolve_checkpoint(folder.run.root) / PRETRAINED
+    _evaluate(settings, cfg, policy, path=folder.misled, label="told another task")
+
+
+def _evaluate(
+    settings: LearnSettings, cfg: PiRLTrainConfig, policy: Path, *, path: Path, label: str
+) -> list[EpisodeRecord]:
     records = evaluate_checkpoint(
         policy,
-        loaded.cfg,
+        cfg,
         protocol=Protocol(
             episodes_per_task=settings.episodes,
             seed=settings.seed,
@@ -153,14 +183,13 @@ def evaluate_at(
             num_workers=settings.evaluation_workers,
         ),
     )
-    path = folder.episodes(update)
     path.parent.mkdir(parents=True, exist_ok=True)
     with JsonLines(path) as lines:
         for record in records:
             lines.write(asdict(record))
     logger.info(
-        "after %d updates: %d of %d held-out episodes succeeded",
-        update,
+        "%s: %d of %d held-out episodes succeeded",
+        label,
         sum(record.success for record in records),
         len(records),
     )

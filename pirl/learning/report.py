@@ -34,6 +34,7 @@ def judge_run(settings: LearnSettings, run: LearningRun) -> Judgement:
         spent(run.rows, run.actor_rows),
         bounds=settings.bounds,
         is_control=settings.control is not None,
+        misled=run.misled,
     )
 
 
@@ -118,6 +119,7 @@ def _markdown(settings: LearnSettings, run: LearningRun, judgement: Judgement) -
             for p in judgement.points
         ),
         "",
+        *_task_lines(judgement),
         f"![curve]({PICTURE})",
         "",
         "| part | wall s | CPU s |",
@@ -130,6 +132,22 @@ def _markdown(settings: LearnSettings, run: LearningRun, judgement: Judgement) -
         "",
     ]
     return "\n".join(lines)
+
+
+def _task_lines(judgement: Judgement) -> list[str]:
+    """Counts by task, and with instructions swapped; nothing for one task."""
+    first, last = judgement.points[0], judgement.points[-1]
+    if len(last.tasks) < 2:
+        return []
+    return [
+        "| task | start | end | end, told another task |",
+        "|---|---|---|---|",
+        *(
+            f"| {task} | {first.tasks[task]} | {rate} | {judgement.misled.get(task, '')} |"
+            for task, rate in last.tasks.items()
+        ),
+        "",
+    ]
 
 
 def write_videos(settings: LearnSettings, run: LearningRun, *, count: int) -> list[Path]:

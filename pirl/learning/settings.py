@@ -62,6 +62,8 @@ class Bounds:
     """Simulator steps of training, at most."""
     control_gain: float = 0.15
     """A control must not end further above its start."""
+    misled: float | None = None
+    """Share of episodes that may succeed when told another task's instruction; null only counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,8 +87,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
     if settings.start_from is not None:
         return Path(settings.start_from)
     # Both variants of a seed share a start; another config may mean other tasks.
-    made_of = json.dumps([settings.config, asdict(settings.warm_start)], sort_keys=True)
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
+    shown = [o for o in settings.overrides if o.startswith(("--env.", "--policy.tokenizer"))]
+    made_of = [settings.config, asdict(settings.warm_start), *([shown] if shown else [])]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     folder = out / "starts" / f"seed-{settings.seed}-{digest}"
     if not (folder / PRETRAINED / "model.safetensors").exists():
         loaded = load_config(settings.config_path, settings.all_overrides)
@@ -114,7 +115,10 @@ def _read(folder: LearnFolder) -> dict[str, Any]:
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The study as a Markdown table; counts with intervals, never a bare share."""
+    """The study as Markdown: one row per run, then one per task of runs that have several.
+
+    Counts with intervals, never a bare share.
+    """
     lines = [
         "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s | verdict |",
         "|---|---|---|---|---|---|---|---|",
@@ -131,4 +135,25 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f"| {first['mean_env_steps']:.1f} to {last['mean_env_steps']:.1f} "
             f"| {last['cpu_s']:.0f} | {record['env_steps_per_s']} | {verdict} |"
         )
+    several = [record for record in records if "misled" in record]
+    if several:
+        lines += [
+            "",
+            "| run | task | start | end | end, told another task |",
+            "|---|---|---|---|---|",
+            *(line for record in several for line in _task_lines(record)),
+        ]
     return "\n".join([*lines, ""])
+
+
+def _task_lines(record: Mapping[str, Any]) -> list[str]:
+    first, last = record["points"][0], record["points"][-1]
+    return [
+        f"| {record['label']} | {task} "
+        + "".join(
+            f"| {format_rate(counts[task]['successes'], counts[task]['episodes'])} "
+            for counts in (first["tasks"], last["tasks"], record["misled"])
+        )
+        + "|"
+        for task in last["tasks"]
+    ]

@@ -19,12 +19,15 @@ from pirl.contract.processors import PREPROCESSOR_FILE, imagenet_normalize
 from pirl.contract.stock import stock_generate
 from pirl.contract.tiny import (
     LIBERO_WORDS,
+    METAWORLD_TOKENIZER_PATH,
     METAWORLD_WORDS,
     TOKENIZER_PATH,
+    write_metaworld_tokenizer,
     write_tiny_checkpoint,
     write_tiny_tokenizer,
 )
 from pirl.contract.xvla import make_saved_processors, save_pretrained, tokenize_instruction
+from pirl.envs.metaworld_config import instructions
 from pirl.errors import EnvironmentNotReadyError
 
 MAIN, WRIST = "observation.images.image", "observation.images.image2"
@@ -171,6 +174,21 @@ def test_committed_tokenizer_is_what_the_generator_writes(tmp_path):
     names = sorted(file.name for file in written.iterdir())
     assert names == sorted(file.name for file in committed.iterdir())
     assert all((written / n).read_bytes() == (committed / n).read_bytes() for n in names)
+
+
+def test_committed_metaworld_tokenizer_is_what_the_generator_writes(tmp_path):
+    written = write_metaworld_tokenizer(tmp_path)
+    committed = Path(METAWORLD_TOKENIZER_PATH)
+    assert all((committed / n.name).read_bytes() == n.read_bytes() for n in written.iterdir())
+
+
+def test_metaworld_tokenizer_knows_every_instruction_and_fits_the_tiny_policy():
+    config = a_config()
+    config.tokenizer_name = METAWORLD_TOKENIZER_PATH
+    texts = set(instructions().values())
+    ids = {tuple(tokenize_instruction(config, text)[0].tolist()) for text in texts}
+    assert len(ids) == len(texts)
+    assert all(3 not in row and max(row) < 128 for row in ids)
 
 
 def test_vocabulary_has_128_entries_and_covers_libero():

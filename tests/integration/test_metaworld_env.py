@@ -90,6 +90,34 @@ def test_the_picture_after_reset_shows_the_goal_where_it_is(slots):
         assert env.data.site("goal").xpos.tolist() == env._target_pos.tolist()
 
 
+def test_without_goals_two_tasks_of_one_scene_look_alike_and_only_words_tell_them_apart():
+    tasks = ["faucet-open-v3", "faucet-close-v3"]
+    cfg = PiRLMetaWorldEnvConfig(tasks=tasks, show_goal=False, shared_layouts=True)
+    first, second = describe_env(cfg).instructions
+    assert first != second
+    seen = []
+    for shown in (False, True):
+        settings = replace(SETTINGS, task_names=tuple(tasks), shared_layouts=True, show_goal=shown)
+        (slot,) = settings.make_slots(1)
+        try:
+            seen.append([[episode(slot, seed, task) for task in (0, 1)] for seed in (1, 2, 3)])
+        finally:
+            slot.close()
+    hidden, marked = seen
+    assert all(opening == closing for opening, closing in hidden)
+    assert all(opening[0][0] != closing[0][0] for opening, closing in marked)
+    assert len({opening[0][0] for opening, _ in hidden}) == 3
+
+
+def test_layouts_are_shared_only_within_a_scene():
+    (slot,) = replace(SETTINGS, shared_layouts=True).make_slots(1)
+    try:
+        with pytest.raises(EnvError, match="one scene"):
+            slot.reset(plan(1, 1))
+    finally:
+        slot.close()
+
+
 def test_a_shared_renderer_draws_what_an_own_one_draws(slots):
     slot = slots[1]
     for task in (0, 1):
@@ -188,6 +216,16 @@ def test_training_never_starts_from_a_demonstration_or_held_out_seed():
                 env.reset({0: forbidden})
 
 
+def test_facts_follow_limits_by_task_and_swapped_instructions():
+    cfg = PiRLMetaWorldEnvConfig(tasks=[BUTTON, PUSH], episode_lengths=[95, 120])
+    assert describe_env(cfg).max_control_steps == {0: 19, 1: 24}
+    cfg.instruction_shift = 1
+    assert describe_env(cfg).instructions == (
+        "Push the puck to a goal",
+        "Press a button from the top",
+    )
+
+
 def test_facts_are_known_without_a_simulator():
     info = describe_env(PiRLMetaWorldEnvConfig(tasks=[BUTTON, PUSH]))
     assert info.instructions == ("Press a button from the top", "Push the puck to a goal")
@@ -203,6 +241,8 @@ def test_facts_are_known_without_a_simulator():
         ({"tasks": [BUTTON, "nothing-v3"]}, "env.tasks"),
         ({"episode_length": 501}, "env.episode_length"),
         ({"action_repeat": 0}, "env.action_repeat"),
+        ({"episode_lengths": [95, 95]}, "env.episode_lengths"),
+        ({"episode_lengths": [501]}, "env.episode_lengths"),
     ],
 )
 def test_what_metaworld_does_not_have_is_refused(changes, field):

@@ -93,6 +93,15 @@ def test_a_time_limit_inside_an_action_cuts_the_action():
     assert (result.valid_steps, result.sim_steps, result.truncated) == (2, 7, True)
 
 
+def test_each_task_has_its_own_time_limit():
+    slot, _, _ = metaworld(episode_lengths=(7, 12))
+    lengths = []
+    for task_id in (0, 1, 0):
+        slot.reset(SlotPlan(task_id=task_id, init_state_id=3, seed=3))
+        lengths.append(slot.step_chunk(rows(4)).sim_steps)
+    assert lengths == [7, 12, 7]
+
+
 def test_metaworld_draws_once_at_reset_and_once_per_chunk():
     slot, _, studio = metaworld()
     slot.reset(PLAN)

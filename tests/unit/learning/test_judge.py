@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,58 @@ def test_the_comparison_is_paired_by_episode():
     assert (judgement.paired.only_a, judgement.paired.only_b) == (5, 95)
 
 
+def two_tasks(opened: int, closed: int) -> list[EpisodeRecord]:
+    return [replace(r, task="open") for r in episodes(opened)] + [
+        replace(r, task="close", task_id=1) for r in episodes(closed)
+    ]
+
+
+def test_several_tasks_are_bounded_together_and_counted_apart():
+    judgement = judge(
+        {0: two_tasks(20, 50), 2: two_tasks(100, 92)},
+        costs(1000),
+        bounds=Bounds(),
+        is_control=False,
+    )
+    assert judgement.passed
+    last = judgement_record(judgement)["points"][-1]
+    assert (last["successes"], last["episodes"]) == (192, 200)
+    assert last["tasks"] == {
+        "open": {"successes": 100, "episodes": 100},
+        "close": {"successes": 92, "episodes": 100},
+    }
+
+
+def test_one_task_needs_no_counts_by_task():
+    record = judgement_record(a_judgement(30, 95))
+    assert "misled" not in record
+    assert all("tasks" not in point for point in record["points"])
+
+
+@pytest.mark.parametrize(("misled", "holds"), [(10, True), (11, False)])
+def test_a_policy_that_succeeds_when_told_another_task_does_not_follow_language(misled, holds):
+    judgement = judge(
+        {0: two_tasks(20, 50), 2: two_tasks(100, 100)},
+        costs(1000),
+        bounds=Bounds(misled=0.05),
+        is_control=False,
+        misled=two_tasks(0, misled),
+    )
+    assert failing(judgement) == ([] if holds else ["misled-success"])
+    assert judgement_record(judgement)["misled"]["close"] == {"successes": misled, "episodes": 100}
+
+
+def test_without_a_bound_misled_episodes_are_only_counted():
+    judgement = judge(
+        {0: two_tasks(20, 50), 2: two_tasks(100, 100)},
+        costs(1000),
+        bounds=Bounds(),
+        is_control=False,
+        misled=two_tasks(100, 100),
+    )
+    assert judgement.passed
+
+
 def test_settings_of_the_repository_are_read_and_given_values_win():
     settings = read_settings(Path("params.yaml"), seed=7, variant="flow-noise", actors=None)
     assert (settings.seed, settings.variant, settings.actors) == (7, "flow-noise", 1)
@@ -169,7 +222,8 @@ def test_every_study_of_the_repository_is_read_and_starts_from_the_learn_section
     for name in document["studies"]:
         for row in study_rows(name).values():
             settings = row_settings(row, base)
-            assert settings.bounds == base.bounds
+            if "bounds" not in row:
+                assert settings.bounds == base.bounds
             assert load_config(settings.config_path, settings.all_overrides).cfg.recipe == "pi-rl"
 
 
@@ -206,3 +260,24 @@ def test_the_table_shows_counts_and_what_stopped_a_control():
     assert "| 12 | 801.5 | passed |" in text
     assert "stopped: parity is off" in text
     assert "%" not in text.replace("95 % Wilson", "")
+
+
+def test_the_table_counts_by_task_where_a_run_has_several():
+    def counts(opened: int, closed: int) -> dict[str, dict[str, int]]:
+        return {
+            "open": {"successes": opened, "episodes": 100},
+            "close": {"successes": closed, "episodes": 100},
+        }
+
+    point = {"successes": 70, "episodes": 200, "env_steps": 0, "cpu_s": 0.0, "mean_env_steps": 90.0}
+    ran = {
+        "label": "both",
+        "points": [{**point, "tasks": counts(30, 40)}, {**point, "tasks": counts(97, 98)}],
+        "misled": counts(0, 1),
+        "env_steps_per_s": 801.5,
+        "passed": True,
+    }
+    lines = table([ran]).splitlines()
+    assert lines[-2].startswith("| both | open | 30/100 (")
+    assert "| 98/100 (" in lines[-1]
+    assert "| 1/100 (" in lines[-1]
