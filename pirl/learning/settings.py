@@ -41,7 +41,7 @@ class WarmStart:
     """The expert's xyz action is scaled by this."""
     noise: float = 0.3
     """Execution noise, uniform, action units."""
-    steps: int = 1200
+    steps: int = 1600
     batch: int = 64
     """Action chunks per step."""
     learning_rate: float = 1e-3
