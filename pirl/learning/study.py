@@ -60,7 +60,7 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
 
 
 def run_study(name: str, out: Path) -> list[dict[str, Any]]:
-    """Run every row that has no record yet; all records in the order of `params.yaml`.
+    """Run every row that has no record yet; the rows' summaries in the order of `params.yaml`.
 
     Writes `NAME.json` and `NAME.md` into `out` after every row.
 
@@ -76,7 +76,7 @@ def run_study(name: str, out: Path) -> list[dict[str, Any]]:
         if not any((folder.root / done).exists() for done in (RECORD, FAILED)):
             start = _start(settings, out)
             _run_row(replace(settings, start_from=str(start)), folder)
-        records.append({"label": label, **_read(folder)})
+        records.append({"label": label, **_summary(_read(folder))})
         (out / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
         (out / f"{name}.md").write_text(table(records), encoding="utf-8")
     return records
@@ -114,18 +114,41 @@ def _read(folder: LearnFolder) -> dict[str, Any]:
     return json.loads(found.read_text(encoding="utf-8"))
 
 
+_SHOWN = (
+    "variant",
+    "seed",
+    "control",
+    "actors",
+    "config",
+    "config_hash",
+    "weights_sha256",
+    "passed",
+    "points",
+    "misled",
+    "paired",
+    "env_steps_per_s",
+    "stopped",
+    "last_line",
+)
+"""What a row of a study keeps of the run's own record; no path of the machine is among it."""
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in _SHOWN if name in record}
+
+
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """The study as Markdown: one row per run, then one per task of runs that have several.
 
     Counts with intervals, never a bare share.
     """
     lines = [
-        "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s | weights | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         if "stopped" in record:
-            lines.append(f"| {record['label']} | | | | | | | stopped: {record['last_line']} |")
+            lines.append(f"| {record['label']} | | | | | | | | stopped: {record['last_line']} |")
             continue
         first, last = record["points"][0], record["points"][-1]
         verdict = "passed" if record["passed"] else "failed"
@@ -133,7 +156,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             f"| {record['label']} | {format_rate(first['successes'], first['episodes'])} "
             f"| {format_rate(last['successes'], last['episodes'])} | {last['env_steps']} "
             f"| {first['mean_env_steps']:.1f} to {last['mean_env_steps']:.1f} "
-            f"| {last['cpu_s']:.0f} | {record['env_steps_per_s']} | {verdict} |"
+            f"| {last['cpu_s']:.0f} | {record['env_steps_per_s']} "
+            f"| `{record['weights_sha256'][:8]}` | {verdict} |"
         )
     several = [record for record in records if "misled" in record]
     if several:

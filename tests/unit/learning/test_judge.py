@@ -253,11 +253,12 @@ def test_the_table_shows_counts_and_what_stopped_a_control():
         "label": "a",
         "points": [point, {**point, "successes": 97, "env_steps": 5, "cpu_s": 12.4}],
         "env_steps_per_s": 801.5,
+        "weights_sha256": "0123456789abcdef",
         "passed": True,
     }
     text = table([ran, {"label": "b", "stopped": "exit code 1", "last_line": "parity is off"}])
     assert "97/100 (0.92 to 0.99, 95 % Wilson)" in text
-    assert "| 12 | 801.5 | passed |" in text
+    assert "| 12 | 801.5 | `01234567` | passed |" in text
     assert "stopped: parity is off" in text
     assert "%" not in text.replace("95 % Wilson", "")
 
@@ -275,6 +276,7 @@ def test_the_table_counts_by_task_where_a_run_has_several():
         "points": [{**point, "tasks": counts(30, 40)}, {**point, "tasks": counts(97, 98)}],
         "misled": counts(0, 1),
         "env_steps_per_s": 801.5,
+        "weights_sha256": "0123456789abcdef",
         "passed": True,
     }
     lines = table([ran]).splitlines()

@@ -1,0 +1,62 @@
+"""The tables in the documentation are those of the committed records, and the verdicts follow from their counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pirl.learning.settings import PARAMS, read_settings
+from pirl.learning.study import row_settings, study_rows, table
+
+REPO = Path(__file__).parents[3]
+RECORDS = sorted((REPO / "reports" / "studies").glob("*.json"))
+
+
+@pytest.fixture(params=RECORDS, ids=lambda path: path.stem)
+def study(request):
+    return request.param.stem, json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def test_documentation_shows_the_table_of_the_records(study):
+    name, records = study
+    text = (REPO / "docs" / "learning.md").read_text(encoding="utf-8")
+    shown = text.split(f"<!-- study {name} -->\n")[1].split("<!-- /study -->")[0]
+    assert shown == table(records)
+
+
+def test_rows_are_those_of_params_yaml(study):
+    name, records = study
+    rows = study_rows(name, REPO / PARAMS)
+    assert [record["label"] for record in records] == list(rows)
+    for record in records:
+        settings = row_settings(rows[record["label"]], read_settings(REPO / PARAMS))
+        if "stopped" not in record:
+            assert (record["variant"], record["seed"]) == (settings.variant, settings.seed)
+
+
+def test_verdicts_follow_from_the_counts(study):
+    name, records = study
+    rows = study_rows(name, REPO / PARAMS)
+    for record in records:
+        if "stopped" in record:
+            continue
+        bounds = row_settings(rows[record["label"]], read_settings(REPO / PARAMS)).bounds
+        first, last = record["points"][0], record["points"][-1]
+        start, end = (p["successes"] / p["episodes"] for p in (first, last))
+        if record["control"]:
+            passed = round(end - start, 9) <= bounds.control_gain
+        else:
+            misled = record.get("misled", {})
+            told_another = sum(c["successes"] for c in misled.values()) / max(
+                1, sum(c["episodes"] for c in misled.values())
+            )
+            passed = (
+                bounds.start_low <= start <= bounds.start_high
+                and end >= bounds.end
+                and last["env_steps"] <= bounds.env_steps
+                and min(first["episodes"], last["episodes"]) >= 100
+                and (bounds.misled is None or told_another <= bounds.misled)
+            )
+        assert record["passed"] == passed, record["label"]
