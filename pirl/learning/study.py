@@ -143,7 +143,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     Counts with intervals, never a bare share.
     """
     lines = [
-        "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s | weights | verdict |",
+        "| run | start | end | env steps | mean length, start to end | training CPU s | env steps/s "
+        "| weights | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:

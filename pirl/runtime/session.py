@@ -29,6 +29,7 @@ from pirl.contract.xvla import (
 )
 from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import describe_env
+from pirl.errors import ConfigError, FieldError
 from pirl.runtime.identity import identity_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
@@ -85,9 +86,19 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
             its config is a checkpoint's: then it waits for that run only.
 
     Raises:
+        ConfigError: the run would need demonstrations, which learner and actors do not read.
         EnvironmentNotReadyError: the policy's weights cannot be had.
     """
     cfg = loaded.cfg
+    if cfg.pirl.bc_weight > 0:
+        # Refused now and not after the first rollout, when the algorithm would miss them.
+        wrong = FieldError(
+            field="pirl.bc_weight",
+            value=cfg.pirl.bc_weight,
+            expected="0: learner and actors read no demonstrations",
+            fix="set it to 0, or pass demo_batches to PiRLAlgorithm in a loop of your own",
+        )
+        raise ConfigError([wrong], source=loaded.identity.path)
     origin = read_origin(loaded)
     torch.set_num_threads(cfg.runtime.torch_threads)
     torch.backends.cuda.matmul.allow_tf32 = False

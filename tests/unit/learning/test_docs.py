@@ -1,4 +1,4 @@
-"""The tables in the documentation are those of the committed records, and the verdicts follow from their counts."""
+"""The tables in the documentation are those of the committed records; verdicts follow from their counts."""
 
 from __future__ import annotations
 
