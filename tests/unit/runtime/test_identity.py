@@ -27,6 +27,8 @@ def settings(path: str, *overrides: str) -> dict[str, object]:
         (EMBEDDED, "--env.task=drawer-close-v3", "environment"),
         (EMBEDDED, "--env.episode_length=100", "environment"),
         (LIBERO, "--env.task=libero_spatial", "environment"),
+        (LIBERO, "--env.task_ids=[0]", "environment"),
+        (LIBERO, "--env.episode_length=50", "environment"),
         (EMBEDDED, "--policy.num_image_views=7", "cameras"),
         (EMBEDDED, "--runtime.split=all", "state_split"),
         (EMBEDDED, "--pirl.last_step_rule=sde", "noise_settings"),
