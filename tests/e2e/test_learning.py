@@ -44,6 +44,7 @@ def test_the_record_has_counts_costs_and_digests(run: Path):
     assert [point["update"] for point in record["points"]] == [0, 1]
     assert record["points"][1]["episodes"] == 3
     assert record["points"][1]["env_steps"] > 0
+    assert record["points"][1]["cpu_s"] > record["points"][0]["cpu_s"] == 0
     assert set(record["costs"]) == {"warm_start", "training", "evaluation"}
     assert all(cost["cpu_s"] > 0 for cost in record["costs"].values())
     assert len(record["weights_sha256"]) == 64
@@ -52,7 +53,7 @@ def test_the_record_has_counts_costs_and_digests(run: Path):
 
 
 def test_people_get_a_report_a_picture_and_videos_of_both_policies(run: Path):
-    assert "| update | env steps | succeeded |" in (run / "report.md").read_text()
+    assert "| update | env steps | CPU s | wall s | succeeded |" in (run / "report.md").read_text()
     assert (run / "learning.png").read_bytes().startswith(b"\x89PNG")
     names = sorted(path.name for path in (run / "videos").glob("*.mp4"))
     assert [name.rsplit("-", 2)[1] for name in names] == ["after", "before"]
