@@ -92,8 +92,7 @@ def _config(env_cfg: EnvConfig) -> Any:
 
 def _limits(cfg: Any) -> tuple[int, ...]:
     """Time limits by task id, simulator steps."""
-    names = cfg.tasks or [cfg.task]
-    return tuple(cfg.episode_lengths or [cfg.episode_length] * len(names))
+    return tuple(cfg.episode_lengths or [cfg.episode_length] * len(task_names(cfg)))
 
 
 def _check(cfg: Any) -> None:
@@ -123,7 +122,7 @@ def _check(cfg: Any) -> None:
                     fix="choose a value MetaWorld supports",
                 )
             )
-    count = len(cfg.tasks or [cfg.task])
+    count = len(task_names(cfg))
     given = _limits(cfg)
     if len(given) != count or not all(1 <= limit <= MAX_SIM_STEPS for limit in given):
         problems.append(

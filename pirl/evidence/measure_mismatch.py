@@ -6,6 +6,7 @@ judgement of one case, which the teeth test turns against itself. Read `pirl.evi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pirl.evidence.criteria import Measured
@@ -118,9 +119,13 @@ def case_problems(case: Record) -> list[str]:
     return [what for what, holds in checks.items() if not holds]
 
 
-def _count(raw: RawRecords, problem: str) -> Measured:
+def _class(case: Record) -> str:
+    return text(case, "class")
+
+
+def _count(raw: RawRecords, problem: str, shown: Callable[[Record], str] = _class) -> Measured:
     cases = _cases(raw)
-    bad = [text(case, "class") for case in cases if problem in case_problems(case)]
+    bad = [shown(case) for case in cases if problem in case_problems(case)]
     return Measured(value=len(bad), detail=", ".join(bad) or f"{len(cases)} cases")
 
 
@@ -160,9 +165,7 @@ def directions_missing(raw: RawRecords) -> Measured:
 
 def wrong_exit_code(raw: RawRecords) -> Measured:
     """Cases that did not end with exit code 5 or 2."""
-    bad = [case for case in _cases(raw) if integer(case, "exit_code") not in REFUSED]
-    shown = ", ".join(f"{text(case, 'class')}: {integer(case, 'exit_code')}" for case in bad)
-    return Measured(value=len(bad), detail=shown or f"{len(_cases(raw))} cases")
+    return _count(raw, "exit code", lambda c: f"{_class(c)}: {integer(c, 'exit_code')}")
 
 
 def late(raw: RawRecords) -> Measured:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
 import time
 from collections.abc import Generator, Mapping
@@ -30,6 +29,7 @@ from pirl.learning.warm_start import warm_start
 from pirl.records import EpisodeRecord
 from pirl.runtime.launch import launch
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.metrics import cpu_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -242,13 +242,8 @@ class _Clock:
     @contextmanager
     def part(self, name: str) -> Generator[None]:
         """Measure the body as the part `name`."""
-        wall, cpu = time.monotonic(), _cpu_seconds()
+        wall, cpu = time.monotonic(), cpu_seconds()
         yield
         self.costs[name] = Cost(
-            wall_s=round(time.monotonic() - wall, 2), cpu_s=round(_cpu_seconds() - cpu, 2)
+            wall_s=round(time.monotonic() - wall, 2), cpu_s=round(cpu_seconds() - cpu, 2)
         )
-
-
-def _cpu_seconds() -> float:
-    used = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)

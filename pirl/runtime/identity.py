@@ -13,7 +13,7 @@ from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
 from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, domain_id_of
 from pirl.contract.xvla_inputs import real_cameras
-from pirl.envs import load_split
+from pirl.envs import describe_env, load_split
 from pirl.envs.split import split_digest
 from pirl.transport.identity import Identity
 
@@ -71,7 +71,7 @@ def _environment(cfg: PiRLTrainConfig) -> str:
     if env.type == "libero":
         chosen = "" if env.task_ids is None else f" tasks {env.task_ids}"
         return f"libero/{env.task}{chosen}, limit {env.episode_length}"
-    return f"{env.type}/{'+'.join(env.tasks or [env.task])}, limit {env.episode_length}"
+    return f"{env.type}/{'+'.join(describe_env(env).task_names)}, limit {env.episode_length}"
 
 
 def _control_mode(cfg: PiRLTrainConfig) -> str:

@@ -12,10 +12,15 @@ from pirl.records import EpisodeRecord
 _MIB = 2**20
 
 
+def cpu_seconds() -> float:
+    """Of this process and of its children that ended."""
+    used = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def system_metrics() -> dict[str, float]:
     """CPU seconds since the start and resident memory now, simulator workers included."""
-    used = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    cpu_s = cpu_seconds()
     process = psutil.Process()
     rss = process.memory_info().rss
     for child in process.children(recursive=True):
