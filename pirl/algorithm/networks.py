@@ -97,25 +97,32 @@ def per_micro_batch(
 
 def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) -> Context:
     """Contexts of all observations, in micro-batches, kept on the policy's device."""
-    device = policy.device
     size = min(micro_batch, len(observation))
-
-    def one(rows: Tensor) -> Context:
-        part = observation.index(rows)
-        return policy.encode(
-            Observation(
-                images={name: image.to(device) for name, image in part.images.items()},
-                state=part.state.to(device),
-                input_ids=part.input_ids.to(device),
-                domain_id=part.domain_id.to(device),
-            )
-        )
-
     parts = [
-        one(micro.rows).index(slice(0, micro.num_live))
+        encode_rows(policy, observation, micro.rows).index(slice(0, micro.num_live))
         for micro in micro_batches(torch.arange(len(observation)), size=size)
     ]
     return Context.cat(parts)
+
+
+def encode_rows(
+    policy: FlowPolicy,
+    observation: Observation,
+    rows: Int64[Tensor, " M"],
+    *,
+    gradient: bool = False,
+) -> Context:
+    """Contexts of some rows of an observation that may lie on another device, in one pass."""
+    device, part = policy.device, observation.index(rows.to(observation.state.device))
+    return policy.encode(
+        Observation(
+            images={name: image.to(device) for name, image in part.images.items()},
+            state=part.state.to(device),
+            input_ids=part.input_ids.to(device),
+            domain_id=part.domain_id.to(device),
+        ),
+        gradient=gradient,
+    )
 
 
 def replay(
@@ -125,11 +132,23 @@ def replay(
     *,
     rows: Tensor,
     pirl: PiRLConfig,
+    observation: Observation | None = None,
 ) -> ReplayedLogProb:
-    """Log-prob of the recorded chains of `rows` under the current weights."""
+    """Log-prob of the recorded chains of `rows` under the current weights.
+
+    Args:
+        context: of the whole batch, under the weights that it was encoded with.
+        observation: of the whole batch, for a pass under other weights; encoded again if those are
+            the encoder's too.
+    """
+    if observation is not None and nets.policy.trains_encoder:
+        graph = torch.is_grad_enabled()
+        current = encode_rows(nets.policy, observation, rows, gradient=graph)
+    else:
+        current = context.index(rows)
     return replay_log_prob(
         nets.policy,
-        context.index(rows),
+        current,
         fields={name: value[rows] for name, value in fields.items()},
         pirl=pirl,
         noise_head=nets.noise_head,

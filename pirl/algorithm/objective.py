@@ -126,7 +126,14 @@ def actor_terms(
     pirl: PiRLConfig,
 ) -> ActorTerms:
     """Surrogate, entropy and reference KL of `rows` (`algorithm.md` 10.1, 10.3, 12.1)."""
-    replayed = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+    replayed = replay(
+        nets,
+        prepared.context,
+        prepared.fields,
+        rows=rows,
+        pirl=pirl,
+        observation=prepared.observation,
+    )
     log_prob = reduce_log_prob(
         replayed.log_prob, mask=replayed.mask, level=pirl.logprob_level
     ).value

@@ -22,7 +22,7 @@ from pirl.algorithm.optim import swap_values
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
-from pirl.records import Context, DecisionBatch
+from pirl.records import Context, DecisionBatch, Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,9 @@ class Prepared:
     "..." is the sample shape of `logprob_level`: J (chunk), J E (action) or J E D (token).
     """
 
+    observation: Observation
     context: Context
+    """Of `observation`, under the weights this update starts from."""
     fields: Mapping[str, Tensor]
     version: int
     lag: Int64[Tensor, " B"]
@@ -109,7 +111,9 @@ def prepare(
             )
         reference_mean = None
         if reference is not None:
-            reference_mean = _reference_mean(nets, context, fields, pirl=pirl, reference=reference)
+            reference_mean = _reference_mean(
+                nets, batch.observation, context, fields, pirl=pirl, reference=reference
+            )
     advantage = credit.advantage
     if pirl.shuffle_advantages:
         rng = seeded_generator(seed, Stream.SHUFFLE_ADVANTAGES, batch.policy_version)
@@ -117,6 +121,7 @@ def prepare(
     everyone = torch.ones_like(credit.valid)
     by_trajectory = pirl.loss_weighting == "trajectory"
     return Prepared(
+        observation=batch.observation,
         context=context,
         fields=fields,
         version=batch.policy_version,
@@ -144,6 +149,7 @@ def prepare(
 
 def _reference_mean(
     nets: Networks,
+    observation: Observation,
     context: Context,
     fields: Mapping[str, Tensor],
     *,
@@ -155,7 +161,9 @@ def _reference_mean(
     current = swap_values(trained, reference)
     try:
         return per_micro_batch(
-            lambda rows: replay(nets, context, fields, rows=rows, pirl=pirl).mean,
+            lambda rows: (
+                replay(nets, context, fields, rows=rows, pirl=pirl, observation=observation).mean
+            ),
             torch.arange(len(context), device=nets.policy.device),
             size=min(pirl.micro_batch, len(context)),
         )

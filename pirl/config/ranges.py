@@ -126,7 +126,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pirl.lr_schedule": ("constant", "cosine", "kl_adaptive"),
     "pirl.value_last_init": ("zero", "normal"),
     "pirl.value_source": ("vlm", "vlm_tokens", "action_tokens"),
-    "pirl.train_scope": ("transformer",),
+    "pirl.train_scope": ("transformer", "all"),
     "runtime.mode": ("sync", "async"),
     "runtime.config_identity": ("path+hash", "hash"),
     "runtime.split": ("train", "heldout", "all"),

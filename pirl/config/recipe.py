@@ -165,6 +165,9 @@ class PiRLConfig:
     """Versions a rollout may lag in `async` mode."""
     behave_weight_threshold: float = 2.0
     train_scope: str = "transformer"
+    """`transformer` (the paper: the VLM is frozen and its features are encoded once per update) or
+    `all` (the VLM too, encoded again in every pass that trains).
+    """
 
     @property
     def is_flow_noise(self) -> bool:

@@ -66,7 +66,10 @@ def train_mode_refused(probe: Probe) -> str:
 def trained_gradient(probe: Probe) -> str:
     """Every trained parameter is in the graph of the prediction."""
     trained = probe.policy.trained_parameters()
-    clean = probe.policy.predict(probe.context, probe.x, probe.t).clean
+    context = probe.context
+    if probe.policy.trains_encoder:
+        context = probe.policy.encode(probe.observation, gradient=True)
+    clean = probe.policy.predict(context, probe.x, probe.t).clean
     gradients = cast(
         "tuple[Tensor | None, ...]",
         torch.autograd.grad(

@@ -48,8 +48,18 @@ class FlowPolicy(Protocol):
         """(tokens, Wv) of the primary view: the first tokens of `Context.vlm_features`."""
         ...
 
-    def encode(self, observation: Observation) -> Context:
-        """Encode raw observations once per decision; no gradient."""
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether parameters that `encode` uses are trained; contexts age with every step then."""
+        ...
+
+    def encode(self, observation: Observation, *, gradient: bool = False) -> Context:
+        """Encode raw observations.
+
+        Args:
+            gradient: keep the graph to the encoder's parameters; only where `trains_encoder`. The
+                critic's features never have one.
+        """
         ...
 
     def predict(

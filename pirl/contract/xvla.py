@@ -46,6 +46,7 @@ def build_policy(
     executed_dims: Sequence[int] | None,
     device: str | torch.device,
     seed: int,
+    train_scope: str = "transformer",
 ) -> XVLAFlowPolicy:
     """The policy of a resolved config, on `device`, in eval mode; the global RNGs stay as they are.
 
@@ -73,7 +74,7 @@ def build_policy(
         torch.default_generator.manual_seed(seed)
         policy = XVLAPolicy(config) if config.pretrained_path is None else load_policy(config)
     policy.to(device)
-    return XVLAFlowPolicy(policy, executed_dims=executed_dims)
+    return XVLAFlowPolicy(policy, executed_dims=executed_dims, train_scope=train_scope)
 
 
 def save_pretrained(flow_policy: XVLAFlowPolicy, folder: str | Path, *, for_libero: bool) -> Path:

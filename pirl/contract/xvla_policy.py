@@ -35,21 +35,31 @@ __all__ = ["EMPTY_CAMERA_PREFIX", "TRAINED_PREFIX", "XVLAFlowPolicy"]
 
 TRAINED_PREFIX = "model.transformer."
 
+TRAINED_PREFIXES = {"transformer": TRAINED_PREFIX, "all": "model."}
+"""What each `pirl.train_scope` trains, by the beginning of a parameter's name."""
+
 
 class XVLAFlowPolicy:
-    """X-VLA as a `FlowPolicy`. Trains `model.transformer.*`, freezes every other parameter by name.
+    """X-VLA as a `FlowPolicy`. Trains what `train_scope` says, freezes every other parameter by name.
 
     Args:
         policy: a stock policy; switched to eval mode, its `requires_grad` flags set.
         executed_dims: model action dims that the robot executes; None means all real dims of the
             mode.
+        train_scope: a key of `TRAINED_PREFIXES`.
 
     Raises:
         ContractError: the policy cannot be trained by RL as it is; all reasons at once.
         ConfigError: `executed_dims` does not fit the action mode.
     """
 
-    def __init__(self, policy: XVLAPolicy, *, executed_dims: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        policy: XVLAPolicy,
+        *,
+        executed_dims: Sequence[int] | None = None,
+        train_scope: str = "transformer",
+    ) -> None:
         config = policy.model.config
         refuse_unfit_config(config)
         self._policy = policy
@@ -74,9 +84,10 @@ class XVLAFlowPolicy:
         self._view_shape = declared_view_shape(policy.model)
         self._state_dim = config.max_state_dim
         self._modules = tuple(policy.modules())
+        self._trained_prefix = TRAINED_PREFIXES[train_scope]
         for name, parameter in policy.named_parameters():
             # By name: LeRobot's freeze flags leave the multi-modal projector trainable.
-            parameter.requires_grad_(name.startswith(TRAINED_PREFIX))
+            parameter.requires_grad_(name.startswith(self._trained_prefix))
         self.eval_mode()
         if self.device.type == "cuda":
             turn_off_tf32()
@@ -117,28 +128,36 @@ class XVLAFlowPolicy:
         self._policy.eval()
 
     def trained_parameters(self) -> Mapping[str, nn.Parameter]:
-        """`model.transformer.*`: blocks, projections, position, action coders, soft prompts."""
+        """`model.transformer.*`: blocks, projections, position, action coders, soft prompts; with
+        scope `all` also `model.vlm.*`."""
         return {
             name: parameter
             for name, parameter in self._policy.named_parameters()
-            if name.startswith(TRAINED_PREFIX)
+            if name.startswith(self._trained_prefix)
         }
 
     def frozen_parameters(self) -> Mapping[str, nn.Parameter]:
-        """Everything else: all of `model.vlm.*`."""
+        """Everything else: all of `model.vlm.*`, or nothing with scope `all`."""
         return {
             name: parameter
             for name, parameter in self._policy.named_parameters()
-            if not name.startswith(TRAINED_PREFIX)
+            if not name.startswith(self._trained_prefix)
         }
 
-    @torch.no_grad()
-    def encode(self, observation: Observation) -> Context:
+    @property
+    def trains_encoder(self) -> bool:
+        """True with scope `all`."""
+        return self._trained_prefix != TRAINED_PREFIX
+
+    def encode(self, observation: Observation, *, gradient: bool = False) -> Context:
         """Vision-language features of raw observations, and the critic's features of them.
 
         Images are scaled by 1/255 and ImageNet-normalised with the floats of LeRobot's LIBERO path;
         views that are missing are padded by LeRobot. Rotation of simulator images is the
         environment's part.
+
+        Args:
+            gradient: keep the graph to `model.vlm.*`; without effect unless `trains_encoder`.
 
         Raises:
             ContractError: train mode, a half-precision copy, or an observation of another robot.
@@ -149,9 +168,10 @@ class XVLAFlowPolicy:
         inputs: dict[str, Any] = self._policy._build_model_inputs(batch)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         dtype, images = self._dtype, inputs["image_input"]
         check_image_size(self._model, tuple(images.shape[-2:]), tokens=self._view_shape[0])
-        features = self._model.forward_vlm(
-            inputs["input_ids"], images.to(dtype), inputs["image_mask"]
-        )
+        with torch.set_grad_enabled(gradient and self.trains_encoder):
+            features = self._model.forward_vlm(
+                inputs["input_ids"], images.to(dtype), inputs["image_mask"]
+            )
         proprio = inputs["proprio"].to(dtype)
         return Context(
             vlm_features=features["vlm_features"],
@@ -160,13 +180,14 @@ class XVLAFlowPolicy:
             domain_id=inputs["domain_id"],
             critic_features=self._pool(
                 features, proprio, inputs["input_ids"], views=len(seen_views(observation))
-            ),
+            ).detach(),
         )
 
     def predict(
         self, context: Context, x: Float[Tensor, "B C D"], t: Float[Tensor, " B"]
     ) -> Prediction:
-        """Clean chunk and action-token features; gradients reach the transformer only."""
+        """Clean chunk and action-token features; gradients reach the transformer, and `context`'s graph
+        if it has one."""
         self._guard()
         proprio, visible = self._model.action_space.preprocess(context.proprio, x)
         with _output_of(self._model.transformer.norm) as normed:

@@ -117,10 +117,12 @@ def study_main(argv: Sequence[str]) -> int:
     parser.add_argument("name", help="a key of `studies` in params.yaml")
     parser.add_argument("--out", type=Path, help="default runs/study-NAME; finished rows are kept")
     parser.add_argument("--json", action="store_true", help="the records as JSON on stdout")
+    parser.add_argument("--no-mlflow", action="store_true", help="leave no runs in the tracker")
     args = parser.parse_args(list(argv))
     configure_logging("study")
     interrupt_on_signals()
-    records = run_study(args.name, args.out or Path("runs") / f"study-{args.name}")
+    out = args.out or Path("runs") / f"study-{args.name}"
+    records = run_study(args.name, out, mlflow=not args.no_mlflow)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)
 

@@ -25,6 +25,7 @@ from pirl.evidence.stats import format_rate
 from pirl.learning.proof import PRETRAINED, LearnFolder, LearningRunError, run_learning
 from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
+from pirl.learning.track import track_learning
 from pirl.learning.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
     return replace(base, **given)
 
 
-def run_study(name: str, out: Path) -> list[dict[str, Any]]:
+def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
     """Run every row that has no record yet; the rows' summaries in the order of `params.yaml`.
 
     Writes `NAME.json` and `NAME.md` into `out` after every row.
@@ -75,7 +76,7 @@ def run_study(name: str, out: Path) -> list[dict[str, Any]]:
         folder = LearnFolder(root=out / label.replace(" ", "-"))
         if not any((folder.root / done).exists() for done in (RECORD, FAILED)):
             start = _start(settings, out)
-            _run_row(replace(settings, start_from=str(start)), folder)
+            _run_row(replace(settings, start_from=str(start)), folder, mlflow=mlflow)
         records.append({"label": label, **_summary(_read(folder))})
         (out / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
         (out / f"{name}.md").write_text(table(records), encoding="utf-8")
@@ -97,15 +98,15 @@ def _start(settings: LearnSettings, out: Path) -> Path:
     return folder / PRETRAINED
 
 
-def _run_row(settings: LearnSettings, folder: LearnFolder) -> None:
+def _run_row(settings: LearnSettings, folder: LearnFolder, *, mlflow: bool) -> None:
     try:
-        run = run_learning(settings, folder=folder)
+        with track_learning(settings, enabled=mlflow) as tracker:
+            run = run_learning(settings, folder=folder)
+            tracker.conclude(conclude(settings, run), run)
     except LearningRunError as error:
         last = (folder.logs / "learner.log").read_text(encoding="utf-8").strip().splitlines()[-1]
         record = {"control": settings.control, "stopped": str(error), "last_line": last}
         (folder.root / FAILED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        return
-    conclude(settings, run)
 
 
 def _read(folder: LearnFolder) -> dict[str, Any]:

@@ -5,17 +5,20 @@ Owns what is copied; the door is `pirl.evidence.mlflow_sink`. Read `docs/learnin
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from pirl.evidence.criteria import Verdict
 from pirl.evidence.environment import collect_source
 from pirl.evidence.mlflow_sink import MlflowSink, OpenRun
-from pirl.evidence.mlflow_view import NOTE_TAG
+from pirl.evidence.mlflow_view import NOTE_TAG, flat_params
 from pirl.learning.proof import LearningRun
+from pirl.learning.report import REPORT
 from pirl.learning.settings import LearnSettings
 
 EXPERIMENT = "learning"
@@ -23,6 +26,8 @@ _NOTE = (
     "Does piRL improve a policy? One run is a warm start, training through learner and actors, and held-out "
     "episodes before and after. A run is FINISHED only when every bound held; a control must not learn."
 )
+_CONFIG_PREFIX = "config."
+"""Parameters of the train config carry it; those of the run's own settings do not."""
 
 
 class Tracker(Protocol):
@@ -51,6 +56,9 @@ class _MlflowTracker:
                 **{f"criterion.{c['name']}": c["measured"] for c in record["criteria"]},
             }
         )
+        self._open.tag({NOTE_TAG: (run.folder.root / REPORT).read_text(encoding="utf-8")})
+        config = run.folder.run.effective_config("learner").read_text(encoding="utf-8")
+        self._open.params(flat_params(json.loads(config), prefix=_CONFIG_PREFIX))
         self._open.metrics(run.rows)
         last = record["points"][-1]
         self._open.numbers(
@@ -90,4 +98,5 @@ def track_learning(settings: LearnSettings, *, enabled: bool) -> Generator[Track
         "git.dirty": str(source["git_dirty"]),
     }
     with sink.open_run(f"learn {settings.variant}{control} seed {settings.seed}", tags) as open_run:
+        open_run.params(flat_params(asdict(settings)))
         yield _MlflowTracker(open_run)

@@ -112,6 +112,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         executed_dims=cfg.pirl.executed_dims,
         device=device,
         seed=seed,
+        train_scope=cfg.pirl.train_scope,
     )
     algorithm = PiRLAlgorithm(
         policy,

@@ -55,6 +55,7 @@ class ToyPolicy:
     critic_width = WIDTH + 2
     feature_width = WIDTH
     primary_view_shape = (2, WIDTH)
+    trains_encoder = False
     device = torch.device("cpu")
 
     def __init__(self):
@@ -74,7 +75,7 @@ class ToyPolicy:
         return observation.images["observation.images.image"].float().mean(dim=(2, 3)) / 255
 
     @torch.no_grad()
-    def encode(self, observation):
+    def encode(self, observation, *, gradient=False):
         self.guard()
         return self.context_of(observation)
 
@@ -181,8 +182,8 @@ class SigmoidInPlace(ToyPolicy):
 
 
 class EncodesAtRandom(ToyPolicy):
-    def encode(self, observation):
-        got = super().encode(observation)
+    def encode(self, observation, *, gradient=False):
+        got = super().encode(observation, gradient=gradient)
         return replace(got, vlm_features=got.vlm_features + 1e-6 * torch.rand(1))
 
 
@@ -218,8 +219,8 @@ class EncodesWithAGraph(ToyPolicy):
         super().__init__()
         self.module.gain = nn.Parameter(torch.ones(()))
 
-    def encode(self, observation):
-        got = super().encode(observation)
+    def encode(self, observation, *, gradient=False):
+        got = super().encode(observation, gradient=gradient)
         return replace(got, vlm_features=got.vlm_features * self.module.gain)
 
 
@@ -240,8 +241,8 @@ class ValuesTheChain(ToyPolicy):
         super().__init__()
         self.last = torch.zeros(())
 
-    def encode(self, observation):
-        got = super().encode(observation)
+    def encode(self, observation, *, gradient=False):
+        got = super().encode(observation, gradient=gradient)
         return replace(got, critic_features=got.critic_features + self.last)
 
     def predict(self, context, x, t):

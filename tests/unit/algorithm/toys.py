@@ -84,10 +84,11 @@ class ToyPolicy:
         self.critic_width = STATE
         self.feature_width = WIDTH
         self.primary_view_shape = (1, 4)
+        self.trains_encoder = False
         self.device = torch.device("cpu")
 
     @torch.no_grad()
-    def encode(self, observation: Observation) -> Context:
+    def encode(self, observation: Observation, *, gradient: bool = False) -> Context:
         tokens = self.module.vlm(observation.state.to(self.dtype)).float().unsqueeze(1)
         return Context(
             vlm_features=tokens,
