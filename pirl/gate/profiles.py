@@ -81,7 +81,7 @@ def resolve_config(
     dotted, as on the command line. Every later step starts its processes with `target`.
 
     Raises:
-        ConfigError: unknown variant, or whatever the resolved config breaks.
+        ConfigError: unknown variant, nothing frozen, or whatever the resolved config breaks.
     """
     if variant not in VARIANTS:
         raise ConfigError(
@@ -106,8 +106,23 @@ def resolve_config(
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(raw), encoding="utf-8")
     resolved = load_config(target, overrides)
+    _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)
     return load_config(target)
+
+
+def _require_frozen_part(resolved: LoadedConfig) -> None:
+    """The criterion that frozen tensors stay must have tensors to look at."""
+    scope = resolved.cfg.pirl.train_scope
+    if scope == "transformer":
+        return
+    wrong = FieldError(
+        field="pirl.train_scope",
+        value=scope,
+        expected="transformer: the gate shows that frozen tensors stay, and this scope freezes none",
+        fix="run the gate with pirl.train_scope=transformer and train with the other scope",
+    )
+    raise ConfigError([wrong], source="gate")
 
 
 def flatten(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -323,6 +323,17 @@ def test_the_gates_config_has_one_variant(monkeypatch, tmp_path):
     assert (loaded.cfg.pirl.variant, loaded.cfg.seed) == (other, 7)
 
 
+def test_a_gate_without_frozen_tensors_is_refused_before_anything_runs(tmp_path):
+    chosen = profiles.Profile(name="embedded", reason="test")
+    with pytest.raises(ConfigError, match=r"pirl\.train_scope = 'all'"):
+        profiles.resolve_config(
+            chosen,
+            variant="flow-sde",
+            overrides=["--pirl.train_scope=all"],
+            target=tmp_path / "train_config.json",
+        )
+
+
 class Writer:
     """A step of a bundle, judged as given."""
 
