@@ -68,6 +68,8 @@ def _style(axes: Axes) -> None:
 def _success(
     axes: Axes, points: Sequence[Point], rows: Sequence[MetricRow], where: Mapping[int, float]
 ) -> None:
+    from matplotlib.patheffects import withStroke
+
     _style(axes)
     axes.plot(
         [where[row.step] for row in rows],
@@ -87,6 +89,9 @@ def _success(
             textcoords="offset points",
             fontsize=8,
             color=INK,
+            # The training curve may run behind the count.
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=5,
         )
     axes.plot(
         [where[point.update] for point in points],
