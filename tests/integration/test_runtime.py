@@ -345,6 +345,23 @@ def test_a_killed_actor_is_replaced_by_hand_and_the_weights_are_the_same(
         assert record["server"]["actors_lost"] == 3
 
 
+def test_with_scope_all_the_vision_part_moves_and_the_actors_follow_it(tmp_path: Path):
+    """The live parity check would end the run if an actor encoded with another vision part."""
+    with a_run(tmp_path / "scope", pirl_train_scope="all", runtime_total_updates="2") as run:
+        run.expect_end(run.learner(), *(run.actor(rank) for rank in range(2)))
+        tensors = run.record()["tensors"]
+        assert tensors["after"]["frozen"] == {}
+        moved = [
+            n
+            for n, d in tensors["before"]["trained"].items()
+            if tensors["after"]["trained"][n] != d
+        ]
+        assert set(moved) == set(tensors["before"]["trained"])
+        assert any(name.startswith("model.vlm.vision_tower.") for name in moved)
+        rows = [row.metrics for row in read_metrics(run.folder.learner_metrics)]
+        assert all(row["update/parity_max_abs"] < 1e-3 for row in rows)
+
+
 # -- async mode ------------------------------------------------------------------------------------
 
 
