@@ -76,7 +76,11 @@ def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
         folder = LearnFolder(root=out / label.replace(" ", "-"))
         if not any((folder.root / done).exists() for done in (RECORD, FAILED)):
             start = _start(settings, out)
-            _run_row(replace(settings, start_from=str(start)), folder, mlflow=mlflow)
+            _run_row(
+                replace(settings, start_from=str(start)),
+                folder,
+                row=f"{name}: {label}" if mlflow else None,
+            )
         records.append({"label": label, **_summary(_read(folder))})
         (out / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
         (out / f"{name}.md").write_text(table(records), encoding="utf-8")
@@ -98,9 +102,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
     return folder / PRETRAINED
 
 
-def _run_row(settings: LearnSettings, folder: LearnFolder, *, mlflow: bool) -> None:
+def _run_row(settings: LearnSettings, folder: LearnFolder, *, row: str | None) -> None:
     try:
-        with track_learning(settings, enabled=mlflow) as tracker:
+        with track_learning(settings, enabled=row is not None, row=row) as tracker:
             run = run_learning(settings, folder=folder)
             tracker.conclude(conclude(settings, run), run)
     except LearningRunError as error:

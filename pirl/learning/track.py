@@ -71,8 +71,13 @@ class _MlflowTracker:
 
 
 @contextmanager
-def track_learning(settings: LearnSettings, *, enabled: bool) -> Generator[Tracker]:
+def track_learning(
+    settings: LearnSettings, *, enabled: bool, row: str | None = None
+) -> Generator[Tracker]:
     """The tracker of one run: MLflow on SQLite, or `MLFLOW_TRACKING_URI` where that is set.
+
+    Args:
+        row: study and label of a run that is a row of a study; its name in the tracker.
 
     Raises:
         EvidenceError: the tracker does not answer.
@@ -97,6 +102,7 @@ def track_learning(settings: LearnSettings, *, enabled: bool) -> Generator[Track
         "mlflow.source.git.commit": str(source["git_commit"]),
         "git.dirty": str(source["git_dirty"]),
     }
-    with sink.open_run(f"learn {settings.variant}{control} seed {settings.seed}", tags) as open_run:
+    name = row or f"learn {settings.variant}{control} seed {settings.seed}"
+    with sink.open_run(name, tags) as open_run:
         open_run.params(flat_params(asdict(settings)))
         yield _MlflowTracker(open_run)

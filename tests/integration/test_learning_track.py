@@ -90,14 +90,15 @@ def test_a_run_has_its_verdict_report_settings_and_config(client, tmp_path, pass
     assert {"learn.json", "report.md"} <= files
 
 
-def test_a_run_that_was_stopped_is_failed_and_keeps_its_settings(client):
+def test_a_row_that_was_stopped_is_failed_and_keeps_its_settings(client):
     with (
         pytest.raises(LearningRunError),
-        track.track_learning(LearnSettings(seed=8), enabled=True),
+        track.track_learning(LearnSettings(seed=8), enabled=True, row="controls: dropout on"),
     ):
         raise LearningRunError(f"training ended with exit code {int(ExitCode.CHECK_FAILED)}")
     run = tracked(client)
     assert run.info.status == "FAILED"
+    assert run.info.run_name == "controls: dropout on"
     assert run.data.params["seed"] == "8"
 
 
