@@ -56,7 +56,7 @@ class _MlflowTracker:
                 **{f"criterion.{c['name']}": c["measured"] for c in record["criteria"]},
             }
         )
-        self._open.tag({NOTE_TAG: (run.folder.root / REPORT).read_text(encoding="utf-8")})
+        self._open.tag({NOTE_TAG: _description(run.folder.root / REPORT)})
         config = run.folder.run.effective_config("learner").read_text(encoding="utf-8")
         self._open.params(flat_params(json.loads(config), prefix=_CONFIG_PREFIX))
         self._open.metrics(run.rows)
@@ -68,6 +68,12 @@ class _MlflowTracker:
             path = run.folder.root / name
             if path.exists():
                 self._open.artifact(path)
+
+
+def _description(report: Path) -> str:
+    """The report without its picture, which a description cannot show: it is among the artifacts."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("!["))
 
 
 @contextmanager

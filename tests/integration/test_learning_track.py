@@ -43,7 +43,9 @@ def a_run(root, *, passed):
     config = folder.run.effective_config("learner")
     config.parent.mkdir(parents=True)
     config.write_text(json.dumps({"pirl": {"variant": "flow-sde", "gamma": 0.99}, "seed": 7}))
-    (root / "report.md").write_text("# Learning run: 96 of 100\n")
+    (root / "report.md").write_text(
+        "# Learning run: 96 of 100\n\n![curve](learning.png)\nthe rest\n"
+    )
     record = {
         "passed": passed,
         "criteria": [{"name": "end-success", "measured": "96/100"}],
@@ -77,7 +79,7 @@ def test_a_run_has_its_verdict_report_settings_and_config(client, tmp_path, pass
     run = tracked(client)
     assert run.info.status == status
     assert run.info.run_name == "learn flow-sde seed 7"
-    assert run.data.tags[NOTE_TAG].startswith("# Learning run: 96 of 100")
+    assert run.data.tags[NOTE_TAG] == "# Learning run: 96 of 100\n\nthe rest"
     assert run.data.tags["criterion.end-success"] == "96/100"
     assert run.data.tags["weights.sha256"] == "w" * 64
     assert run.data.params["seed"] == "7"
