@@ -1,7 +1,5 @@
 """`pirl.train_scope`: which tensors train, and that a trained encoder is never read from a cache."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from contract_builders import a_config, a_policy, an_observation
@@ -10,9 +8,11 @@ from test_forward import VARIANTS, a_batch
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig, metric_row
 from pirl.algorithm.prepare import prepare
+from pirl.config.ranges import CHOICES
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.check import check_flow_policy
 from pirl.contract.xvla import XVLAFlowPolicy, weights_digest
+from pirl.contract.xvla_policy import TRAINED_PREFIXES
 
 DIMS = range(10)
 
@@ -53,25 +53,21 @@ def test_scope_all_freezes_nothing_and_every_tensor_gets_a_gradient(variant):
 
 
 def test_the_gradient_of_the_vlm_is_the_slope_of_the_loss():
-    """Central difference along the gradient, in float64's stead with a step that rounding allows."""
+    """Central difference along the gradient; the ratio's anchor is the recorded log-prob."""
     algorithm = an_algorithm("all", recompute_proximal=False, value_coef=0.0)
     batch = a_batch(algorithm)
     algorithm.forward_batch(batch).total.backward()
     tower = algorithm.policy.module.model.vlm.vision_tower
     direction = {p: p.grad.clone() for p in tower.parameters()}
     squared = sum(float(g.square().sum()) for g in direction.values())
-    # The anchor of a batch is the policy itself: only the behaviour log-probs stay where they are.
-    fixed = batch.fields["pirl_logprob"]
 
+    @torch.no_grad()
     def loss(step):
-        with torch.no_grad():
-            for parameter, gradient in direction.items():
-                parameter.add_(step * gradient)
-            value = algorithm.forward_batch(
-                replace(batch, fields={**batch.fields, "pirl_logprob": fixed})
-            ).total
-            for parameter, gradient in direction.items():
-                parameter.sub_(step * gradient)
+        for parameter, gradient in direction.items():
+            parameter.add_(step * gradient)
+        value = algorithm.forward_batch(batch).total
+        for parameter, gradient in direction.items():
+            parameter.sub_(step * gradient)
         return float(value)
 
     step = 1e-4 / squared**0.5
@@ -132,6 +128,10 @@ def test_the_reference_of_the_kl_term_has_its_own_vlm():
     before = vlm_digest(algorithm)
     assert algorithm.forward_batch(batch).losses["kl_reference"].item() > 1e-3
     assert vlm_digest(algorithm) == before
+
+
+def test_the_contract_knows_every_scope_that_a_config_may_name():
+    assert set(TRAINED_PREFIXES) == set(CHOICES["pirl.train_scope"])
 
 
 def test_weights_that_travel_include_the_vlm_with_scope_all():
