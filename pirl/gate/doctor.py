@@ -113,15 +113,14 @@ def _render() -> Check:
 
 def _libero() -> Check:
     def probe() -> str:
-        from pirl.envs.libero_setup import prepare_assets, prepare_config
+        from pirl.envs.libero_assets import find_assets
+        from pirl.envs.libero_setup import prepare_config
 
         prepare_config()
-        folder = prepare_assets()
-        return f"config written, assets complete ({sum(1 for _ in folder.iterdir())} folders)"
+        found = find_assets()
+        return f"every asset is LIBERO's own; from {found.source}"
 
-    return guarded(
-        "libero", probe, remedy="set PIRL_LIBERO_ASSETS to a folder with LIBERO's assets"
-    )
+    return guarded("libero", probe, remedy="install 'pirl[libero,assets]'")
 
 
 def _port() -> Check:
