@@ -22,7 +22,7 @@ from pirl.errors import PirlError
 from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
-from pirl.gate.profiles import Profile, choose_profile, resolve_config
+from pirl.gate.profiles import FirstLook, Profile, choose_profile
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class GateSession:
     """Run folders, logs and checkpoints; not part of the bundle."""
     bundle: BundleWriter
     loaded: LoadedConfig
+    look: FirstLook | None = None
+    """The episode that the choice of the profile began; validate-config goes on with it."""
     outcomes: dict[str, StepOutcome] = field(default_factory=dict[str, StepOutcome])
 
     @property
@@ -129,15 +131,15 @@ def open_gate(
     """
     root = repo_root or Path.cwd()
     with _only_gate(root / LOCK):
-        chosen = choose_profile(profile)
-        if chosen.reason:
-            logger.warning("profile %s: %s", chosen.name, chosen.reason)
         work = out.with_name(out.name + ".work")
         if work.exists():
             shutil.rmtree(work)
-        loaded = resolve_config(
-            chosen, variant=variant, overrides=overrides, target=work / "train_config.json"
+        ready = choose_profile(
+            profile, variant=variant, overrides=overrides, target=work / "train_config.json"
         )
+        chosen, loaded = ready.profile, ready.loaded
+        if chosen.reason:
+            logger.warning("profile %s: %s", chosen.name, chosen.reason)
         assets = os.environ.get(ASSETS_VARIABLE)
         folders = {str(Path(assets).resolve()): "<assets>"} if assets else {}
         bundle = BundleWriter.start(
@@ -152,7 +154,17 @@ def open_gate(
             ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides],
             comment="the whole gate; every door runs the same",
         )
-        yield GateSession(profile=chosen, variant=variant, work=work, bundle=bundle, loaded=loaded)
+        try:
+            yield GateSession(
+                profile=chosen,
+                variant=variant,
+                work=work,
+                bundle=bundle,
+                loaded=loaded,
+                look=ready.look,
+            )
+        finally:
+            ready.look.env.close()
 
 
 @contextmanager

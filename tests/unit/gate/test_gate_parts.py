@@ -12,9 +12,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, MismatchError
+from pirl.envs.libero_assets import AlteredAssetsError
+from pirl.errors import (
+    ConfigError,
+    EnvError,
+    EnvironmentNotReadyError,
+    ExitCode,
+    MismatchError,
+)
 from pirl.evidence.criteria import Verdict
 from pirl.gate import main, mismatch_run, mismatch_step, processes, profiles, session
 from pirl.gate.mismatch_run import Case
@@ -281,35 +289,116 @@ def test_each_process_reports_the_checks_that_it_had_turned_off():
 # Profile, config, lock, exit code
 
 
-def without_libero(monkeypatch):
-    def not_here(_env):
-        raise EnvironmentNotReadyError("no assets", remedy="fetch them")
+class Machine:
+    """A machine on which simulators run, but for what a test takes away."""
 
-    monkeypatch.setattr(profiles, "describe_env", not_here)
-    monkeypatch.setattr(profiles, "env_of", lambda cfg: cfg)
-    monkeypatch.setattr(profiles, "load_config", lambda _path: SimpleNamespace(cfg=None))
+    def __init__(self, monkeypatch, tmp_path) -> None:
+        self.closed: list[str] = []
+        self.looked_at: list[str] = []
+        self.blank = False
+        self._patch = monkeypatch
+        self._target = tmp_path / "train_config.json"
+        monkeypatch.chdir(REPO)
+        self.lacks("prepare_config", None)
+        self.lacks("find_assets", None)
+        self.has_memory(64.0)
+        monkeypatch.setattr(profiles, "make_vector_env", self._make)
+
+    def lacks(self, name: str, error: Exception | None) -> None:
+        def probe() -> None:
+            if error is not None:
+                raise error
+
+        self._patch.setattr(profiles, name, probe)
+
+    def has_memory(self, gib: float) -> None:
+        free = SimpleNamespace(available=gib * 2**30)
+        self._patch.setattr(profiles.psutil, "virtual_memory", lambda: free)
+
+    def _make(self, env_cfg, **_):
+        self.looked_at.append(env_cfg.type)
+        names = [f"{env_cfg.task}/{i}" for i in range(2)]
+        names = names if env_cfg.type == "libero" else [env_cfg.task]
+        return SimpleNamespace(task_names=tuple(names), reset=self._reset, close=self._close)
+
+    def _reset(self, plans):
+        self.plans = plans
+        frame = np.zeros((3, 4, 4), dtype=np.uint8)
+        if not self.blank:
+            frame[:, 0] = 200
+        return {0: SimpleNamespace(images={"observation.images.image": frame})}
+
+    def _close(self) -> None:
+        self.closed.append(self.looked_at[-1])
+
+    def choose(self, wanted: str) -> profiles.Ready:
+        return profiles.choose_profile(
+            wanted, variant="flow-sde", overrides=[], target=self._target
+        )
 
 
-def test_a_fallback_says_why_it_is_one(monkeypatch):
-    without_libero(monkeypatch)
-    chosen = profiles.choose_profile("auto")
-    assert chosen.name == "embedded"
-    assert "no assets" in chosen.reason
-    assert profiles.choose_profile("embedded").reason
+@pytest.fixture
+def machine(monkeypatch, tmp_path) -> Machine:
+    return Machine(monkeypatch, tmp_path)
 
 
-def test_libero_asked_for_by_name_never_falls_back(monkeypatch):
-    without_libero(monkeypatch)
+NOT_HERE = EnvironmentNotReadyError("no assets", remedy="fetch them")
+
+
+def test_libero_where_it_runs_needs_no_reason_and_has_begun_its_first_episode(machine):
+    ready = machine.choose("auto")
+    assert ready.profile == profiles.Profile(name="libero", reason="")
+    assert (machine.looked_at, machine.closed) == (["libero"], [])
+    assert machine.plans[0] == ready.look.plan
+
+
+@pytest.mark.parametrize("missing", ["prepare_config", "find_assets"])
+def test_a_fallback_says_why_it_is_one(machine, missing):
+    machine.lacks(missing, NOT_HERE)
+    ready = machine.choose("auto")
+    assert ready.profile.name == "embedded"
+    assert "no assets" in ready.profile.reason
+    assert machine.looked_at == ["pirl_metaworld"]
+
+
+def test_too_little_memory_is_a_reason(machine):
+    machine.has_memory(3.0)
+    assert "3.0 GiB of memory" in machine.choose("auto").profile.reason
+
+
+def test_a_simulator_that_dies_or_draws_nothing_is_a_reason_and_is_closed(machine, monkeypatch):
+    original = machine._reset
+
+    def crash(plans):
+        if machine.looked_at[-1] == "libero":
+            raise EnvError("worker 0 died of SIGSEGV\nmore")
+        return original(plans)
+
+    machine._reset = crash
+    assert machine.choose("auto").profile.reason.endswith("worker 0 died of SIGSEGV")
+    assert machine.closed == ["libero"]
+    machine._reset, machine.blank = original, True
+    with pytest.raises(EnvironmentNotReadyError, match="blank"):
+        machine.choose("libero")
+    assert machine.closed == ["libero", "libero"]
+
+
+def test_assets_that_were_altered_stop_every_gate_that_would_use_them(machine):
+    machine.lacks("find_assets", AlteredAssetsError("x.png differs", remedy="reinstall"))
+    for wanted in ("auto", "libero"):
+        with pytest.raises(AlteredAssetsError, match=r"x\.png"):
+            machine.choose(wanted)
+    assert machine.looked_at == []
+    assert machine.choose("embedded").profile.name == "embedded"
+
+
+def test_libero_asked_for_by_name_never_falls_back(machine):
+    machine.lacks("find_assets", NOT_HERE)
     with pytest.raises(EnvironmentNotReadyError, match="no assets"):
-        profiles.choose_profile("libero")
+        machine.choose("libero")
     with pytest.raises(ConfigError):
-        profiles.choose_profile("Libero")
-
-
-def test_libero_where_it_runs_needs_no_reason(monkeypatch):
-    without_libero(monkeypatch)
-    monkeypatch.setattr(profiles, "describe_env", lambda _env: None)
-    assert profiles.choose_profile("auto") == profiles.Profile(name="libero", reason="")
+        machine.choose("Libero")
+    assert machine.looked_at == []
 
 
 def test_the_gates_config_has_one_variant(monkeypatch, tmp_path):
