@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from pirl.errors import ExitCode
 from pirl.gate.doctor_check import Check, guarded
 from pirl.gate.doctor_profile import PROFILE_CONFIG, profile_checks
+from pirl.gate.machine import check_libero
 
 PACKAGES = {
     "lerobot": ">=0.6.1,<0.7",
@@ -113,11 +114,7 @@ def _render() -> Check:
 
 def _libero() -> Check:
     def probe() -> str:
-        from pirl.envs.libero_assets import find_assets
-        from pirl.envs.libero_setup import prepare_config
-
-        prepare_config()
-        found = find_assets()
+        found = check_libero()
         return f"every asset is LIBERO's own; from {found.source}"
 
     return guarded("libero", probe, remedy="install 'pirl[libero,assets]'")

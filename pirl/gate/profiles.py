@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.recipe import VARIANTS
 from pirl.config.train import env_of, policy_of
 from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import EnvObservation, load_split, make_vector_env
-from pirl.envs.libero_assets import AlteredAssetsError, find_assets
-from pirl.envs.libero_setup import prepare_config
+from pirl.envs.libero_assets import AlteredAssetsError
 from pirl.envs.schedule import plan_episode
 from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
+from pirl.gate.machine import check_libero
 from pirl.records import EpisodePlan
 
 BASE_CONFIGS = {
@@ -35,8 +34,6 @@ BASE_CONFIGS = {
 
 PROFILES = ("auto", *BASE_CONFIGS)
 
-LIBERO_MEMORY_GIB = 10.0
-"""Free memory for the LIBERO gate: two simulator workers, learner, actor and the gate itself."""
 BLANK_STD = 1.0
 """A frame whose pixels vary less than this shows nothing."""
 
@@ -118,22 +115,6 @@ def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], targe
         if wanted == "libero":
             raise
         return ready("embedded", f"LIBERO cannot run here: {error.what}")
-
-
-def check_libero() -> None:
-    """Packages, assets and memory, without starting anything.
-
-    Raises:
-        EnvironmentNotReadyError: the first of them that is missing.
-    """
-    prepare_config()
-    find_assets()
-    free = psutil.virtual_memory().available / 2**30
-    if free < LIBERO_MEMORY_GIB:
-        raise EnvironmentNotReadyError(
-            f"{free:.1f} GiB of memory are free and the LIBERO gate needs {LIBERO_MEMORY_GIB:.0f}",
-            remedy="end other programs, or run --profile embedded",
-        )
 
 
 def first_look(loaded: LoadedConfig) -> FirstLook:

@@ -24,6 +24,7 @@ from pirl.errors import (
     MismatchError,
 )
 from pirl.evidence.criteria import Verdict
+from pirl.gate import machine as machine_checks
 from pirl.gate import main, mismatch_run, mismatch_step, processes, profiles, session
 from pirl.gate.mismatch_run import Case
 from pirl.gate.processes import MARK, Watch, process_records
@@ -309,11 +310,11 @@ class Machine:
             if error is not None:
                 raise error
 
-        self._patch.setattr(profiles, name, probe)
+        self._patch.setattr(machine_checks, name, probe)
 
     def has_memory(self, gib: float) -> None:
         free = SimpleNamespace(available=gib * 2**30)
-        self._patch.setattr(profiles.psutil, "virtual_memory", lambda: free)
+        self._patch.setattr(machine_checks.psutil, "virtual_memory", lambda: free)
 
     def _make(self, env_cfg, **_):
         self.looked_at.append(env_cfg.type)
