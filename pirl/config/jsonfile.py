@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 TRAIN_CONFIG_NAME = "train_config.json"
 """LeRobot's name of the config inside `pretrained_model/`."""
@@ -46,7 +47,7 @@ def find_config_file(path: str | Path) -> Path:
     Raises:
         ConfigError: nothing is there.
     """
-    given = Path(path)
+    given = locate(path)
     if str(path) == "" or "\0" in str(path):
         _refuse(path, "the path of a JSON file", "pass --config_path FILE")
     if given.is_dir():

@@ -23,6 +23,7 @@ from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.profiles import PROFILES, flatten
 from pirl.gate.session import GateSession, open_gate
 from pirl.gate.track import Tracker, tracked
+from pirl.resources import locate
 from pirl.runtime.procs import interrupt_on_signals
 from pirl.runtime.session import configure_logging
 
@@ -31,18 +32,18 @@ PARAMS = Path("params.yaml")
 
 def gate_overrides(parameters: Path = PARAMS) -> list[str]:
     """The section `gate.config` of `params.yaml` as dotted overrides of the base config."""
-    document: dict[str, Any] = yaml.safe_load(parameters.read_text(encoding="utf-8"))
+    document: dict[str, Any] = yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))
     return flatten(document["gate"]["config"] or {})
 
 
 def default_variant(parameters: Path = PARAMS) -> str:
     """`gate.variant` of `params.yaml`."""
-    return str(yaml.safe_load(parameters.read_text(encoding="utf-8"))["gate"]["variant"])
+    return str(yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))["gate"]["variant"])
 
 
 def default_profile(parameters: Path = PARAMS) -> str:
     """`gate.profile` of `params.yaml`."""
-    return str(yaml.safe_load(parameters.read_text(encoding="utf-8"))["gate"]["profile"])
+    return str(yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))["gate"]["profile"])
 
 
 def run_steps(gate: GateSession, tracker: Tracker) -> FinishedBundle:

@@ -25,12 +25,13 @@ from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
 from pirl.gate.machine import check_libero
 from pirl.records import EpisodePlan
+from pirl.resources import locate
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
     "embedded": Path("configs/train_config_pirl_embedded.json"),
 }
-"""Base config of each profile, relative to the repository root."""
+"""Base config of each profile."""
 
 PROFILES = ("auto", *BASE_CONFIGS)
 
@@ -50,7 +51,7 @@ class Profile:
     @property
     def base_config(self) -> Path:
         """The config that parameters are applied to."""
-        return BASE_CONFIGS[self.name]
+        return locate(BASE_CONFIGS[self.name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
 from pirl.gate.profiles import FirstLook, Profile, choose_profile
+from pirl.resources import SHIPPED, checkout
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,6 @@ def open_gate(
     out: Path,
     launched_by: str,
     overrides: Sequence[str] = (),
-    repo_root: Path | None = None,
 ) -> Generator[GateSession]:
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
 
@@ -129,7 +129,7 @@ def open_gate(
         GateFailedError: another gate is running in this checkout.
         ConfigError, EnvironmentNotReadyError: nothing was run.
     """
-    root = repo_root or Path.cwd()
+    root = Path.cwd()
     with _only_gate(root / LOCK):
         work = out.with_name(out.name + ".work")
         if work.exists():
@@ -144,7 +144,7 @@ def open_gate(
         folders = {str(Path(assets).resolve()): "<assets>"} if assets else {}
         bundle = BundleWriter.start(
             out,
-            repo_root=root,
+            repo_root=checkout() or SHIPPED,
             redactor=Redactor.for_this_machine(root, folders=folders),
             launched_by=launched_by,
             lock_files=LOCK_FILES,

@@ -15,6 +15,7 @@ from draccus.utils import DraccusException
 
 from pirl.config.recipe import VARIANTS
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 PARAMS = Path("params.yaml")
 
@@ -110,7 +111,7 @@ def read_settings(path: Path = PARAMS, **given: object) -> LearnSettings:
     Raises:
         ConfigError: unknown key, wrong type, unknown variant or control.
     """
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = yaml.safe_load(locate(path).read_text(encoding="utf-8"))
     found = settings_from(dict(document.get("learn") or {}))
     found = replace(found, **{name: value for name, value in given.items() if value is not None})
     if found.variant not in VARIANTS:

@@ -27,6 +27,7 @@ from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.track import track_learning
 from pirl.learning.warm_start import warm_start
+from pirl.resources import locate
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there is no such study.
     """
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = yaml.safe_load(locate(path).read_text(encoding="utf-8"))
     studies: dict[str, dict[str, Any]] = document.get("studies") or {}
     if name not in studies:
         error = FieldError(
