@@ -134,6 +134,7 @@ def test_a_peer_that_never_ended_is_recorded_as_accepted(clock, tmp_path, code, 
     row, group, _ = refusal(clock, tmp_path, code=code)
     assert row["exit_code"] == recorded
     assert group.processes[-1].told == ("kill" if code is None else "")
+    assert row["elapsed_s"] == pytest.approx(REFUSAL_S if code is None else 0.0, abs=0.1)
 
 
 def test_the_time_of_a_refusal_is_measured_and_its_deadline_recorded(clock, tmp_path):
