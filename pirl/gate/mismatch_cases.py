@@ -15,12 +15,12 @@ from typing import Any
 from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
-from pirl.gate.mismatch_run import HEALTH_S, Case, Host, is_healthy
+from pirl.gate.mismatch_run import Case, Host, is_healthy, meet
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
 from pirl.runtime.identity import settings_of
 from pirl.runtime.launch import free_port
-from pirl.transport.client import ActorLink
+from pirl.runtime.procs import TooLateError
 from pirl.transport.identity import Identity
 
 
@@ -111,21 +111,22 @@ def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
 
 
 def _client_case(gate: GateSession, host: Host, name: str, identity: Identity) -> dict[str, Any]:
-    runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
+    deadline_s = gate.allowed_s("contact")
     started = time.monotonic()
     code, fields = 0, tuple[FieldMismatch, ...]()
     try:
-        with ActorLink(identity, runtime=runtime, rank=0) as link:
-            link.connect(timeout_s=HEALTH_S)
+        meet(gate, host, identity, deadline_s=deadline_s, take_parameters=False)
     except MismatchError as error:
         code, fields = int(error.exit_code), error.fields
+    except TooLateError as error:
+        code = int(error.exit_code)
     return {
         "class": name,
         "direction": "actor-to-learner",
         "probe": "client",
         "hooks": [],
         "exit_code": code,
-        "deadline_s": HEALTH_S,
+        "deadline_s": deadline_s,
         "elapsed_s": time.monotonic() - started,
         "fields": [
             {"field": f.field, "ours": str(f.ours), "theirs": str(f.theirs)} for f in fields

@@ -109,8 +109,7 @@ def outputs(monkeypatch, tmp_path):
     monkeypatch.setattr(dvc_stage, "resolve_checkpoint", lambda run: run / "checkpoints" / "000001")
     record = {"label": "passed", "variant": "flow-sde", "criteria_passed": 74,
               "criteria_total": 74, "seconds": 1.0}  # fmt: skip
-    monkeypatch.setattr(dvc_stage, "result_record", lambda _bundle, *, seconds: record)
-    dvc_stage.write_outputs(gate, SimpleNamespace(), seconds=1.0)
+    dvc_stage.write_outputs(gate, record)
     return tmp_path
 
 
