@@ -31,7 +31,9 @@ def _actor(*arguments: str) -> tuple[str, ...]:
 def process_cases(gate: GateSession, host: Host) -> list[Case]:
     """Real processes that the learner, or the actor itself, must refuse."""
     port = f"--runtime.port={host.port}"
-    base = ("--config_path", gate.config_path, port)
+    # A wrong peer that is let in (a hook turned the check off) leaves what it writes in the gate's work.
+    out = f"--output_dir={gate.work / 'mismatch-peers'}"
+    base = ("--config_path", gate.config_path, port, out)
     elsewhere = gate.work / "elsewhere" / "train_config.json"
     elsewhere.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(gate.config_path, elsewhere)
@@ -48,8 +50,8 @@ def process_cases(gate: GateSession, host: Host) -> list[Case]:
     gamma = gate.loaded.cfg.pirl.gamma
     return [
         Case(name="config-hash", argv=_actor(*base, f"--pirl.gamma={gamma / 2}")),
-        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port)),
-        Case(name="variant", argv=_actor("--config_path", str(other_config), port)),
+        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port, out)),
+        Case(name="variant", argv=_actor("--config_path", str(other_config), port, out)),
         Case(name="recipe-spelling", argv=_actor(*base, "--recipe=pi_rl")),
         Case(name="policy-type", argv=_actor(*base, "--policy.type=gaussian_actor")),
         Case(

@@ -193,7 +193,8 @@ def run_pair(
             for rank in range(gate.loaded.cfg.runtime.actors):
                 # The number of updates is part of the hash: a pair must be given the same one.
                 argv = ["--config_path", gate.config_path, "--runtime.total_updates=1"]
-                argv += [*actor_overrides, f"--runtime.port={host.port}", "--rank", str(rank)]
+                argv += [*actor_overrides, f"--output_dir={host.folder.root}"]
+                argv += [f"--runtime.port={host.port}", "--rank", str(rank)]
                 gate.bundle.command(
                     ["python", "-m", "pirl.actor", *argv], comment=f"mismatch: {name}"
                 )
