@@ -100,9 +100,7 @@ CASES: dict[str, Case] = {
     ),
     "bernoulli-noise": replace(noise(gripper_mode="bernoulli"), episodes=short(EPISODES)),
     "no-gripper": sde(gripper_mode="none", **at_last_step()),
-    "rows-auto": replace(
-        sde(flow_sde__stochastic_steps="all"), episodes=short(EPISODES)
-    ),
+    "rows-auto": replace(sde(flow_sde__stochastic_steps="all"), episodes=short(EPISODES)),
     "rows-never": replace(
         sde(mask_unexecuted_rows="never", flow_sde__stochastic_steps="all"),
         episodes=short(EPISODES),

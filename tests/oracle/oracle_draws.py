@@ -106,7 +106,9 @@ def cases(draw: st.DrawFn) -> Case:
         has_own = section["noise_method"] == "flow_sde" or (
             section["step_sampling"] == "exclude_last" and section["stochastic_steps"] == "one"
         )
-        knobs["last_step_rule"] = draw(st.sampled_from(("additive", "sde"))) if has_own else "additive"
+        knobs["last_step_rule"] = (
+            draw(st.sampled_from(("additive", "sde"))) if has_own else "additive"
+        )
     grouped = draw(st.booleans())
     if grouped:
         knobs |= {"adv_type": "grpo", "group_size": 2, "reward_filter": (0.125, 0.875)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle_compare import Case
 from oracle_cases import CASES, EPISODES, STALE
+from oracle_compare import Case
 from oracle_toys import (
     DEMOS,
     SEED,
@@ -24,6 +24,7 @@ from oracle_toys import (
 )
 from plain_chain import (
     every_step,
+    plain,
     read_decision,
     recorded_samples,
     reduced,
@@ -84,12 +85,10 @@ def test_a_sampled_decision_is_the_oracles(name):
                 ours.fields[field][row].double(), value.double(), **FP32, msg=field
             )
         decision = read_decision(spec, pirl, ours.fields | outcome, row)
-        scored = score(
-            algorithm.policy.network, weights, spec, pirl, seen=seen, decision=decision
-        )
+        scored = score(algorithm.policy.network, weights, spec, pirl, seen=seen, decision=decision)
         for element, value in recorded_samples(spec, pirl, ours.fields | outcome, row).items():
             assert value == pytest.approx(
-                float(scored.log_prob[element]), rel=FP32_NATS["rtol"], abs=FP32_NATS["atol"]
+                plain(scored.log_prob[element]), rel=FP32_NATS["rtol"], abs=FP32_NATS["atol"]
             )
         counted = ours.fields["pirl_logprob_mask"][row].nonzero().tolist()
         joint = ours.fields["pirl_logprob_mask"].ndim == 3
@@ -137,11 +136,11 @@ def test_every_element_of_a_replayed_log_prob_is_the_oracles(name):
         mask = replayed.mask[row]
         assert [tuple(place) for place in mask.nonzero().tolist()] == sorted(scored.log_prob)
         for element, value in scored.log_prob.items():
-            assert float(replayed.log_prob[row][element]) == pytest.approx(float(value), abs=1e-11)
+            assert float(replayed.log_prob[row][element]) == pytest.approx(plain(value), abs=1e-11)
         assert replayed.log_prob[row][~mask].abs().sum() == 0
         for sample_index, entropy in enumerate(scored.entropy):
             assert float(replayed.entropy[row, sample_index]) == pytest.approx(
-                float(entropy), abs=1e-12
+                plain(entropy), abs=1e-12
             )
 
 
@@ -198,7 +197,9 @@ def test_the_oracle_shares_no_code_with_the_algorithm():
             ours = {m for m in modules if m.split(".")[0] == "pirl"}
             assert ours <= {"pirl.config.recipe", "pirl.records"}, path.name
             # Nor by way of the toys, which do use pirl to build a learner.
-            assert not any(m.startswith(("oracle_", "toys", "flow_toys")) for m in modules), path.name
+            assert not any(m.startswith(("oracle_", "toys", "flow_toys")) for m in modules), (
+                path.name
+            )
 
 
 def test_reductions_of_the_oracle_are_sums():
