@@ -92,6 +92,9 @@ CASES: dict[str, Case] = {
     "one-step": replace(sde(), steps=1),
     "one-step-noise": replace(noise(), steps=1),
     "noise-on-unused": sde(noise_on_unused=True, flow_sde__stochastic_steps="all"),
+    "noise-on-unused-no-gripper": sde(
+        noise_on_unused=True, gripper_mode="none", flow_sde__stochastic_steps="all"
+    ),
     "executed-dims": replace(sde(executed_dims=(0, 1, 2)), executed_dims=(0, 1, 2)),
     # What counts.
     "bernoulli": replace(sde(gripper_mode="bernoulli"), episodes=short(EPISODES)),
@@ -164,6 +167,9 @@ CASES: dict[str, Case] = {
         noise(lr_schedule="kl_adaptive", target_kl=3.0, actor_lr=1e-3, actor_lr_max=1.2e-3),
         updates=2,
     ),
+    "adaptive-rate-one-step": replace(
+        sde(lr_schedule="kl_adaptive", target_kl=0.01, global_batch=64, update_epochs=1), updates=2
+    ),
     "cosine": replace(sde(lr_schedule="cosine"), updates=3),
     "betas-eps": sde(betas=(0.7, 0.8), eps=1e-3, update_epochs=3),
     "weight-decay": sde(weight_decay=0.6),
@@ -179,6 +185,7 @@ CASES: dict[str, Case] = {
     "vlm-tokens": sde(value_source="vlm_tokens", bootstrap_on_truncation=True),
     "action-tokens": noise(value_source="action_tokens", bootstrap_on_truncation=True),
     "critic-epochs": sde(value_epochs=2, value_hidden=(6,)),
+    "critic-epochs-clipped": sde(value_epochs=1, grad_clip=0.01),
     "critic-buffer": replace(sde(value_epochs=2, value_buffer_updates=2), updates=3),
     # Stale data.
     "stale": replace(sde(), episodes=STALE, updates=2),

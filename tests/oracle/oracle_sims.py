@@ -30,6 +30,8 @@ class RawEpisode:
     """After reset and after every simulator step."""
     success: list[bool] = field(default_factory=list)
     """Per simulator step."""
+    actions: list[np.ndarray] = field(default_factory=list)
+    """Per simulator step."""
 
 
 class Diary:
@@ -42,8 +44,9 @@ class Diary:
     def begin(self) -> None:
         self.episodes.append(RawEpisode(states=[self.state(0)]))
 
-    def advance(self) -> bool:
+    def advance(self, action: np.ndarray) -> bool:
         episode = self.episodes[-1]
+        episode.actions.append(np.array(action))
         goal = self.success_at[(len(self.episodes) - 1) % len(self.success_at)]
         episode.success.append(goal is not None and len(episode.success) + 1 >= goal)
         episode.states.append(self.state(len(episode.success)))
@@ -67,7 +70,7 @@ class RawMetaWorld(Diary):
         pass
 
     def step(self, action):
-        success = self.advance()
+        success = self.advance(action)
         return self._raw(), 0.0, False, False, {"success": float(success)}
 
     def _raw(self):
@@ -88,7 +91,7 @@ class RawLibero(Diary):
         return self._raw(), {}
 
     def step(self, action):
-        success = self.advance()
+        success = self.advance(action)
         return self._raw(), float(success), success, False, {"is_success": success}
 
     def _raw(self):

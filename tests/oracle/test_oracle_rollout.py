@@ -35,7 +35,7 @@ from pirl.runtime.lockstep import Language
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.timers import StageTimers
 
-ROWS, SLOTS, VERSION = 2, 4, 3
+ROWS, SLOTS, VERSION, POSE = 2, 4, 3, 4
 EXACT = dict(rtol=1e-9, atol=1e-11)
 """Both sides compute in fp64 from the simulator's fp32 states."""
 GOALS = ((3, None), (None, 1), (None, 8), (2, 9))
@@ -50,6 +50,8 @@ class RawDecision:
     after: np.ndarray
     rewards: list[float]
     """Per control action that ran."""
+    actions: list[np.ndarray]
+    """Likewise; every simulator step of an action took the same one."""
     solved: bool
     out_of_time: bool
 
@@ -71,6 +73,7 @@ def decisions_of(raw: RawEpisode, bench: Bench) -> list[RawDecision]:
                 before=raw.states[steps[0]],
                 after=raw.states[steps[-1] + 1],
                 rewards=[float(any(raw.success[step] for step in action)) for action in ran],
+                actions=[raw.actions[action[0]] for action in ran],
                 solved=solved,
                 out_of_time=not solved and steps[-1] + 1 == bench.limit,
             )
@@ -192,6 +195,11 @@ def test_a_batch_holds_what_the_simulators_wrote_down(kind):
     for row, decision in enumerate(raw):
         padded = decision.rewards + [0.0] * (ROWS - len(decision.rewards))
         assert batch.fields["pirl_step_rewards"][row].tolist() == padded
+        for place, action in enumerate(decision.actions):
+            # MetaWorld's actions are clipped; these are the pose channels of both simulators.
+            wanted = batch.action[row, place, :POSE].numpy()
+            low, high = (-1.0, 1.0) if "metaworld" in kind else (-np.inf, np.inf)
+            assert np.array_equal(action[:POSE], np.clip(wanted, low, high))
         assert np.array_equal(batch.observation.state[row].numpy(), decision.before)
         assert np.array_equal(batch.next_observation.state[row].numpy(), decision.after)
 
