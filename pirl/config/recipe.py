@@ -105,6 +105,10 @@ class PiRLConfig:
     """Discount per chunk."""
     gae_lambda: float = 0.95
     normalize_advantages: bool = True
+    adv_std_floor: float = 0.005
+    """Least std of an iteration's advantages, in reward: below it the actor takes no step. 0 is
+    off (`algorithm.md` 9.4).
+    """
     shuffle_advantages: bool = False
     """Negative control: permute advantages within the batch. A run with it must not learn."""
     bootstrap_on_truncation: bool = False
