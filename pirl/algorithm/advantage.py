@@ -41,7 +41,7 @@ class GroupAdvantages:
 def episode_layout(
     episode_id: Int64[Tensor, " B"], chunk_idx: Int64[Tensor, " B"]
 ) -> EpisodeLayout:
-    """Sort by (episode, chunk) and link each decision to its successor (`algorithm.md` 9, Order).
+    """Sort by (episode, chunk) and link each decision to its successor (`algorithm.md` 9.2).
 
     Raises:
         NumericsError: a decision is repeated, or one in the middle of an episode is missing.
@@ -91,7 +91,7 @@ def gae(
 
     A fragment that ends without either flag bootstraps with V(next). Without
     `bootstrap_on_truncation` a time limit counts as terminal.
-    Source: `algorithm.md` 9; gamma and lambda are per chunk.
+    Source: `algorithm.md` 9.2, 9.3; gamma and lambda are per chunk.
     """
     done = terminated if bootstrap_on_truncation else terminated | truncated
     ends = done | truncated | (layout.next_row < 0).to(done.device)

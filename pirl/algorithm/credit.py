@@ -45,7 +45,7 @@ def assign_credit(
     valid: Bool[Tensor, " B"],
     pirl: PiRLConfig,
 ) -> Credit:
-    """Advantages of section 9 or 11, and the critic's inputs and targets; no gradient.
+    """Advantages of `algorithm.md` 9 or 11, and the critic's inputs and targets; no gradient.
 
     Args:
         context: encoded `batch.observation`.

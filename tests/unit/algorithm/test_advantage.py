@@ -248,3 +248,21 @@ def test_trajectory_weighting_is_the_mean_of_per_trajectory_means():
     ]
     assert float(weighted) == pytest.approx(float(torch.stack(means).mean()), abs=1e-7)
     assert bool((weight[~valid] == 0).all())
+
+
+def test_rlinf_weighs_by_executed_env_steps_and_pirl_by_decisions():
+    """The example of `algorithm.md` 10.1: the two rules differ where an episode ends inside a chunk."""
+    steps, rows = torch.tensor([95, 83, 60], dtype=torch.float64), 10
+    decisions = torch.ceil(steps / rows).long()
+    episode = torch.arange(3).repeat_interleave(decisions)
+    loss = torch.tensor([0.9, 0.3, 0.6], dtype=torch.float64)[episode]
+    layout = episode_layout(episode, torch.cat([torch.arange(n) for n in decisions.tolist()]))
+    weight = trajectory_weights(layout, valid=torch.ones_like(episode, dtype=torch.bool))
+    assert float((weight * loss).mean()) == pytest.approx(0.6, abs=1e-7)
+    # RLinf: mean over all cells [most decisions, episodes] of mask * loss * max_steps / steps.
+    cells = int(decisions.max()) * 3
+    max_steps = int(decisions.max()) * rows
+    theirs = (loss * max_steps / steps[episode]).sum() / cells
+    assert float(theirs) == pytest.approx(0.6242, abs=5e-5)
+    full = (loss * max_steps / (decisions[episode] * rows)).sum() / cells
+    assert float(full) == pytest.approx(0.6, abs=1e-12)
