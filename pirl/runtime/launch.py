@@ -302,7 +302,10 @@ def main(argv: Sequence[str]) -> int:
         stop=stop_on_signals(),
     )
     if args.json:
-        sys.stdout.write(
-            json.dumps({"exit_code": int(result.exit_code), "processes": result.processes}) + "\n"
-        )
+        answer = {
+            "exit_code": int(result.exit_code),
+            "reason": result.reason,
+            "processes": result.processes,
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
     return int(result.exit_code)
