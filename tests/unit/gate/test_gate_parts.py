@@ -509,7 +509,9 @@ class Writer:
 def a_session(monkeypatch, run, verdict=Verdict.PASSED) -> GateSession:
     monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
     finished = SimpleNamespace(verdict=SimpleNamespace(verdict=verdict))
-    bundle = SimpleNamespace(step=lambda _name: Writer(verdict), finish=lambda: finished)
+    bundle = SimpleNamespace(
+        step=lambda _name: Writer(verdict), finish=lambda *, pictures: finished
+    )
     return GateSession(profile=None, variant="", work=None, bundle=bundle, loaded=None)  # type: ignore[arg-type]
 
 
