@@ -44,7 +44,7 @@ class Forked:
 
     role: str
     """The stem of its log's name."""
-    log_path: Path
+    log_path: Path | None
     process: ForkServerProcess
 
     @property

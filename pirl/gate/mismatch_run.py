@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +294,9 @@ def run_case(
         log_beside = log.with_suffix(".beside.log")
         beside.append(group.start(other, arguments, env=env, log_path=log_beside))
     process = group.start(module, argv, env={**env, **case.env}, log_path=log)
+    if case.hidden is not None:
+        # Its log is not kept, so no error may quote it.
+        process = replace(process, log_path=None)
     try:
         code = _end_of_case(process, needs=[*needs, *beside], deadline_s=deadline_s)
     finally:

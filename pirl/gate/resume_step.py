@@ -173,9 +173,8 @@ def _interrupt(
             learner.kill()
             code = forked.exit_code(learner, 10.0)
     finally:
-        for role, process in processes.items():
-            if process.log_path.exists():
-                step.log(f"interrupted-{role}", process.log_path)
+        for log in sorted(logs.glob("*.log")):
+            step.log(f"interrupted-{log.stem}", log)
     table: list[dict[str, Any]] = [
         {"role": role, "exit_code": process.poll(), "seconds": time.monotonic() - started}
         for role, process in processes.items()

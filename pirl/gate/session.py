@@ -122,7 +122,9 @@ class GateSession:
 
     def finish(self) -> FinishedBundle:
         """Judge, report and seal the bundle; steps that never ran count as not run."""
-        return self.bundle.finish()
+        smoke = self.outcomes.get("smoke-run")
+        # Every picture is of something that the smoke run measured.
+        return self.bundle.finish(pictures=smoke is not None and not smoke.ends_gate)
 
 
 _MODULES = {

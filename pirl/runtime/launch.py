@@ -122,8 +122,8 @@ def launch(
         dead = [child for child in group.children if child.poll()]
         progress.close()
         group.stop()
-        # Told to stop, a process may still have ended of what it saw: the learner of a bad decision, say.
-        dead += [c for c in group.children if c not in dead and c.poll() in _OWN_FAILURE]
+        # Told to stop, the learner may still have ended of what it saw. An actor ends of losing its simulator.
+        dead += [learner] if learner not in dead and learner.poll() in _OWN_FAILURE else []
         if code is not ExitCode.OK:
             reason = reason or how_they_ended(dead)
             logger.error("the run ends with exit code %d: %s", code, reason)
@@ -302,7 +302,10 @@ def main(argv: Sequence[str]) -> int:
         stop=stop_on_signals(),
     )
     if args.json:
-        sys.stdout.write(
-            json.dumps({"exit_code": int(result.exit_code), "processes": result.processes}) + "\n"
-        )
+        answer = {
+            "exit_code": int(result.exit_code),
+            "reason": result.reason,
+            "processes": result.processes,
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
     return int(result.exit_code)

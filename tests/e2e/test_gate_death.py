@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 END_S = 20.0
 """From the death to the sealed bundle, pictures included."""
-APPEAR_S = 300.0
+APPEAR_S = 600.0
 LINKED = "linked to the learner"
 
 

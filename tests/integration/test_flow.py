@@ -53,7 +53,8 @@ class StandIn:
     def results(self) -> list:
         return [SimpleNamespace(name="all", verdict=self.verdict, detail="")]
 
-    def finish(self) -> SimpleNamespace:
+    def finish(self, *, pictures: bool) -> SimpleNamespace:
+        del pictures
         self.folder.mkdir(parents=True)
         (self.folder / "report.md").write_text(f"# {self.verdict}\n")
         shown = SimpleNamespace(verdict=self.verdict, label=f"{self.verdict} (stand-in)")

@@ -189,6 +189,14 @@ def test_a_secret_is_neither_shown_nor_kept(clock, tmp_path):
     assert "hunter2" not in str(case.shown)
 
 
+def test_an_error_does_not_quote_a_log_that_holds_a_secret(clock, tmp_path):
+    hidden = ("<withheld>", "<no token>")
+    for kept, given in ((True, {}), (False, {"hidden": hidden})):
+        with pytest.raises(ProcessDiedError) as died:
+            refusal(clock, tmp_path, code=-9, says="token hunter2", **given)
+        assert ("hunter2" in str(died.value)) is kept
+
+
 def test_a_hook_left_on_is_reported_wherever_it_was_set(monkeypatch, clock, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert refusal(clock, tmp_path, code=5)[0]["hooks"] == []
@@ -586,7 +594,9 @@ class Writer:
 def a_session(monkeypatch, run, verdict=Verdict.PASSED) -> GateSession:
     monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
     finished = SimpleNamespace(verdict=SimpleNamespace(verdict=verdict))
-    bundle = SimpleNamespace(step=lambda _name: Writer(verdict), finish=lambda: finished)
+    bundle = SimpleNamespace(
+        step=lambda _name: Writer(verdict), finish=lambda *, pictures: finished
+    )
     return GateSession(profile=None, variant="", work=None, bundle=bundle, loaded=None)  # type: ignore[arg-type]
 
 
