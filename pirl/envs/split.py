@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pirl.errors import ConfigError, FieldError
 
 if TYPE_CHECKING:
-    from pirl.records import EpisodePlan
+    from pirl.episodes import EpisodePlan
 
 MODES = ("train", "heldout", "all")
 LIBERO_STATES = 50

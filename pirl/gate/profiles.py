@@ -10,13 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pirl.config.load import LoadedConfig, load_config, write_resolved
+from pirl.config.check import CheckedConfig, check_config, write_resolved
 from pirl.config.recipe import VARIANTS
-from pirl.config.train import env_of
+from pirl.config.sections import env_of
 from pirl.envs import describe_env
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+
+if TYPE_CHECKING:
+    from pirl.config.load import LoadedConfig
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
@@ -64,7 +67,7 @@ def choose_profile(wanted: str) -> Profile:
     if wanted == "embedded":
         return Profile(name="embedded", reason="the embedded profile was asked for by name")
     try:
-        describe_env(env_of(load_config(BASE_CONFIGS["libero"]).cfg))
+        describe_env(env_of(check_config(BASE_CONFIGS["libero"]).cfg))
     except EnvironmentNotReadyError as error:
         if wanted == "libero":
             raise
@@ -105,13 +108,16 @@ def resolve_config(
         pirl[section] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(raw), encoding="utf-8")
-    resolved = load_config(target, overrides)
+    resolved = check_config(target, overrides)
     _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)
+    # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
+    from pirl.config.load import load_config
+
     return load_config(target)
 
 
-def _require_frozen_part(resolved: LoadedConfig) -> None:
+def _require_frozen_part(resolved: CheckedConfig) -> None:
     """The criterion that frozen tensors stay must have tensors to look at."""
     scope = resolved.cfg.pirl.train_scope
     if scope == "transformer":

@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pirl.config.load import LoadedConfig
 from pirl.errors import PirlError
 from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
 from pirl.gate.profiles import Profile, choose_profile, resolve_config
+
+if TYPE_CHECKING:
+    from pirl.config.load import LoadedConfig
 
 logger = logging.getLogger(__name__)
 

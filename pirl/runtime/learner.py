@@ -33,14 +33,13 @@ from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
+from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.session import (
     Session,
     build_session,
-    configure_logging,
     read_origin,
-    stop_on_signals,
     tensor_digests,
     write_effective_config,
 )
