@@ -297,6 +297,7 @@ def run_actor(
             record_frames=record_video,
         )
         video = folder.actor_video(rank) if record_video else None
+        logger.info("ready: %d environments", cfg.runtime.envs_per_actor)
         try:
             actor = Actor(
                 session, env=env, split=split, link=link, rank=rank, stop=stop, video=video

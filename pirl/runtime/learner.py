@@ -142,6 +142,8 @@ class Learner:
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
         runtime = self._cfg.runtime
         self._publish()
+        # `benchmarks/start_up.py` waits for this line, and for the actor's.
+        logger.info("ready: version %d is published", self._version)
         while self._version < runtime.total_updates:
             with self._timers.stage("wait"):
                 taken = self._store.take(
