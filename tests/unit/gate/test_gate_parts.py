@@ -287,7 +287,7 @@ def without_libero(monkeypatch):
 
     monkeypatch.setattr(profiles, "describe_env", not_here)
     monkeypatch.setattr(profiles, "env_of", lambda cfg: cfg)
-    monkeypatch.setattr(profiles, "load_config", lambda _path: SimpleNamespace(cfg=None))
+    monkeypatch.setattr(profiles, "check_config", lambda _path: SimpleNamespace(cfg=None))
 
 
 def test_a_fallback_says_why_it_is_one(monkeypatch):
