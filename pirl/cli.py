@@ -1,7 +1,7 @@
 """`pirl <command>`: the only place that parses top-level arguments, prints results and chooses exit codes.
 
 Results go to stdout, progress and errors to stderr, nothing ever prompts. Each command imports what it
-needs when it is called: `pirl --help` costs no torch.
+needs when it is called, after `pirl.usage` answered a question about it: no help text costs torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 
 from pirl.errors import ExitCode
 from pirl.guard import run_guarded
+from pirl.usage import answered, version_text
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
@@ -43,7 +44,7 @@ def usage() -> str:
         "",
         "exit codes: 0 passed or done, 1 a check failed, 2 usage or invalid config,",
         "            3 environment not ready, 4 interrupted, 5 mismatch",
-        "`pirl <command> --help` explains a command.",
+        "`pirl <command> --help` explains a command, `pirl --version` names the version.",
     ]
     return "\n".join(lines)
 
@@ -54,11 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] in (["-h"], ["--help"]):
         print(usage())
         return int(ExitCode.OK)
+    if args == ["--version"]:
+        print(version_text())
+        return int(ExitCode.OK)
     if not args or args[0] not in COMMANDS:
         print(usage(), file=sys.stderr)
         if args:
             print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
         return int(ExitCode.USAGE)
+    if answered(args[0], args[1:]):
+        return int(ExitCode.OK)
     module, _, function = COMMANDS[args[0]][0].partition(":")
     return run_guarded(getattr(import_module(module), function or "main"), args[1:])
 

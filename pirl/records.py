@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from pirl.episodes import EpisodePlan as EpisodePlan
+from pirl.episodes import EpisodeRecord as EpisodeRecord
+
 FIELD_PREFIX = "pirl_"
 
 
@@ -155,32 +158,3 @@ class DecisionBatch:
 
     def __len__(self) -> int:
         return int(self.reward.shape[0])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodePlan:
-    """Which episode an environment slot must run next; fixed before it starts."""
-
-    task_id: int
-    init_state_id: int
-    seed: int
-    episode_id: int
-    """Unique in a run: actor rank * 2**32 + counter."""
-    group_id: int = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeRecord:
-    """What happened in one episode; success figures are computed from these and from nothing else."""
-
-    task_id: int
-    task: str
-    init_state_id: int
-    seed: int
-    episode_id: int
-    policy_version: int
-    env_steps: int
-    decisions: int
-    reward: float
-    success: bool
-    truncated: bool

@@ -1,8 +1,8 @@
 """Configuration: knobs, strict loading, rules and identity.
 
-Importing this package costs nothing: it pulls in neither torch nor LeRobot. The doors to LeRobot
-are `pirl.config.train` (the config class), `pirl.config.load` and `pirl.config.schema` (they
-decode into it). Read `pirl.config.recipe` next.
+Importing this package costs nothing: it pulls in neither torch nor LeRobot, and nor does checking a
+config (`pirl.config.check`). The doors to LeRobot are `pirl.config.train` (the config class),
+`pirl.config.load` (decodes into it) and `pirl.config.snapshot`. Read `pirl.config.recipe` next.
 """
 
 from __future__ import annotations

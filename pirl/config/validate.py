@@ -12,19 +12,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pirl.config.arguments import validate_parser
 from pirl.config.overrides import split_argv
 from pirl.config.routing import split_config_path
 from pirl.config.rules import rule_outcomes
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
-
-USAGE = """\
-usage: pirl validate --config_path FILE [--json] [--section.field=value ...]
-
-Check a config without starting anything. Prints the preflight summary of a valid config, or every
-error of an invalid one with field, value, expected and fix.
-
-exit codes: 0 valid, 2 invalid, 3 policy.path names a hub repository that cannot be reached
-"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """
     line = split_argv(argv, flags=("--json", "--help", "-h"))
     if line.flags & {"--help", "-h"}:
-        sys.stdout.write(USAGE)
+        validate_parser().print_help(sys.stdout)
         return int(ExitCode.OK)
     try:
         config_path, overrides = split_config_path([t for t in argv if t != "--json"])

@@ -1,6 +1,6 @@
 """Words, domain ids and the processor files of a checkpoint that stock LeRobot must be able to run.
 
-Owns tokenisation, the domain id of a checkpoint and what `policy_preprocessor.json` holds. Refuses
+Owns tokenisation and what `policy_preprocessor.json` holds. Refuses
 to know weights. Read `pirl.contract.xvla` next.
 
 Limit: LeRobot resolves `tokenizer_name` against the working directory, then against the hub, and
@@ -11,20 +11,12 @@ working directory, pirl finds it from anywhere.
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 from jaxtyping import Int64
 from lerobot.lerobot_types import TransitionKey
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
@@ -35,19 +27,18 @@ from lerobot.policies.xvla.processor_xvla import (
     make_xvla_pre_post_processors,
 )
 from lerobot.processor import PolicyProcessorPipeline, TokenizerProcessorStep
-from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, POLICY_PREPROCESSOR_DEFAULT_NAME
+from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from pirl.errors import CheckpointError, EnvironmentNotReadyError
+from pirl.contract.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
+from pirl.contract.domain import domain_id_of as domain_id_of
+from pirl.contract.domain import first_line
+from pirl.errors import EnvironmentNotReadyError
 from pirl.resources import locate
 
-PREPROCESSOR_FILE = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
 OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
 """Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
-
-_DOMAIN_STEP = "xvla_add_domain_id"
-"""LeRobot's registry name of the step that adds the domain id."""
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -75,7 +66,7 @@ def _load_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise EnvironmentNotReadyError(
-            f"tokenizer {source!r} cannot be loaded: {_first_line(error)}",
+            f"tokenizer {source!r} cannot be loaded: {first_line(error)}",
             remedy="run from the repository root, or make the hub reachable, or set "
             "policy.tokenizer_name to a folder with tokenizer files",
         ) from error
@@ -97,61 +88,6 @@ def tokenize_instruction(policy_config: XVLAConfig, text: str) -> Int64[Tensor, 
         {TransitionKey.OBSERVATION: {}, TransitionKey.COMPLEMENTARY_DATA: {"task": [text]}}
     )
     return transition[TransitionKey.OBSERVATION][OBS_LANGUAGE_TOKENS]
-
-
-def domain_id_of(policy_config: XVLAConfig) -> int:
-    """Embodiment id of the starting checkpoint, read from its saved preprocessor; 0 without one.
-
-    Raises:
-        CheckpointError: the saved preprocessor is not readable, or its id is outside `num_domains`.
-    """
-    file = None
-    if policy_config.pretrained_path is not None:
-        file = _preprocessor_file(policy_config)
-    if file is None:
-        return 0
-    try:
-        steps = json.loads(file.read_text())["steps"]
-        ids = [
-            int(step["config"]["domain_id"])
-            for step in steps
-            if step.get("registry_name") == _DOMAIN_STEP
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is not a LeRobot preprocessor", parts=[str(error)]
-        ) from error
-    domain_id = ids[-1] if ids else 0
-    if not 0 <= domain_id < policy_config.num_domains:
-        raise CheckpointError(
-            f"{file}: domain_id = {domain_id}, expected 0..{policy_config.num_domains - 1}"
-        )
-    return domain_id
-
-
-def _preprocessor_file(policy_config: XVLAConfig) -> Path | None:
-    source = str(policy_config.pretrained_path)
-    if Path(source).is_dir():
-        file = Path(source) / PREPROCESSOR_FILE
-        return file if file.is_file() else None
-    try:
-        return Path(
-            hf_hub_download(source, PREPROCESSOR_FILE, revision=policy_config.pretrained_revision)
-        )
-    except EntryNotFoundError as error:
-        # "Not in the cache" is no proof that the hub has no such file.
-        if not isinstance(error, LocalEntryNotFoundError):
-            return None
-        raise _unreachable(source, error) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise _unreachable(source, error) from error
-
-
-def _unreachable(source: str, error: Exception) -> EnvironmentNotReadyError:
-    return EnvironmentNotReadyError(
-        f"{PREPROCESSOR_FILE} of {source!r} cannot be fetched: {_first_line(error)}",
-        remedy="make the hub reachable, or set policy.pretrained_path to a local folder",
-    )
 
 
 def make_saved_processors(
@@ -204,7 +140,3 @@ def imagenet_normalize(images: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     step = XVLAImageNetNormalizeProcessorStep()
     return step({TransitionKey.OBSERVATION: floats})[TransitionKey.OBSERVATION]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 if TYPE_CHECKING:
-    from pirl.records import EpisodePlan
+    from pirl.episodes import EpisodePlan
 
     Array = np.ndarray[Any, np.dtype[Any]]
 else:

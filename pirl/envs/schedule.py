@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 
 from pirl.envs.split import StateSplit
+from pirl.episodes import EpisodePlan
 from pirl.errors import ConfigError, FieldError
-from pirl.records import EpisodePlan
 
 _EPISODES_PER_VERSION = 2**16
 """Episode ids of one actor within one policy version."""

@@ -25,7 +25,7 @@ from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
 if TYPE_CHECKING:
-    from pirl.records import EpisodePlan
+    from pirl.episodes import EpisodePlan
 
 MODES = ("train", "heldout", "all")
 LIBERO_STATES = 50

@@ -29,7 +29,7 @@ from pirl.envs.split import StateSplit, assert_allowed
 from pirl.errors import ConfigError, EnvError, FieldError, PirlError
 
 if TYPE_CHECKING:
-    from pirl.records import EpisodePlan
+    from pirl.episodes import EpisodePlan
 
 
 class Codec(Protocol):

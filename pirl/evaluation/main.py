@@ -18,6 +18,7 @@ from pirl.config.jsonfile import TRAIN_CONFIG_NAME
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.errors import ConfigError, ExitCode, FieldError
+from pirl.evaluation.arguments import eval_parser
 from pirl.evaluation.checkpoint import Protocol, prepare, run
 from pirl.evaluation.folder import append_record, create_folder, finish_folder
 from pirl.evaluation.identity import describe
@@ -26,12 +27,10 @@ from pirl.evaluation.verify import compare_folders, verify_folder
 from pirl.evaluation.videos import VideoKeeper
 from pirl.runtime.lockstep import FinishedEpisode
 
-SEED = 1000
-
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl eval`."""
-    args, overrides = _parser().parse_known_args(list(argv))
+    args, overrides = eval_parser().parse_known_args(list(argv))
     if args.verify is not None or args.compare is not None:
         if overrides or args.policy_path is not None:
             raise _usage("--verify, --compare", "alone", "they read result folders and run nothing")
@@ -132,45 +131,3 @@ def _print(answer: dict[str, Any] | str) -> None:
 def _usage(field: str, expected: str, fix: str) -> ConfigError:
     error = FieldError(field=field, value=None, expected=expected, fix=fix)
     return ConfigError([error], source="pirl eval")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pirl eval",
-        allow_abbrev=False,
-        description="Evaluate a saved policy on fixed episodes; counts with Wilson intervals, from records.",
-        epilog="Dotted overrides of the config are accepted: --env.episode_length=800. "
-        "exit codes: 0 done, 1 --verify found a difference or the simulator failed, 2 usage, "
-        "3 environment not ready, 4 interrupted, 5 --compare met different episodes",
-    )
-    add = parser.add_argument
-    add("--policy_path", "--policy.path", help="pretrained_model folder or hub id")
-    add(
-        "--config_path",
-        help="environment and split (default: train_config.json beside the weights)",
-    )
-    add("--suites", help="LIBERO suites, comma-separated, in place of env.task")
-    add("--episodes-per-task", type=_count, default=10)
-    add("--seed", type=_count, default=SEED, help="start noise and simulator seeds")
-    add(
-        "--split",
-        default="heldout",
-        choices=("heldout", "train", "all"),
-        help="initial states (default: heldout; all is peer-comparable and overlaps training)",
-    )
-    add("--out", help="result folder, new or empty (default: outputs/eval/DATE/TIME)")
-    add("--videos", type=_count, default=0, metavar="N", help="videos per task, plus one failure")
-    add("--num-envs", type=_count, help="simulators side by side; changes no result")
-    add("--num-workers", type=_count, help="their processes; changes no result")
-    add("--device", help="default: runtime.actor_device")
-    add("--json", action="store_true", help="the answer as JSON on stdout")
-    add("--verify", metavar="FOLDER", help="compute every figure of a result folder again")
-    add("--compare", nargs=2, metavar=("A", "B"), help="exact paired test of two result folders")
-    return parser

@@ -7,7 +7,6 @@ Read `pirl.evidence.verify_checks` next.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from pirl.errors import ExitCode
 from pirl.evidence import verify_checks as checks
+from pirl.evidence.arguments import verify_parser
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.evidence.judge import MALFORMED, GateVerdict, judge_gate
 from pirl.evidence.raw import RawRecords, file_sha256
@@ -156,18 +156,7 @@ def _checks(path: Path, verdict: GateVerdict, expected: Expected) -> Iterator[li
 
 def verify_main(argv: Sequence[str]) -> int:
     """`pirl verify BUNDLE`: exit code 0 only if the bundle is intact and the gate passed."""
-    parser = argparse.ArgumentParser(
-        prog="pirl verify",
-        description="Check an evidence bundle offline and recompute its verdict.",
-        epilog="exit codes: 0 accepted, 1 not accepted, 2 usage",
-    )
-    parser.add_argument("bundle", type=Path, help="the bundle folder")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--expect-commit", help="git commit the run must be about")
-    parser.add_argument("--expect-config-hash", help="config hash the run must be about")
-    parser.add_argument("--expect-nonce", help="nonce noted at the start: finds a replay")
-    parser.add_argument("--expect-digest", help="bundle digest noted at the end: finds a forgery")
-    args = parser.parse_args(argv)
+    args = verify_parser().parse_args(argv)
     report = verify_bundle(
         args.bundle,
         expect_commit=args.expect_commit,

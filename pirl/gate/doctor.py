@@ -6,7 +6,6 @@ missing, because LIBERO would otherwise ask on standard input.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -17,12 +16,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
 from pirl.errors import ExitCode
+from pirl.gate.arguments import PROFILE_CONFIG, doctor_parser
 from pirl.gate.doctor_check import Check, guarded
-from pirl.gate.doctor_profile import PROFILE_CONFIG, profile_checks
+from pirl.gate.doctor_gpu import gpu_name
+from pirl.gate.doctor_profile import profile_checks
 from pirl.gate.machine import check_libero
 
 PACKAGES = {
@@ -85,11 +87,11 @@ def _render() -> Check:
     backend = os.environ.setdefault("MUJOCO_GL", "egl")
 
     def probe() -> str:
-        from pirl.config.train import PiRLMetaWorldEnvConfig
+        from pirl.config.lerobot_fields import PiRLMetaWorldEnvConfig
         from pirl.envs import load_split, make_vector_env
         from pirl.envs.schedule import evaluation_plans
 
-        cfg = PiRLMetaWorldEnvConfig()
+        cfg: Any = PiRLMetaWorldEnvConfig()
         split = load_split("pirl_metaworld")
         env = make_vector_env(
             cfg, num_envs=1, num_workers=1, image_keys=("observation.images.image",), split=split
@@ -155,10 +157,9 @@ def _threads() -> Check:
 
 
 def _gpu() -> Check:
-    import torch
-
-    ok = torch.cuda.is_available()
-    found = torch.cuda.get_device_name(0) if ok else "none; the CPU profiles need none"
+    name = gpu_name()
+    ok = name is not None
+    found = name or "none; the CPU profiles need none"
     remedy = "" if ok else "for the 0.9 B policy set runtime.learner_device=cuda on a GPU machine"
     return Check(name="gpu", ok=ok, found=found, remedy=remedy, required=False)
 
@@ -185,15 +186,7 @@ def _hub() -> Check:
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl doctor`; exit code 3 when something required is missing."""
-    parser = argparse.ArgumentParser(prog="pirl doctor", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="all findings as JSON on stdout")
-    parser.add_argument(
-        "--config_path",
-        type=Path,
-        default=PROFILE_CONFIG,
-        help="train config whose X-VLA x LIBERO profile is looked at; default %(default)s",
-    )
-    args = parser.parse_args(list(argv))
+    args = doctor_parser().parse_args(list(argv))
     checks = run_checks(args.config_path)
     failed = [c for c in checks if not c.ok and c.required]
     if args.json:

@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pirl.config.load import load_config
-from pirl.config.train import env_of, policy_of
+from pirl.config.after_init import image_features
+from pirl.config.check import check_config
+from pirl.config.sections import env_of, policy_of
+from pirl.contract.domain import domain_id_of
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
+from pirl.gate.arguments import PROFILE_CONFIG
 from pirl.gate.doctor_check import Check
 from pirl.resources import locate
-
-PROFILE_CONFIG = Path("configs/train_config_pirl_xvla_libero.json")
 
 CONTROL_MODE = "absolute"
 EPISODE_LENGTH = 800
@@ -61,7 +62,7 @@ def _equal(name: str, found: object, wanted: object, *, field: str) -> Check:
 def _checkpoint_checks(path: Path) -> list[Check]:
     """What only the checkpoint knows: how it acts, for which embodiment, through which cameras."""
     try:
-        cfg = load_config(path).cfg
+        cfg = check_config(path).cfg
     except EnvironmentNotReadyError as error:
         found = f"not here, so action mode, domain id and cameras were not checked: {error.what}"
         return [
@@ -78,7 +79,7 @@ def _checkpoint_checks(path: Path) -> list[Check]:
         found = f"{first.field} = {first.value!r}, expected {first.expected}"
         return [Check(name=f"{_NAME}config", ok=False, found=found, remedy=first.fix)]
     policy = policy_of(cfg)
-    cameras = tuple(policy.image_features)[: len(CAMERAS)]
+    cameras = tuple(image_features(policy))[: len(CAMERAS)]
     return [
         Check(
             name=f"{_NAME}checkpoint",
@@ -101,8 +102,6 @@ def _checkpoint_checks(path: Path) -> list[Check]:
 
 
 def _domain(policy: Any) -> Check:
-    from pirl.contract.xvla import domain_id_of
-
     name, wanted = f"{_NAME}domain_id", DOMAIN_ID if policy.pretrained_path else 0
     try:
         found = domain_id_of(policy)

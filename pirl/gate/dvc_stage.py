@@ -32,9 +32,9 @@ from pirl.gate.session import GateSession, open_gate
 from pirl.gate.smoke_step import RUN as SMOKE
 from pirl.gate.track import tracked
 from pirl.guard import run_guarded
+from pirl.runtime.entry import configure_logging
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import end_with_parent, interrupt_on_signals
-from pirl.runtime.session import configure_logging
 
 OUTPUTS = Path("runs/dvc")
 METRICS = Path("reports/gate.json")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from lerobot.envs.configs import EnvConfig
+from typing import TYPE_CHECKING, Any
 
 from pirl.envs import describe_env
 from pirl.envs.split import load_split, split_digest
+
+if TYPE_CHECKING:
+    from lerobot.envs.configs import EnvConfig
 
 
 def environment_facts(env_cfg: EnvConfig) -> dict[str, Any]:

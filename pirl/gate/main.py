@@ -5,7 +5,6 @@ Owns arguments, the one-line result and the exit code. The order of the steps is
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -16,16 +15,16 @@ from typing import Any
 
 import yaml
 
-from pirl.config.recipe import VARIANTS
 from pirl.errors import ExitCode
-from pirl.evidence.bundle import LAUNCHERS, FinishedBundle
+from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import STEPS, Verdict
-from pirl.gate.profiles import PROFILES, flatten
+from pirl.gate.arguments import gate_parser
+from pirl.gate.profiles import flatten
 from pirl.gate.session import GateSession, StepOutcome, open_gate
 from pirl.gate.track import Tracker, tracked
 from pirl.resources import locate
+from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import interrupt_on_signals
-from pirl.runtime.session import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -119,19 +118,7 @@ def result_record(gate: GateSession, bundle: FinishedBundle, *, seconds: float) 
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl gate`; exit code 0 only for a gate that passed."""
-    parser = argparse.ArgumentParser(
-        prog="pirl gate",
-        description="Run the phase-2 gate and write its evidence bundle.",
-        epilog="Further --section.field=value arguments override the gate's config; they are part of its "
-        "hash and of the evidence.",
-    )
-    parser.add_argument("--profile", choices=PROFILES, default="auto")
-    parser.add_argument("--variant", choices=VARIANTS, default=default_variant())
-    parser.add_argument("--out", type=Path, help="bundle folder; default runs/gate-<time>")
-    parser.add_argument("--launched-by", choices=LAUNCHERS, default="direct")
-    parser.add_argument("--no-mlflow", action="store_true", help="keep no MLflow record")
-    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = gate_parser().parse_known_args(list(argv))
     configure_logging("gate")
     interrupt_on_signals()
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
@@ -141,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
         with (
             open_gate(
                 profile=args.profile,
-                variant=args.variant,
+                variant=args.variant or default_variant(),
                 out=out,
                 launched_by=args.launched_by,
                 overrides=[*gate_overrides(), *overrides],

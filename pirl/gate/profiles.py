@@ -10,22 +10,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pirl.config.load import LoadedConfig, load_config, write_resolved
+from pirl.config.check import CheckedConfig, check_config, write_resolved
 from pirl.config.recipe import VARIANTS
-from pirl.config.train import env_of, policy_of
-from pirl.contract.xvla_inputs import real_cameras
+from pirl.config.sections import env_of, policy_of
 from pirl.envs import EnvObservation, load_split, make_vector_env
 from pirl.envs.libero_assets import AlteredAssetsError
 from pirl.envs.schedule import plan_episode
 from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
 from pirl.gate.machine import check_libero
-from pirl.records import EpisodePlan
 from pirl.resources import locate
+
+if TYPE_CHECKING:
+    from pirl.config.load import LoadedConfig
+    from pirl.records import EpisodePlan
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
@@ -125,6 +127,9 @@ def first_look(loaded: LoadedConfig) -> FirstLook:
         ConfigError: the policy's cameras are not the environment's.
         EnvironmentNotReadyError: the simulator does not start, or draws nothing.
     """
+    # LeRobot's class is here already: `loaded` holds its objects.
+    from pirl.contract.xvla_inputs import real_cameras
+
     cfg = loaded.cfg
     env_cfg = env_of(cfg)
     split = load_split(env_cfg.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
@@ -202,13 +207,16 @@ def resolve_config(
         pirl[section] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(raw), encoding="utf-8")
-    resolved = load_config(target, overrides)
+    resolved = check_config(target, overrides)
     _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)
+    # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
+    from pirl.config.load import load_config
+
     return load_config(target)
 
 
-def _require_frozen_part(resolved: LoadedConfig) -> None:
+def _require_frozen_part(resolved: CheckedConfig) -> None:
     """The criterion that frozen tensors stay must have tensors to look at."""
     scope = resolved.cfg.pirl.train_scope
     if scope == "transformer":

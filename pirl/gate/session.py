@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pirl.config.load import LoadedConfig
 from pirl.errors import ExitCode, PirlError
 from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter, require_fresh
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
@@ -25,6 +25,9 @@ from pirl.evidence.redact import Redactor
 from pirl.gate.deadlines import allowed_s
 from pirl.gate.profiles import FirstLook, Profile, choose_profile
 from pirl.resources import SHIPPED, checkout
+
+if TYPE_CHECKING:
+    from pirl.config.load import LoadedConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pirl.config.train import env_of
+from pirl.config.sections import env_of
 from pirl.errors import ExitCode
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.media import write_video

@@ -16,7 +16,7 @@ import grpc
 from lerobot.rl.learner_service import LearnerService
 from lerobot.transport import services_pb2_grpc
 
-from pirl.runtime.session import stop_on_signals
+from pirl.runtime.entry import stop_on_signals
 
 _SERVE_S = 300.0
 """Longer than any case; a service that nobody ends ends itself."""

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from pirl.checkpoint.locate import step_folders
-from pirl.checkpoint.manifest import MANIFEST_NAME
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.metric_log import read_metrics
 from pirl.evidence.mlflow_sink import GateRun, MlflowSink, StepRun
@@ -78,6 +76,10 @@ class MlflowTracker:
             child.open.tag({"stopped_by": outcome.error})
         if outcome.step != "smoke-run":
             return
+        # Only now: these import torch, and a gate that cannot start must say so without it.
+        from pirl.checkpoint.locate import step_folders
+        from pirl.checkpoint.manifest import MANIFEST_NAME
+
         folder = RunFolder(gate.work / SMOKE)
         if folder.learner_metrics.exists():
             child.open.metrics(read_metrics(folder.learner_metrics))

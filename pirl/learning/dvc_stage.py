@@ -20,8 +20,8 @@ from pirl.guard import run_guarded
 from pirl.learning.main import learn, render
 from pirl.learning.proof import PRETRAINED
 from pirl.learning.settings import read_settings
+from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import end_with_parent, interrupt_on_signals
-from pirl.runtime.session import configure_logging
 
 OUT = Path("runs/dvc-learn")
 POLICY = OUT / "policy"

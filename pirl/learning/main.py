@@ -5,7 +5,6 @@ Owns arguments, the printed answer and the exit code. Read `pirl.learning.proof`
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -13,38 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pirl.config.recipe import VARIANTS
 from pirl.errors import ExitCode
+from pirl.learning.arguments import bench_parser, judge_parser, learn_parser, study_parser
 from pirl.learning.judge import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
 from pirl.learning.report import RECORD, conclude, judge_run, write_videos
-from pirl.learning.settings import CONTROLS, PARAMS, LearnSettings, read_settings, settings_from
+from pirl.learning.settings import LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
+from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import interrupt_on_signals
-from pirl.runtime.session import configure_logging
 
 
 def learn_main(argv: Sequence[str]) -> int:
     """One learning run; exit code 0 only when every bound holds."""
-    parser = argparse.ArgumentParser(
-        prog="pirl bench learn",
-        description="Warm start, piRL through learner and actors, held-out episodes, verdict.",
-        epilog="Further --section.field=value arguments override the train config.",
-    )
-    parser.add_argument("--variant", choices=VARIANTS)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--control", choices=tuple(CONTROLS), help="a run that must not learn")
-    parser.add_argument("--actors", type=int)
-    parser.add_argument("--episodes", type=int, help="held-out episodes per task and policy")
-    parser.add_argument("--start-from", help="a pretrained_model/ folder instead of a warm start")
-    parser.add_argument("--config", help="another train config")
-    parser.add_argument("--params", type=Path, default=PARAMS, help="the file with `learn`")
-    parser.add_argument("--out", type=Path, help="default runs/learn-<time>")
-    parser.add_argument("--videos", type=int, default=2, help="episodes filmed before and after")
-    parser.add_argument("--no-mlflow", action="store_true")
-    parser.add_argument("--json", action="store_true", help="the record as JSON on stdout")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = learn_parser().parse_known_args(list(argv))
     configure_logging("learn")
     interrupt_on_signals()
     settings = read_settings(
@@ -78,9 +60,7 @@ def learn(settings: LearnSettings, out: Path, *, videos: int, mlflow: bool) -> d
 
 def judge_main(argv: Sequence[str]) -> int:
     """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
-    parser = argparse.ArgumentParser(prog="pirl bench judge", description=judge_main.__doc__)
-    parser.add_argument("folder", type=Path)
-    args = parser.parse_args(list(argv))
+    args = judge_parser().parse_args(list(argv))
     written = json.loads((args.folder / RECORD).read_text(encoding="utf-8"))
     settings = settings_from(written["settings"])
     run = load_run(LearnFolder(root=args.folder))
@@ -113,12 +93,7 @@ def render(record: dict[str, Any], out: Path) -> str:
 
 def study_main(argv: Sequence[str]) -> int:
     """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
-    parser = argparse.ArgumentParser(prog="pirl bench study", description=study_main.__doc__)
-    parser.add_argument("name", help="a key of `studies` in params.yaml")
-    parser.add_argument("--out", type=Path, help="default runs/study-NAME; finished rows are kept")
-    parser.add_argument("--json", action="store_true", help="the records as JSON on stdout")
-    parser.add_argument("--no-mlflow", action="store_true", help="leave no runs in the tracker")
-    args = parser.parse_args(list(argv))
+    args = study_parser().parse_args(list(argv))
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
@@ -135,8 +110,5 @@ def main(argv: Sequence[str]) -> int:
     args = list(argv)
     if args and args[0] in COMMANDS:
         return COMMANDS[args[0]](args[1:])
-    out = sys.stdout if args[:1] in (["-h"], ["--help"]) else sys.stderr
-    out.write(
-        "usage: pirl bench learn | judge | study [options]; `pirl bench learn --help` explains one\n"
-    )
-    return int(ExitCode.OK if out is sys.stdout else ExitCode.USAGE)
+    bench_parser().print_usage(sys.stderr)
+    return int(ExitCode.USAGE)

@@ -6,7 +6,6 @@ Owns the loop and the actor's own records. Refuses to know how weights are train
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import threading
@@ -29,6 +28,8 @@ from pirl.errors import ExitCode, LinkClosedError, PirlError
 from pirl.evidence.metric_log import MetricLog
 from pirl.hooks import hooks_active
 from pirl.records import EpisodeRecord
+from pirl.runtime.arguments import actor_parser
+from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lockstep import FinishedEpisode, language_of
 from pirl.runtime.metrics import episode_metrics, system_metrics
@@ -36,8 +37,6 @@ from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
     Session,
     build_session,
-    configure_logging,
-    stop_on_signals,
     write_effective_config,
 )
 from pirl.runtime.timers import StageTimers
@@ -298,6 +297,7 @@ def run_actor(
             record_frames=record_video,
         )
         video = folder.actor_video(rank) if record_video else None
+        logger.info("ready: %d environments", cfg.runtime.envs_per_actor)
         try:
             actor = Actor(
                 session, env=env, split=split, link=link, rank=rank, stop=stop, video=video
@@ -309,13 +309,9 @@ def run_actor(
 
 def main(argv: Sequence[str]) -> int:
     """Command line of an actor: `--config_path F [--rank R]` and dotted overrides."""
-    parser = argparse.ArgumentParser(prog="pirl actor", description=__doc__)
-    parser.add_argument("--rank", type=int, default=0, help="0 .. runtime.actors - 1")
-    parser.add_argument(
-        "--record-video", action="store_true", help="keep the first episode as actor-R/frames.npz"
-    )
-    args, rest = parser.parse_known_args(list(argv))
-    config_path, overrides = split_config_path(rest)
+    args, rest = actor_parser().parse_known_args(list(argv))
+    given = [] if args.config_path is None else ["--config_path", str(args.config_path)]
+    config_path, overrides = split_config_path([*given, *rest])
     loaded = load_config(config_path, overrides)
     configure_logging(f"actor-{args.rank}")
     stop = stop_on_signals()

@@ -6,7 +6,6 @@ processes say to each other.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import socket
@@ -21,11 +20,11 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from pirl.checkpoint.locate import resolve_checkpoint
-from pirl.checkpoint.record import read_record
-from pirl.config.load import LoadedConfig, load_config
+from pirl.config.check import CheckedConfig, check_config
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
+from pirl.runtime.arguments import launch_parser
+from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import (
     Child,
@@ -36,7 +35,6 @@ from pirl.runtime.procs import (
     spawn,
     wait_until,
 )
-from pirl.runtime.session import configure_logging, stop_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ def launch(
         CheckpointError: the run resumes and its checkpoint cannot be read; nothing was started.
     """
     given = [o for o in overrides if not o.startswith("--runtime.actors=")]
-    loaded = load_config(config_path, [*given, f"--runtime.actors={actors}"])
+    loaded = check_config(config_path, [*given, f"--runtime.actors={actors}"])
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
     if _is_finished(loaded):
         return LaunchResult(exit_code=ExitCode.OK, processes=[], port=port)
@@ -140,10 +138,14 @@ def launch(
     return LaunchResult(exit_code=code, processes=table, port=port, reason=reason)
 
 
-def _is_finished(loaded: LoadedConfig) -> bool:
+def _is_finished(loaded: CheckedConfig) -> bool:
     """Whether the checkpoint that a run resumes from is its last one."""
     if not loaded.cfg.resume:
         return False
+    # Only now: a checkpoint is read with torch, and a run that starts afresh has none.
+    from pirl.checkpoint.locate import resolve_checkpoint
+    from pirl.checkpoint.record import read_record
+
     done = int(read_record(resolve_checkpoint(loaded.source_path))["policy_version"])
     wanted = loaded.cfg.runtime.total_updates
     if done >= wanted:
@@ -284,15 +286,9 @@ class _Progress:
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl launch`."""
-    parser = argparse.ArgumentParser(prog="pirl launch", description=__doc__)
-    parser.add_argument("--config_path", required=True)
-    parser.add_argument("--actors", type=int, help="default: runtime.actors of the config")
-    parser.add_argument("--log-dir", type=Path, help="one log file per process instead of stderr")
-    parser.add_argument("--quiet", action="store_true", help="no logs and no progress on stderr")
-    parser.add_argument("--json", action="store_true", help="the process table on stdout")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = launch_parser().parse_known_args(list(argv))
     configure_logging("launch")
-    actors = args.actors or load_config(args.config_path, overrides).cfg.runtime.actors
+    actors = args.actors or check_config(args.config_path, overrides).cfg.runtime.actors
     result = launch(
         args.config_path,
         actors=actors,

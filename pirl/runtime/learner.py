@@ -33,14 +33,13 @@ from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.hooks import hooks_active
 from pirl.runtime.batch import build_batch
+from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.session import (
     Session,
     build_session,
-    configure_logging,
     read_origin,
-    stop_on_signals,
     tensor_digests,
     write_effective_config,
 )
@@ -143,6 +142,8 @@ class Learner:
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
         runtime = self._cfg.runtime
         self._publish()
+        # `benchmarks/start_up.py` waits for this line, and for the actor's.
+        logger.info("ready: version %d is published", self._version)
         while self._version < runtime.total_updates:
             with self._timers.stage("wait"):
                 taken = self._store.take(

@@ -6,12 +6,8 @@ sockets and simulators.
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from lerobot.utils.random_utils import set_seed
@@ -33,8 +29,6 @@ from pirl.errors import ConfigError, FieldError
 from pirl.runtime.identity import identity_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,32 +140,6 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         image_keys=image_keys,
         schema=schema,
     )
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; the loops look at it and end in order."""
-    stop = threading.Event()
-
-    def handler(signum: int, _frame: FrameType | None) -> None:
-        logger.info("received %s, stopping", signal.Signals(signum).name)
-        stop.set()
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, handler)
-    return stop
-
-
-def configure_logging(role: str) -> None:
-    """One line per event on stderr, prefixed with the role."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
-    )
-    # These libraries log every file they touch at INFO.
-    for name in ("httpx", "urllib3", "filelock", "fsspec"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def write_effective_config(path: Path, cfg: PiRLTrainConfig) -> None:

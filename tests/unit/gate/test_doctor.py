@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pirl.config.lerobot_fields import make_feature
 from pirl.errors import EnvironmentNotReadyError
-from pirl.gate import doctor, doctor_profile
+from pirl.gate import doctor, doctor_gpu, doctor_profile
 from pirl.gate.doctor_check import Check, guarded
 
 REPO = Path(__file__).resolve().parents[3]
@@ -125,7 +126,7 @@ def test_wrong_embodiment_and_swapped_cameras_are_found(monkeypatch, tmp_path):
     policy = SimpleNamespace(
         pretrained_path=tmp_path,
         action_mode="ee6d",
-        image_features={second: 0, first: 0},
+        input_features={name: make_feature("VISUAL", (3, 8, 8)) for name in (second, first)},
         num_domains=30,
     )
     monkeypatch.setattr(doctor_profile, "policy_of", lambda _cfg: policy)
@@ -142,7 +143,7 @@ def test_checkpoint_that_is_not_here_is_a_note_that_says_what_was_not_checked(
     def unreachable(_path: Path) -> None:
         raise EnvironmentNotReadyError("no weights", remedy="set policy.path to a folder")
 
-    monkeypatch.setattr(doctor_profile, "load_config", unreachable)
+    monkeypatch.setattr(doctor_profile, "check_config", unreachable)
     check = profile(tmp_path)["checkpoint"]
     assert (check.ok, check.required) == (False, False)
     assert "domain id" in check.found
@@ -153,3 +154,57 @@ def test_config_that_is_not_here_is_one_failure(tmp_path):
     (check,) = doctor_profile.profile_checks(tmp_path / "nowhere.json")
     assert not check.ok
     assert "--config_path" in check.remedy
+
+
+class Driver:
+    """A CUDA driver with these devices; every call answers 0 unless `fails` names it."""
+
+    def __init__(self, *names: str, fails: str = "") -> None:
+        self.names, self.fails = names, fails
+
+    def __getattr__(self, call: str):
+        return lambda *arguments: (
+            100 if call == self.fails else getattr(self, f"do_{call}")(*arguments)
+        )
+
+    def do_cuInit(self, _flags: int) -> int:
+        return 0
+
+    def do_cuDeviceGetCount(self, count) -> int:
+        count._obj.value = len(self.names)
+        return 0
+
+    def do_cuDeviceGet(self, _device, _index: int) -> int:
+        return 0
+
+    def do_cuDeviceGetName(self, name, size: int, _device) -> int:
+        assert size == len(name)
+        name.value = self.names[0].encode()
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "has_cuda", "found"),
+    [
+        (Driver("H200", "A100"), True, "H200"),
+        (Driver("H200"), False, None),
+        (Driver(), True, None),
+        (Driver("H200", fails="cuInit"), True, None),
+        (Driver("H200", fails="cuDeviceGetName"), True, None),
+        (None, True, None),
+    ],
+    ids=["device", "torch-for-cpu", "no-device", "no-kernel-module", "broken", "no-driver"],
+)
+def test_gpu_is_the_first_device_of_the_driver(monkeypatch, driver, has_cuda, found):
+    def load(name: str) -> Driver:
+        assert name == "libcuda.so.1"
+        if driver is None:
+            raise OSError(name)
+        return driver
+
+    monkeypatch.setattr(doctor_gpu.ctypes, "CDLL", load)
+    monkeypatch.setattr(doctor_gpu, "_torch_has_cuda", lambda: has_cuda)
+    assert doctor_gpu.gpu_name() == found
+    check = doctor._gpu()
+    assert (check.ok, check.required) == (found is not None, False)
+    assert check.found == found or "none" in check.found

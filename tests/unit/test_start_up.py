@@ -1,0 +1,108 @@
+"""What a process loads before it has anything to do: help texts nothing, checks no torch and no LeRobot.
+
+Modules and not seconds: those are in `benchmarks/start_up.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pirl.cli import COMMANDS
+from pirl.evidence.bundle import LAUNCHERS
+from pirl.gate import arguments as gate_arguments
+from pirl.gate import profiles
+from pirl.learning import arguments as learning_arguments
+from pirl.learning import settings
+from pirl.usage import ARGUMENTS, parser_of
+
+ROOT = Path(__file__).parents[2]
+COSTLY = ("torch", "transformers", "lerobot.configs", "lerobot.policies", "libero", "mlflow")
+NOT_EVEN = (*COSTLY, "numpy", "draccus", "huggingface_hub", "pirl.envs", "pirl.checkpoint")
+"""A help text has no use for these either."""
+EMBEDDED = "configs/train_config_pirl_embedded.json"
+
+
+def loaded_by(program: str, *argv: str) -> tuple[set[str], str]:
+    """Modules that a fresh process ends with, and what it printed."""
+    ending = "\nimport json, sys\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program + ending, *argv],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    return set(json.loads(done.stderr.splitlines()[-1])), done.stdout
+
+
+def test_every_command_says_what_it_takes_and_loads_nothing_for_it():
+    commands = [*COMMANDS, "bench learn", "bench judge", "bench study"]
+    program = "import sys\nfrom pirl.cli import main\n" + "\n".join(
+        f"print(main({[*command.split(), question]!r}))"
+        for command in commands
+        for question in ("--help", "-h", "--version")
+    )
+    modules, said = loaded_by(program)
+    assert modules.isdisjoint(NOT_EVEN)
+    assert said.count("usage: pirl ") == 2 * len(commands)
+    assert said.count("pirl 0.") == len(commands)
+    assert said.count("\n0\n") == 3 * len(commands)
+
+
+@pytest.mark.parametrize("role", ["learner", "actor"])
+@pytest.mark.parametrize("question", ["--help", "--version"])
+def test_the_two_roles_answer_without_a_config(role, question):
+    program = f"import sys\nfrom pirl.{role} import main\nprint(main(sys.argv[1:]))"
+    modules, said = loaded_by(program, question)
+    assert modules.isdisjoint(NOT_EVEN)
+    assert said.startswith("usage: pirl" if question == "--help" else "pirl 0.")
+
+
+def test_version_of_the_program():
+    modules, said = loaded_by("from pirl.cli import main\nprint(main(['--version']))")
+    assert modules.isdisjoint(NOT_EVEN)
+    assert said == "pirl 0.1.0\n0\n"
+
+
+def test_a_config_is_validated_without_torch_or_lerobot():
+    program = "import sys\nfrom pirl.cli import main\nprint(main(sys.argv[1:]))"
+    modules, said = loaded_by(program, "validate", "--config_path", EMBEDDED)
+    assert modules.isdisjoint(COSTLY)
+    assert "config hash" in said
+
+
+@pytest.mark.parametrize(
+    "module", ["pirl.runtime.launch", "pirl.gate.main", "pirl.gate.doctor", "pirl.evidence.verify"]
+)
+def test_what_starts_processes_or_looks_around_loads_no_torch(module):
+    modules, _ = loaded_by(f"import {module}")
+    assert modules.isdisjoint(COSTLY)
+
+
+def test_the_gate_resolves_its_profile_without_torch(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from pirl.gate.profiles import choose_profile\n"
+        "from pirl.config.check import check_config\n"
+        "check_config(choose_profile('embedded').base_config)"
+    )
+    modules, _ = loaded_by(program, str(tmp_path))
+    assert modules.isdisjoint(COSTLY)
+
+
+def test_copies_in_the_argument_modules_are_what_they_copy():
+    assert gate_arguments.LAUNCHERS == LAUNCHERS
+    assert gate_arguments.PROFILES == profiles.PROFILES
+    assert set(learning_arguments.CONTROLS) == set(settings.CONTROLS)
+    assert settings.PARAMS == learning_arguments.PARAMS
+
+
+def test_every_command_has_its_arguments_described():
+    assert {name.split()[0] for name in ARGUMENTS} == set(COMMANDS)
+    assert all(parser_of(name).prog.startswith("pirl ") for name in ARGUMENTS)
