@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
         return int(ExitCode.USAGE)
     module, _, function = COMMANDS[args[0]][0].partition(":")
-    return run_guarded(getattr(import_module(module), function or "main"), args[1:])
+
+    def command(rest: Sequence[str]) -> int:
+        # Inside the guard: what a command imports can fail, or be interrupted, as well.
+        return getattr(import_module(module), function or "main")(rest)
+
+    return run_guarded(command, args[1:])
 
 
 if __name__ == "__main__":
