@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -85,7 +86,9 @@ class writing:  # noqa: N801 - reads as a statement: `with writing(path):`
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, PirlError) or os_error_number(error) is None:
+        if error is None or isinstance(error, PirlError):
+            return
+        if not isinstance(error, OSError) and os_error_number(error) is None:
             return
         raise write_error(self._path, error, need=self._need) from error
 
@@ -105,8 +108,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
     return path
 
 

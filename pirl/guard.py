@@ -7,6 +7,7 @@ reads as empty.
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -27,6 +28,9 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
 
     `SystemExit` passes: it is how argparse ends.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name from a damaged file may hold what no encoding can carry.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _no_prompt():
             code = int(command(argv))
@@ -35,7 +39,9 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
             return code
     except KeyboardInterrupt:
         return _end("interrupted", ExitCode.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - the one place that may catch everything
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the one place that may catch everything, panics of Rust too
         found = as_pirl_error(error)
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
@@ -72,7 +78,7 @@ def _abandon_stdout() -> None:
         os.close(descriptor)
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     """The message for an error of no known kind; its traceback goes to a file."""
     lines = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
@@ -87,7 +93,7 @@ def _unexpected(error: Exception) -> str:
     )
 
 
-def _write_report(error: Exception) -> Path | None:
+def _write_report(error: BaseException) -> Path | None:
     """Traceback, versions and command, without secrets, in a temporary file of this user's own."""
     lines = [
         f"command: {shown_command()}",

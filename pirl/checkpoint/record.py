@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +24,12 @@ from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.state import RunState
 from pirl.config.identity import canonical_json
+from pirl.config.strictjson import read_json
 from pirl.config.train import PiRLTrainConfig
 from pirl.contract.digests import architecture_digest
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import CheckpointError, FieldMismatch
+from pirl.files import Appender
 
 RECORD_VERSION = 1
 """Version of the fields of `run_state.json`."""
@@ -121,8 +122,8 @@ def read_record(step_dir: Path) -> dict[str, Any]:
     """
     problem = f"{step_dir}: cannot read the run's record"
     try:
-        content = json.loads((step_dir / RUN_STATE).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(step_dir / RUN_STATE)
+    except (OSError, ValueError) as error:
         raise CheckpointError(problem, parts=[f"{RUN_STATE}: {error}"]) from error
     record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     if record.get("record_version") != RECORD_VERSION:
@@ -172,10 +173,9 @@ def log_resume(run_dir: Path, step: int, differences: ResumeDifferences) -> Path
         ],
     }
     path = run_dir / RESUME_LOG
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with Appender(path) as log:
+        log.write((json.dumps(line) + "\n").encode())
+        log.sync()
     return path
 
 

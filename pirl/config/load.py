@@ -8,7 +8,6 @@ with draccus, identify. All errors of a file are raised together. One of the doo
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ from pirl.config.schema import check_schema
 from pirl.config.train import PiRLTrainConfig, encode_config
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.files import write_json
+from pirl.secrecy import hide
 
 SECRETS = ("runtime.token",)
 """Never shown in an error and never written by `write_resolved`."""
@@ -74,10 +75,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
     if not_ready is not None:
         raise not_ready
     cfg = _decode(tree, name)
+    hide(cfg.runtime.token)
     if has_recipe:
         _check_features(cfg, name)
     if cfg.resume and has_recipe:
         cfg.checkpoint_path = source.parent.parent
+        given = cfg.output_dir if any(o.field == "output_dir" for o in parsed) else None
+        cfg.output_dir = resumed_output_dir(source, given=given, name=name)
     identity = ConfigIdentity(path=name, hash=config_hash(cfg))
     return LoadedConfig(cfg=cfg, identity=identity, source_path=source)
 
@@ -94,10 +98,7 @@ def write_resolved(cfg: PiRLTrainConfig, path: str | Path) -> Path:
     for name in SECRETS:
         section, _, leaf = name.partition(".")
         tree[section][leaf] = None
-    target = Path(path)
-    text = json.dumps(tree, indent=2, sort_keys=True, allow_nan=False)
-    target.write_text(text + "\n", encoding="utf-8")
-    return target
+    return write_json(Path(path), tree)
 
 
 def _resolve_policy(raw: JsonObject, errors: list[FieldError]) -> EnvironmentNotReadyError | None:
@@ -139,6 +140,46 @@ def _check_resume(tree: Mapping[str, Any], source: Path) -> list[FieldError]:
             fix="pass --config_path RUN/checkpoints/last/pretrained_model/train_config.json",
         )
     ]
+
+
+def resumed_output_dir(source: Path, *, given: Path | None, name: str) -> Path:
+    """The run folder that the checkpoint of `source` lies in: a copied run goes on in the copy.
+
+    Args:
+        source: `RUN/checkpoints/STEP/pretrained_model/train_config.json`.
+        given: `--output_dir`, where the command line has it.
+
+    Raises:
+        ConfigError: the command line names another folder, or the checkpoint lies in no run.
+    """
+    checkpoints = source.absolute().parent.parent.parent
+    run = checkpoints.parent
+    if checkpoints.name != "checkpoints":
+        expected = (
+            f"a checkpoint in a run folder, RUN/checkpoints/STEP; this one lies in {checkpoints}"
+        )
+        fix = "move the step folder to RUN/checkpoints/ and resume from there"
+    elif given is not None and given.resolve() != run.resolve():
+        expected = f"the run folder that the checkpoint lies in, {run}"
+        fix = (
+            "remove --output_dir; to go on elsewhere, copy the run folder and resume from the copy"
+        )
+    else:
+        # As it was written down, relative or not; a path inside `checkpoints/last` is the link's.
+        return given if given is not None else _shorter(run)
+    wrong = FieldError(
+        field="output_dir",
+        value=None if given is None else str(given),
+        expected=expected,
+        fix=fix,
+    )
+    raise ConfigError([wrong], source=name)
+
+
+def _shorter(path: Path) -> Path:
+    """`path` relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _decode(tree: Mapping[str, Any], source: str) -> PiRLTrainConfig:

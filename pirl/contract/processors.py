@@ -11,7 +11,6 @@ working directory, pirl finds it from anywhere.
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +38,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, POLICY_PREPROCESSOR_DEF
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from pirl.config.strictjson import read_json_object
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
 
 PREPROCESSOR_FILE = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
@@ -47,6 +47,8 @@ OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
 
 _DOMAIN_STEP = "xvla_add_domain_id"
 """LeRobot's registry name of the step that adds the domain id."""
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -69,14 +71,43 @@ def tokenizer_source(policy_config: XVLAConfig) -> str:
 
 @lru_cache(maxsize=4)
 def _load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or a hub repository; code that it brings along is never run.
+
+    Raises:
+        EnvironmentNotReadyError: it cannot be loaded, or wants to run code of its own.
+    """
+    if _names_own_code(Path(source) / _TOKENIZER_CONFIG):
+        raise _own_code(source)
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # tokenizers raises nothing narrower for a damaged file.
+        if "trust_remote_code" in str(error):
+            raise _own_code(source) from error
         raise EnvironmentNotReadyError(
             f"tokenizer {source!r} cannot be loaded: {_first_line(error)}",
             remedy="run from the repository root, or make the hub reachable, or set "
             "policy.tokenizer_name to a folder with tokenizer files",
         ) from error
+
+
+def _names_own_code(file: Path) -> bool:
+    """Whether a tokenizer's config asks for classes of its own, which transformers would offer to run."""
+    try:
+        return file.is_file() and "auto_map" in read_json_object(file)
+    except (OSError, ValueError) as error:
+        raise EnvironmentNotReadyError(
+            f"tokenizer config {file} cannot be read: {_first_line(error)}",
+            remedy="restore the file from where it came from, or set policy.tokenizer_name",
+        ) from error
+
+
+def _own_code(source: str) -> EnvironmentNotReadyError:
+    return EnvironmentNotReadyError(
+        f"tokenizer {source!r} brings code of its own (auto_map), which pirl does not run",
+        remedy="set policy.tokenizer_name to a tokenizer of a class that transformers has, and remove "
+        "auto_map from its tokenizer_config.json",
+    )
 
 
 def tokenize_instruction(policy_config: XVLAConfig, text: str) -> Int64[Tensor, "1 L"]:
@@ -109,7 +140,7 @@ def domain_id_of(policy_config: XVLAConfig) -> int:
     if file is None:
         return 0
     try:
-        steps = json.loads(file.read_text())["steps"]
+        steps = read_json_object(file)["steps"]
         ids = [
             int(step["config"]["domain_id"])
             for step in steps

@@ -35,6 +35,7 @@ from pirl.evidence.statement import (
     dump_json,
     list_files,
 )
+from pirl.files import write_text, writing
 
 LAUNCHERS = ("direct", "dvc", "prefect", "test")
 """Who may have started a gate."""
@@ -69,6 +70,16 @@ class BundleWriter:
     _commands: list[str] = field(default_factory=list[str])
 
     @staticmethod
+    def require_fresh(folder: Path) -> None:
+        """Stop for a folder that holds anything.
+
+        Raises:
+            EvidenceError: it is not empty, or no folder.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
+
+    @staticmethod
     def start(
         folder: Path,
         *,
@@ -91,8 +102,7 @@ class BundleWriter:
         Raises:
             EvidenceError: folder not empty, launcher unknown, or git does not answer.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
+        BundleWriter.require_fresh(folder)
         if launched_by not in LAUNCHERS:
             raise EvidenceError(f"launched_by {launched_by!r} is not one of {LAUNCHERS}")
         writer = BundleWriter(
@@ -124,9 +134,7 @@ class BundleWriter:
         Raises:
             EvidenceError: the text would leak.
         """
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.redactor.clean(text, where=name), encoding="utf-8")
+        write_text(self.folder / name, self.redactor.clean(text, where=name))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the bundle, redacted."""
@@ -180,7 +188,8 @@ class BundleWriter:
         if pictures:
             from pirl.evidence.pictures import draw_all
 
-            draw_all(raw, self.folder / "media")
+            with writing(self.folder / "media"):
+                draw_all(raw, self.folder / "media")
         self.write_text("report.md", render_markdown(self.folder))
         self.write_text("report.html", render_html(self.folder))
         self._check_files()
@@ -205,14 +214,14 @@ class BundleWriter:
 
 def seal(folder: Path, verdict: GateVerdict) -> str:
     """Write manifest and statement; returns the digest of the bundle, SHA-256 hex."""
-    (folder / MANIFEST).write_text(dump_json(build_manifest(folder)), encoding="utf-8")
+    write_text(folder / MANIFEST, dump_json(build_manifest(folder)))
     digest = file_sha256(folder / MANIFEST)
     metadata = {
         name: json.loads((folder / "metadata" / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("run", "source")
     }
     statement = build_statement(verdict, manifest_sha256=digest, **metadata)
-    (folder / STATEMENT).write_text(dump_json(statement), encoding="utf-8")
+    write_text(folder / STATEMENT, dump_json(statement))
     return digest
 
 
@@ -271,8 +280,9 @@ class StepWriter:
     def video(self, source: Path, *, facts: Mapping[str, Any]) -> None:
         """Copy a video and its first-frame picture to `media/` and record it with its digest."""
         target = self.bundle.media("rollout.mp4")
-        shutil.copyfile(source, target)
-        shutil.copyfile(source.with_suffix(".png"), target.with_suffix(".png"))
+        with writing(target):
+            shutil.copyfile(source, target)
+            shutil.copyfile(source.with_suffix(".png"), target.with_suffix(".png"))
         record = {"file": "media/rollout.mp4", "sha256": file_sha256(target), **facts}
         self.record("video.json", record)
 

@@ -10,14 +10,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, cast
 
 from pirl.config.recipe import VARIANTS
-from pirl.errors import ExitCode
+from pirl.config.yamlfile import read_section
+from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evidence.bundle import LAUNCHERS, FinishedBundle
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.profiles import PROFILES, flatten
@@ -31,18 +30,43 @@ PARAMS = Path("params.yaml")
 
 def gate_overrides(parameters: Path = PARAMS) -> list[str]:
     """The section `gate.config` of `params.yaml` as dotted overrides of the base config."""
-    document: dict[str, Any] = yaml.safe_load(parameters.read_text(encoding="utf-8"))
-    return flatten(document["gate"]["config"] or {})
+    config = _parameter("config", {}, parameters)
+    if not isinstance(config, Mapping):
+        raise _wrong_parameter("config", config, "sections of the base config", parameters)
+    return flatten(cast("Mapping[str, Any]", config))
 
 
 def default_variant(parameters: Path = PARAMS) -> str:
     """`gate.variant` of `params.yaml`."""
-    return str(yaml.safe_load(parameters.read_text(encoding="utf-8"))["gate"]["variant"])
+    return _choice("variant", VARIANTS, parameters)
 
 
 def default_profile(parameters: Path = PARAMS) -> str:
     """`gate.profile` of `params.yaml`."""
-    return str(yaml.safe_load(parameters.read_text(encoding="utf-8"))["gate"]["profile"])
+    return _choice("profile", PROFILES, parameters)
+
+
+def _parameter(name: str, default: Any, parameters: Path) -> Any:
+    """`gate.<name>` of `params.yaml`.
+
+    Any: whatever YAML can hold.
+    """
+    value = read_section(parameters, "gate", field="params").get(name)
+    return default if value is None else value
+
+
+def _choice(name: str, allowed: Sequence[str], parameters: Path) -> str:
+    value = _parameter(name, allowed[0], parameters)
+    if value not in allowed:
+        raise _wrong_parameter(name, value, f"one of {', '.join(allowed)}", parameters)
+    return str(value)
+
+
+def _wrong_parameter(name: str, value: object, expected: str, parameters: Path) -> ConfigError:
+    error = FieldError(
+        field=f"gate.{name}", value=value, expected=expected, fix=f"correct {parameters.name}"
+    )
+    return ConfigError([error], source=parameters.name)
 
 
 def run_steps(gate: GateSession, tracker: Tracker) -> FinishedBundle:
@@ -87,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
         "hash and of the evidence.",
     )
     parser.add_argument("--profile", choices=PROFILES, default="auto")
-    parser.add_argument("--variant", choices=VARIANTS, default=default_variant())
+    parser.add_argument("--variant", choices=VARIANTS, help="default: gate.variant of params.yaml")
     parser.add_argument("--out", type=Path, help="bundle folder; default runs/gate-<time>")
     parser.add_argument("--launched-by", choices=LAUNCHERS, default="direct")
     parser.add_argument("--no-mlflow", action="store_true", help="keep no MLflow record")
@@ -102,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
         with (
             open_gate(
                 profile=args.profile,
-                variant=args.variant,
+                variant=args.variant or default_variant(),
                 out=out,
                 launched_by=args.launched_by,
                 overrides=[*gate_overrides(), *overrides],

@@ -17,6 +17,7 @@ from pirl.config.recipe import VARIANTS
 from pirl.config.train import env_of
 from pirl.envs import describe_env
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.files import write_text
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
@@ -103,8 +104,7 @@ def resolve_config(
             pirl.pop(other.replace("-", "_"), None)
         pirl["variant"] = variant
         pirl[section] = {}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(raw), encoding="utf-8")
+    write_text(target, json.dumps(raw))
     resolved = load_config(target, overrides)
     _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)

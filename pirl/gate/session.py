@@ -22,7 +22,9 @@ from pirl.errors import PirlError
 from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
+from pirl.files import writing
 from pirl.gate.profiles import Profile, choose_profile, resolve_config
+from pirl.ownership import clear, owned
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ def open_gate(
     launched_by: str,
     overrides: Sequence[str] = (),
     repo_root: Path | None = None,
+    replace: bool = False,
 ) -> Generator[GateSession]:
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
 
@@ -122,19 +125,24 @@ def open_gate(
         out: the bundle's folder; must not exist or be empty. Work goes to `<out>.work`.
         launched_by: `direct`, `dvc`, `prefect` or `test`.
         overrides: dotted overrides of the config; part of its hash, hence of the evidence.
+        replace: remove an earlier bundle from `out`.
 
     Raises:
         GateFailedError: another gate is running in this checkout.
-        ConfigError, EnvironmentNotReadyError: nothing was run.
+        EvidenceError: `out` is not empty.
+        ConfigError, EnvironmentNotReadyError: nothing was run; another process may own `out`.
     """
     root = repo_root or Path.cwd()
-    with _only_gate(root / LOCK):
+    # The bundle itself holds nothing but evidence, so the work folder beside it has the owner's lock.
+    work = out.with_name(out.name + ".work")
+    with owned(work, field="--out"), _only_gate(root / LOCK):
+        if replace and out.exists():
+            shutil.rmtree(out)
+        BundleWriter.require_fresh(out)
+        clear(work)
         chosen = choose_profile(profile)
         if chosen.reason:
             logger.warning("profile %s: %s", chosen.name, chosen.reason)
-        work = out.with_name(out.name + ".work")
-        if work.exists():
-            shutil.rmtree(work)
         loaded = resolve_config(
             chosen, variant=variant, overrides=overrides, target=work / "train_config.json"
         )
@@ -158,8 +166,10 @@ def open_gate(
 @contextmanager
 def _only_gate(path: Path) -> Generator[None]:
     """Hold the checkout's gate lock; the kernel frees it however this process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+", encoding="utf-8")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

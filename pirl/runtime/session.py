@@ -30,7 +30,9 @@ from pirl.contract.xvla import (
 from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import describe_env
 from pirl.errors import ConfigError, FieldError
+from pirl.files import write_text
 from pirl.runtime.identity import identity_of
+from pirl.runtime.procs import run_first_acts
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
 
@@ -153,6 +155,7 @@ def stop_on_signals() -> threading.Event:
     stop = threading.Event()
 
     def handler(signum: int, _frame: FrameType | None) -> None:
+        run_first_acts()
         logger.info("received %s, stopping", signal.Signals(signum).name)
         stop.set()
 
@@ -176,8 +179,7 @@ def configure_logging(role: str) -> None:
 
 def write_effective_config(path: Path, cfg: PiRLTrainConfig) -> None:
     """Write the exact text whose SHA-256 is the config hash of this process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(canonical_json(cfg), encoding="ascii")
+    write_text(path, canonical_json(cfg), encoding="ascii")
 
 
 def tensor_digests(policy: XVLAFlowPolicy) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import io
 import json
 import sys
 import tomllib
@@ -185,6 +186,18 @@ def test_nothing_can_prompt(capsys):
     assert run_guarded(command, []) == ExitCode.CHECK_FAILED
     assert "EOFError" in capsys.readouterr().err
     assert sys.stdin is given
+
+
+def test_what_no_encoding_can_carry_is_escaped(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def command(argv: Sequence[str]) -> int:
+        sys.stdout.write("\ud800")
+        return 0
+
+    assert run_guarded(command, []) == ExitCode.OK
+    assert out.buffer.getvalue() == b"\\ud800"
 
 
 def test_argparse_ends_as_it_likes():
