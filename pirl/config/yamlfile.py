@@ -30,8 +30,8 @@ def read_yaml(file: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         ValueError: no regular file, too large, not UTF-8, not YAML, nested too deeply, or a bomb.
     """
     text = read_bytes(file, max_bytes=max_bytes).decode("utf-8")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node: yaml.Node | None = loader.get_single_node()
         if node is None:
             return None
@@ -42,8 +42,6 @@ def read_yaml(file: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    finally:
-        loader.dispose()
 
 
 def read_section(file: Path, section: str, *, field: str) -> dict[str, Any]:

@@ -150,7 +150,9 @@ def test_anything_else_leaves_a_report_without_secrets(tmp_path, capsys, monkeyp
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("SOME_API_KEY", "key-from-environment")
     monkeypatch.setattr(
-        sys, "orig_argv", ["pirl", "x", "--runtime.token=on-the-line", "--runtime.token", "next"]
+        sys,
+        "orig_argv",
+        ["pirl", "x", "--runtime.token=on-the-line", "--runtime.token", "after-it"],
     )
     hide("from-the-config")
 
