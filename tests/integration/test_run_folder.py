@@ -138,13 +138,14 @@ def test_a_launch_that_is_stopped_waits_for_the_records_of_its_children(tmp_path
     root = tmp_path / "run"
     results: list[Any] = []
     settings = ["--env.episode_length=20", "--runtime.rollout_chunks=4", "--pirl.global_batch=4"]
+    settings += ["--pirl.micro_batch=4", "--runtime.checkpoint_every_updates=0"]
 
     def start() -> None:
         results.append(
             launch(
                 CONFIG,
                 actors=1,
-                overrides=[*settings, "--runtime.total_updates=100000", f"--output_dir={root}"],
+                overrides=[*settings, "--runtime.total_updates=1000", f"--output_dir={root}"],
                 log_dir=tmp_path / "logs",
                 quiet=True,
                 stop=stop,
