@@ -55,6 +55,12 @@ def as_pirl_error(error: BaseException) -> PirlError | None:
         return PirlError("whoever read the output of this command is gone")
     if isinstance(error, OSError):
         return _os_error(error)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("pirl"):
+        return EnvironmentNotReadyError(
+            f"the package {error.name} is not installed",
+            remedy="install pirl with the extra that needs it (pip install 'pirl[metaworld]' or "
+            "'pirl[libero]'), in the environment of this command",
+        )
     return _input_error(error)
 
 

@@ -13,6 +13,7 @@ import draccus
 import httpx
 import lerobot.policies  # noqa: F401  # pyright: ignore[reportUnusedImport] (registers types)
 from draccus.utils import DraccusException
+from huggingface_hub.constants import CONFIG_NAME
 from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
@@ -23,6 +24,7 @@ from huggingface_hub.errors import (
 from lerobot.configs.policies import PreTrainedConfig
 
 from pirl.config.jsonfile import JsonObject
+from pirl.config.strictjson import read_json_object
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
 
@@ -55,6 +57,9 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
 def _read(path: str, *, revision: str | None) -> PreTrainedConfig:
     is_folder = Path(path).is_dir()
     try:
+        if is_folder and (Path(path) / CONFIG_NAME).exists():
+            # LeRobot reads it without any bound.
+            read_json_object(Path(path) / CONFIG_NAME)
         return PreTrainedConfig.from_pretrained(path, revision=revision)
     except HFValidationError as error:
         raise _bad_path(

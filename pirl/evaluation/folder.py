@@ -59,7 +59,7 @@ def require_new(root: Path) -> None:
         error = FieldError(
             field="--out", value=str(root), expected="a new or empty folder", fix="choose another"
         )
-        raise ConfigError([error], source="evaluation")
+        raise ConfigError([error], source="command line")
 
 
 def create_folder(root: Path, plans: Sequence[EpisodePlan], *, videos: int = 0) -> None:

@@ -151,8 +151,9 @@ def study_main(argv: Sequence[str]) -> int:
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
-    with owned(out, field="--out"):
+    with owned(out, field="--out"), RunRecord(out / "run.json", role="bench study") as own_record:
         records = run_study(args.name, out, mlflow=not args.no_mlflow)
+        own_record.write("finished", complete=True)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)
 

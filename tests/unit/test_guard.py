@@ -111,6 +111,11 @@ KNOWN: list[tuple[BaseException, ExitCode, str]] = [
     (json.JSONDecodeError("Expecting value", "x", 0), ExitCode.USAGE, "JSON"),
     (yaml.YAMLError("bad"), ExitCode.USAGE, "YAML"),
     (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.CHECK_FAILED, "gone"),
+    (
+        ModuleNotFoundError("No module named 'metaworld'", name="metaworld"),
+        ExitCode.NOT_READY,
+        "pip install",
+    ),
     (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
 ]
 
@@ -217,6 +222,7 @@ def test_errors_about_an_input_are_not_the_machines():
     assert machine_error(RuntimeError("Error(s) in loading state_dict for XVLAPolicy")) is None
     assert machine_error(ValueError("out of memory")) is None
     assert as_pirl_error(KeyError("x")) is None
+    assert as_pirl_error(ModuleNotFoundError("no", name="pirl.gone")) is None
     assert isinstance(as_pirl_error(RuntimeError("CUDA out of memory")), EnvironmentNotReadyError)
 
 
