@@ -50,8 +50,12 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] in (["-h"], ["--help"]):
+    return run_guarded(_dispatch, list(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(args: Sequence[str]) -> int:
+    """Run the command that the first argument names; importing it can fail, or be interrupted, as well."""
+    if list(args[:1]) in (["-h"], ["--help"]):
         print(usage())
         return int(ExitCode.OK)
     if not args or args[0] not in COMMANDS:
@@ -60,12 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
         return int(ExitCode.USAGE)
     module, _, function = COMMANDS[args[0]][0].partition(":")
-
-    def command(rest: Sequence[str]) -> int:
-        # Inside the guard: what a command imports can fail, or be interrupted, as well.
-        return getattr(import_module(module), function or "main")(rest)
-
-    return run_guarded(command, args[1:])
+    return getattr(import_module(module), function or "main")(list(args[1:]))
 
 
 if __name__ == "__main__":

@@ -45,12 +45,11 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         found = as_pirl_error(error)
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
-        if isinstance(error, BrokenPipeError):
-            _abandon_stdout()
         return _end(f"error: {found}", found.exit_code)
 
 
 def _end(message: str, code: ExitCode) -> int:
+    _settle_stdout()
     # Without a reader for it there is nobody to tell.
     with suppress(OSError):
         sys.stderr.write(without_secrets(message) + "\n")
@@ -70,12 +69,15 @@ def _no_prompt() -> Generator[None]:
             sys.stdin = given
 
 
-def _abandon_stdout() -> None:
-    """Let the interpreter flush what nobody reads into nothing."""
-    with suppress(OSError, ValueError):
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
-        os.close(descriptor)
+def _settle_stdout() -> None:
+    """What cannot be written goes nowhere: at its end the interpreter would try again and show a traceback."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, sys.stdout.fileno())
+            os.close(descriptor)
 
 
 def _unexpected(error: BaseException) -> str:

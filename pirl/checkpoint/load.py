@@ -77,7 +77,7 @@ def load_checkpoint(
         run_id=record["run_id"],
         step=record["step"],
         policy_version=record["policy_version"],
-        config_path=record["identity"]["config_path"],
+        config_path=str(record["identity"].get("config_path")),
         counters=record["counters"],
         env_cursor=record["env_cursor"],
         generators=generators,

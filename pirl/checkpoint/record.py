@@ -39,18 +39,18 @@ LIBRARIES = ("lerobot", "numpy", "transformers", "safetensors")
 
 RESUME_LOG = "resume_log.jsonl"
 
-_FIELDS = (
-    "run_id",
-    "step",
-    "policy_version",
-    "counters",
-    "env_cursor",
-    "identity",
-    "config",
-    "policy",
-    "versions",
-    "digests",
-)
+_FIELDS: Mapping[str, type] = {
+    "run_id": str,
+    "step": int,
+    "policy_version": int,
+    "counters": dict,
+    "env_cursor": dict,
+    "identity": dict,
+    "config": dict,
+    "policy": dict,
+    "versions": dict,
+    "digests": dict,
+}
 
 MAY_CHANGE = (
     "job_name",
@@ -118,7 +118,8 @@ def read_record(step_dir: Path) -> dict[str, Any]:
     """`run_state.json` of a step folder.
 
     Raises:
-        CheckpointError: it is missing, not JSON, of another version or lacks a field.
+        CheckpointError: it is missing, not JSON, of another version, or a field is missing or of
+            the wrong type.
     """
     problem = f"{step_dir}: cannot read the run's record"
     try:
@@ -133,6 +134,10 @@ def read_record(step_dir: Path) -> dict[str, Any]:
     missing = [name for name in _FIELDS if name not in record]
     if missing:
         raise CheckpointError(problem, parts=[f"{RUN_STATE}: no field {name}" for name in missing])
+    wrong = [name for name, kind in _FIELDS.items() if type(record[name]) is not kind]
+    if wrong:
+        parts = [f"{RUN_STATE}: {name} is no {_FIELDS[name].__name__}" for name in wrong]
+        raise CheckpointError(problem, parts=parts)
     return record
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from pirl.config.jsonfile import TRAIN_CONFIG_NAME, follow_last
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import PiRLTrainConfig, env_of
-from pirl.errors import ConfigError, ExitCode, FieldError
+from pirl.errors import ConfigError, EvidenceError, ExitCode, FieldError
 from pirl.evaluation.checkpoint import Protocol, prepare, run
-from pirl.evaluation.folder import append_record, create_folder, finish_folder, require_new
+from pirl.evaluation.folder import INFO, append_record, create_folder, finish_folder, require_new
 from pirl.evaluation.identity import describe
 from pirl.evaluation.text import comparison_text, results_text
 from pirl.evaluation.verify import compare_folders, verify_folder
@@ -98,7 +98,10 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     folder = verify_folder(Path(args.verify))
-    text = "every figure follows from the episode records\n\n" + results_text(folder.info)
+    try:
+        text = "every figure follows from the episode records\n\n" + results_text(folder.info)
+    except (KeyError, TypeError) as error:
+        raise EvidenceError(f"{INFO}: the identity is malformed ({error!r})") from error
     _print(dict(folder.info) if args.json else text)
     return int(ExitCode.OK)
 

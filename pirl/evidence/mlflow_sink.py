@@ -7,6 +7,7 @@ not depend on this module: it copies what a bundle holds. Read `docs/evidence.md
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,7 @@ from pirl.evidence import mlflow_view as view
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import CriterionResult, Verdict, worst
 from pirl.evidence.metric_log import MetricRow
+from pirl.files import write_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,6 +60,9 @@ def _door[**P, T](call: Callable[P, T]) -> Callable[P, T]:
             return call(*args, **kwargs)
         except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
             first = str(error).strip().split("\n", 1)[0]
+            if "disk is full" in first or (isinstance(error, OSError) and error.errno):
+                cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC, first)
+                raise write_error(Path(cause.filename or "mlflow.db"), cause) from error
             raise EvidenceError(
                 f"the tracker refused {call.__name__}: {first}\n"
                 "  fix: mend or move away what MLFLOW_TRACKING_URI, or mlflow.db here, names; or --no-mlflow"

@@ -29,7 +29,7 @@ from pirl.config.preflight import preflight_summary
 from pirl.config.routing import split_config_path
 from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
-from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
+from pirl.errors import CheckpointError, ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.files import Appender, human_bytes, require_space, write_bytes
 from pirl.ownership import contents, disown, own
@@ -113,8 +113,13 @@ class Learner:
         )
         self._version = state.policy_version
         counters = dict(state.counters)
-        self._books = Books(**counters.pop("books"))
-        self._store.restore_counters(counters)
+        try:
+            self._books = Books(**counters.pop("books"))
+            self._store.restore_counters(counters)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{step_dir}: the counters are not those of a learner", parts=[repr(error)]
+            ) from error
         self._settled = self._store.settled_counters()
         self._loaded_digests = self._digests()
         self._record.facts["books"] = asdict(self._books)

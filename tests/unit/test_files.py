@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,20 +13,7 @@ from pirl.evidence.metric_log import JsonLines
 from pirl.files import Appender, free_bytes, require_space, write_json, write_text, writing
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: what a full disk answers, without one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path):
+def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path, largest_file):
     path = write_json(tmp_path / "a" / "run.json", {"b": 1, "a": 2})
     assert path.read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
     with largest_file(64), pytest.raises(EnvironmentNotReadyError) as caught:
@@ -41,7 +24,7 @@ def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path):
         assert word in str(caught.value)
 
 
-def test_a_first_write_that_fails_leaves_no_empty_file(tmp_path: Path):
+def test_a_first_write_that_fails_leaves_no_empty_file(tmp_path: Path, largest_file):
     with largest_file(0), pytest.raises(EnvironmentNotReadyError):
         write_text(tmp_path / "run.json", "x")
     assert list(tmp_path.iterdir()) == []
@@ -53,7 +36,7 @@ def test_a_value_that_json_cannot_hold_costs_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path):
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, largest_file):
     path = tmp_path / "metrics.jsonl"
     with JsonLines(path) as lines:
         lines.write({"row": 1})

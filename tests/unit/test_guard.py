@@ -6,6 +6,8 @@ import ast
 import errno
 import io
 import json
+import os
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -121,8 +123,7 @@ KNOWN: list[tuple[BaseException, ExitCode, str]] = [
 
 
 @pytest.mark.parametrize(("error", "code", "word"), KNOWN, ids=lambda v: type(v).__name__)
-def test_known_kinds_teach(error, code, word, capsys, monkeypatch):
-    monkeypatch.setattr("pirl.guard._abandon_stdout", lambda: None)
+def test_known_kinds_teach(error, code, word, capsys):
     assert run_guarded(raising(error), []) == code
     shown = capsys.readouterr().err
     assert word in shown
@@ -193,6 +194,28 @@ def test_nothing_can_prompt(capsys):
     assert run_guarded(command, []) == ExitCode.CHECK_FAILED
     assert "EOFError" in capsys.readouterr().err
     assert sys.stdin is given
+
+
+@pytest.mark.parametrize(("target", "code"), [("/dev/full", 3), ("a closed pipe", 1)])
+def test_output_that_cannot_be_written_is_one_message(target, code):
+    """In a process: the interpreter itself writes once more when it ends."""
+    code_text = "import sys; from pirl.cli import main; sys.exit(main(['--help']))"
+    if target == "/dev/full":
+        out: int = os.open(target, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", code_text], stdout=out, stderr=subprocess.PIPE, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(out)
+    assert run.returncode == code
+    assert run.stderr.startswith("error: ")
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
 
 
 def test_what_no_encoding_can_carry_is_escaped(monkeypatch):
