@@ -22,7 +22,8 @@ MACHINE = [
 
 
 def load(error, monkeypatch):
-    config = a_config(pretrained_path="start")
+    config = a_config()
+    config.pretrained_path = "start"
     monkeypatch.setattr(source, "_find", lambda *_, **__: None)
     monkeypatch.setattr(source, "_compare", lambda *_: None)
 
