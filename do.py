@@ -22,10 +22,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 TOOLS = ROOT / ".tools"
 STAMP = VENV / ".pirl-stamp"
-EXTRAS = ".[libero,metaworld,dev]"
+EXTRAS = ".[libero,assets,metaworld,dev]"
 # Software EGL for MuJoCo: loader, Mesa's EGL and its drivers.
 GL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1", "libgl1-mesa-dri", "libglx-mesa0")
-LOCAL_ASSETS = "../shared/libero-assets"
 
 
 def say(message: str) -> None:
@@ -107,8 +106,6 @@ def environment() -> dict[str, str]:
     env.setdefault("DO_NOT_TRACK", "true")
     env.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     env.setdefault("PYTHONUNBUFFERED", "1")
-    if "PIRL_LIBERO_ASSETS" not in env and (ROOT / LOCAL_ASSETS).is_dir():
-        env["PIRL_LIBERO_ASSETS"] = LOCAL_ASSETS
     return env
 
 
@@ -140,7 +137,7 @@ def main() -> int:
         if code != 0:
             return 1
     # Tests without sockets and simulators run side by side; the others start processes of their own.
-    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract"]
+    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract", "tests/oracle"]
     for arguments in [rest] if rest else [parallel, ["tests/integration", "tests/e2e"]]:
         say("$ pytest " + " ".join(arguments))
         argv = [python, "-m", "pytest", *arguments]

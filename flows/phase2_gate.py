@@ -1,4 +1,4 @@
-"""The flow `phase2-gate`: validate-config, smoke-run, resume-roundtrip, mismatch-negative, verdict.
+"""The flow `phase2-gate`: the steps as tasks, in the order of `pirl.gate.main.run_steps`, then the verdict.
 
 The verdict is the bundle's, recomputed from raw records; Prefect only shows it. A gate that does not pass
 raises, so that the flow run is Failed.
@@ -14,13 +14,10 @@ from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
 
 from pirl.evidence.criteria import Verdict
-from pirl.gate.main import finish, gate_overrides
+from pirl.gate.main import gate_overrides, run_steps, why_it_ended
 from pirl.gate.session import GateFailedError, open_gate
 from pirl.gate.track import tracked
-from tasks.mismatch_negative import mismatch_negative
-from tasks.resume_roundtrip import resume_roundtrip
-from tasks.smoke_run import smoke_run
-from tasks.validate_config import validate_config
+from tasks.gate_steps import run_as_task
 
 
 @flow(name="phase2-gate", flow_run_name="phase2-gate-{variant}", validate_parameters=True)
@@ -50,18 +47,15 @@ def phase2_gate(
         ) as gate,
         tracked(gate, tags={"prefect.flow_run_id": str(runtime.flow_run.id)}) as tracker,
     ):
-        validate_config(gate, tracker)
-        smoke_run(gate, tracker)
-        resume_roundtrip(gate, tracker)
-        mismatch_negative(gate, tracker)
-        bundle = finish(gate, tracker)
+        bundle = run_steps(gate, tracker, run=run_as_task)
     create_markdown_artifact(
         key=f"gate-{variant}-report",
         markdown=(folder / "report.md").read_text(encoding="utf-8"),
         description=f"{bundle.verdict.label}, bundle digest {bundle.digest}",
     )
     if bundle.verdict.verdict is not Verdict.PASSED:
+        why = why_it_ended(gate)
         raise GateFailedError(
-            f"phase-2 gate {variant}: {bundle.verdict.label}; see {folder}/report.md"
+            f"phase-2 gate {variant}: {bundle.verdict.label}{why and ', '}{why}; see {folder}/report.md"
         )
     return bundle.verdict.label

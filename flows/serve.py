@@ -21,6 +21,7 @@ from prefect.settings import get_current_settings
 
 from flows.phase2_gate import phase2_gate
 from pirl.errors import EnvironmentNotReadyError
+from pirl.gate.serve import SETTINGS
 from pirl.guard import run_guarded
 from pirl.runtime.procs import Child, ProcessGroup, spawn
 
@@ -66,6 +67,13 @@ def start_server(url: str, *, deadline_s: float = _START_S) -> Child:
     return server
 
 
+def run_command(url: str) -> str:
+    """How to start the deployment from this folder: with `prefect.toml` here the bare name will do."""
+    if SETTINGS.is_file():
+        return "prefect deployment run phase2-gate"
+    return f"PREFECT_API_URL={url} prefect deployment run phase2-gate/phase2-gate"
+
+
 def main(argv: Sequence[str]) -> int:
     """Serve until interrupted.
 
@@ -84,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
             group.add(start_server(url))
         sys.stderr.write(
             f"Prefect answers at {url}; in another terminal, from this folder:\n"
-            "  prefect deployment run phase2-gate --watch -p profile=embedded\n"
+            f"  {run_command(url)} --watch -p profile=embedded\n"
         )
         serve(
             phase2_gate.to_deployment(

@@ -12,10 +12,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pirl.config.train import PiRLTrainConfig
+from pirl.config.sections import encode_config
 
 HOST_LOCAL_FIELDS = (
     "output_dir",
@@ -45,19 +44,19 @@ class ConfigIdentity:
     """SHA-256 of the canonical config, hex."""
 
 
-def canonical_json(cfg: PiRLTrainConfig) -> str:
+def canonical_json(cfg: Any) -> str:
     """The resolved config without host-local fields: ASCII, sorted keys, no blanks, floats by
     repr.
-    """
-    from pirl.config.train import encode_config
 
+    Any: `PiRLTrainConfig` of `pirl.config.train` or of `pirl.config.lerobot_fields`; equal for both.
+    """
     tree = encode_config(cfg)
     for name in HOST_LOCAL_FIELDS:
         _drop(tree, name.split("."))
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def config_hash(cfg: PiRLTrainConfig) -> str:
+def config_hash(cfg: Any) -> str:
     """SHA-256 of `canonical_json`, hex."""
     return hashlib.sha256(canonical_json(cfg).encode("ascii")).hexdigest()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 TRAIN_CONFIG_NAME = "train_config.json"
 """LeRobot's name of the config inside `pretrained_model/`."""
@@ -52,7 +53,7 @@ def find_config_file(path: str | Path) -> Path:
     """
     if str(path) == "" or "\0" in str(path):
         _refuse(path, "the path of a JSON file", "pass --config_path FILE")
-    given = follow_last(Path(path))
+    given = follow_last(locate(path))
     if given.is_dir():
         for candidate in (
             given / TRAIN_CONFIG_NAME,

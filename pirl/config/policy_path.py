@@ -1,31 +1,24 @@
 """`policy.path`: start from the policy config of a checkpoint folder or of a hub repository.
 
-Owns the translation of what LeRobot's `PreTrainedConfig.from_pretrained` may raise. A folder
-needs no network. Refuses to load weights: `pirl.contract` does.
+Owns finding and reading that config. A folder needs no network. Refuses to load weights:
+`pirl.contract` does. Needs no LeRobot.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import draccus
-import httpx
-import lerobot.policies  # noqa: F401  # pyright: ignore[reportUnusedImport] (registers types)
 from draccus.utils import DraccusException
-from huggingface_hub.constants import CONFIG_NAME
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from lerobot.configs.policies import PreTrainedConfig
 
 from pirl.config.jsonfile import JsonObject
+from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+
+CONFIG_NAME = "config.json"
+"""LeRobot's name of a policy's config."""
 
 
 def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
@@ -49,45 +42,79 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
             "remove policy.type",
         )
     revision = rest.get("pretrained_revision")
-    base = _read(str(path), revision=str(revision) if isinstance(revision, str) else None)
-    encoded: dict[str, Any] = draccus.encode(base, PreTrainedConfig)
-    return JsonObject(encoded | rest | {"pretrained_path": Path(path).as_posix()})
+    file = _find(str(path), revision=str(revision) if isinstance(revision, str) else None)
+    base = _read(file, str(path))
+    return JsonObject(base | rest | {"pretrained_path": Path(path).as_posix()})
 
 
-def _read(path: str, *, revision: str | None) -> PreTrainedConfig:
-    is_folder = Path(path).is_dir()
-    try:
-        if is_folder and (Path(path) / CONFIG_NAME).exists():
-            # LeRobot reads it without any bound.
-            read_json_object(Path(path) / CONFIG_NAME)
-        return PreTrainedConfig.from_pretrained(path, revision=revision)
-    except HFValidationError as error:
+def _find(path: str, *, revision: str | None) -> Path:
+    if not Path(path).is_dir():
+        return _download(path, revision=revision)
+    file = Path(path) / CONFIG_NAME
+    if not file.is_file():
         raise _bad_path(
-            path, "an existing folder, or a hub repository owner/name", "check the path"
-        ) from error
+            path, "a folder with the config.json of a policy", "point at pretrained_model/"
+        )
+    return file
+
+
+def _read(file: Path, path: str) -> dict[str, Any]:
+    """The policy config in `file` with its defaults; as it is when its type is one that only LeRobot knows."""
+    try:
+        values = read_json_object(file)
+        if not isinstance(values.get("type"), str):
+            raise ValueError(f"no policy type in {CONFIG_NAME}")
+        if values["type"] in PreTrainedConfig.OTHER_CHOICES:
+            return values
+        if values["type"] not in PreTrainedConfig.get_known_choices():
+            raise ValueError(f"LeRobot has no policy type {values['type']!r}")
+        return draccus.encode(draccus.decode(PreTrainedConfig, values), PreTrainedConfig)
+    except OSError as error:
+        raise _bad_path(path, f"a readable {CONFIG_NAME}", "check its permissions") from error
     except (DraccusException, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _bad_path(
             path, f"a policy config of this LeRobot ({error})", "check config.json there"
         ) from error
-    except (OSError, httpx.HTTPError) as error:
-        if is_folder:
-            raise _bad_path(
-                path, "a folder with the config.json of a policy", "point at pretrained_model/"
-            ) from error
-        if _is_answer(error):
-            raise _bad_path(
-                path,
-                "an existing folder, or a hub repository that exists and holds config.json",
-                "check the path, its spelling and pretrained_revision; log in if it is private",
-            ) from error
-        raise EnvironmentNotReadyError(
-            f"policy.path = {path!r} is no folder here and the hub cannot be reached",
-            remedy=f"download {path} where there is a network and set policy.path to the folder",
+
+
+def _download(path: str, *, revision: str | None) -> Path:
+    # Only now: most configs name a folder or nothing, and the hub's client brings a network stack.
+    import httpx
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(repo_id=path, filename=CONFIG_NAME, revision=revision))
+    except HFValidationError as error:
+        raise _bad_path(
+            path, "an existing folder, or a hub repository owner/name", "check the path"
         ) from error
+    except (OSError, httpx.HTTPError) as error:
+        _refuse_download(path, error)
+
+
+def _refuse_download(path: str, error: Exception) -> NoReturn:
+    if _is_answer(error):
+        raise _bad_path(
+            path,
+            "an existing folder, or a hub repository that exists and holds config.json",
+            "check the path, its spelling and pretrained_revision; log in if it is private",
+        ) from error
+    raise EnvironmentNotReadyError(
+        f"policy.path = {path!r} is no folder here and the hub cannot be reached",
+        remedy=f"download {path} where there is a network and set policy.path to the folder",
+    ) from error
 
 
 def _is_answer(error: BaseException) -> bool:
     """Whether the hub answered "no such thing", as opposed to not answering."""
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:

@@ -6,13 +6,25 @@ Owns the lines and their order. Shows no secret and no absolute path.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pirl.config.installed import lerobot_note
 
 if TYPE_CHECKING:
-    from pirl.config.load import LoadedConfig
+    from pirl.config.identity import ConfigIdentity
 
 
-def preflight_summary(loaded: LoadedConfig) -> str:
+class Valid(Protocol):
+    """A `CheckedConfig` or a `LoadedConfig`."""
+
+    @property
+    def cfg(self) -> Any: ...
+
+    @property
+    def identity(self) -> ConfigIdentity: ...
+
+
+def preflight_summary(loaded: Valid) -> str:
     """Recipe, policy, variant, config, environment, seed, chunk shape, mode and sizes; one per
     line.
     """
@@ -38,7 +50,8 @@ def preflight_summary(loaded: LoadedConfig) -> str:
             f"{_count(pirl.update_epochs, 'epoch')}",
         ),
     ]
-    return _format(lines)
+    note = lerobot_note()
+    return _format(lines if note is None else [*lines, ("lerobot", note)])
 
 
 def _format(lines: list[tuple[str, str]]) -> str:
@@ -46,7 +59,7 @@ def _format(lines: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
 
-def _policy(loaded: LoadedConfig) -> str:
+def _policy(loaded: Valid) -> str:
     policy = loaded.cfg.policy
     if policy is None:
         return "none"
@@ -58,7 +71,7 @@ def _policy(loaded: LoadedConfig) -> str:
     return f"{policy.type} ({getattr(policy, 'action_mode', '?')}), {weights}"
 
 
-def _environment(loaded: LoadedConfig) -> str:
+def _environment(loaded: Valid) -> str:
     env = loaded.cfg.env
     if env is None:
         return "none"
@@ -69,14 +82,14 @@ def _environment(loaded: LoadedConfig) -> str:
     return f"{env.type}: {named}{chosen}; split {loaded.cfg.runtime.split}"
 
 
-def _sampler(loaded: LoadedConfig) -> str:
+def _sampler(loaded: Valid) -> str:
     policy = loaded.cfg.policy
     steps = getattr(policy, "num_denoising_steps", "?")
     executed, chunk = getattr(policy, "n_action_steps", "?"), getattr(policy, "chunk_size", "?")
     return f"K = {steps} denoising steps, E = {executed} of C = {chunk} rows executed"
 
 
-def _envs(loaded: LoadedConfig) -> str:
+def _envs(loaded: Valid) -> str:
     runtime = loaded.cfg.runtime
     envs = _count(runtime.envs_per_actor, "environment")
     return f"{envs} per actor in {_count(runtime.env_workers, 'worker')}"

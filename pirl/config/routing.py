@@ -17,6 +17,7 @@ from pirl.config.overrides import split_argv
 from pirl.config.spelling import recipe_error
 from pirl.config.yamlfile import read_yaml
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 
 def lerobot_train_argv(argv: Sequence[str]) -> list[str]:
@@ -101,6 +102,7 @@ def _recipe(config_path: str | None, overrides: Sequence[str]) -> object:
 
 def _read_mapping(path: Path) -> Mapping[str, Any] | None:
     """What the file holds, JSON or YAML; None when it cannot be read or holds something else."""
+    path = locate(path)
     file = path / TRAIN_CONFIG_NAME if path.is_dir() else path
     try:
         value = read_yaml(file)

@@ -166,13 +166,19 @@ class _Schema:
         if isinstance(name, str) and name in known:
             value[CHOICE_TYPE_KEY] = str(name)
             return known[name]
+        others: tuple[str, ...] = getattr(cls, "OTHER_CHOICES", ())
+        if name in others:
+            # LeRobot's, but not declared here: a rule refuses it by name, whatever it holds.
+            value[CHOICE_TYPE_KEY] = str(name)
+            return None
+        known_names = [*known, *others]
         shown = str(name) if isinstance(name, str) else name
-        hint = did_you_mean(name, known) if isinstance(name, str) else ""
+        hint = did_you_mean(name, known_names) if isinstance(name, str) else ""
         self.errors.append(
             FieldError(
                 field=join(path, CHOICE_TYPE_KEY),
                 value=shown,
-                expected="one of " + ", ".join(sorted(known)),
+                expected="one of " + ", ".join(sorted(known_names)),
                 fix=hint or f"set {join(path, CHOICE_TYPE_KEY)} to one of them",
             )
         )

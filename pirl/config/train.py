@@ -1,7 +1,8 @@
 """The config of a run: LeRobot's RL training config plus `recipe`, `pirl` and `runtime`.
 
 Owns the draccus classes; one of the doors to LeRobot (importing it imports torch). Refuses to
-know how a file is read. Read `pirl.config.load` next.
+know how a file is read. A changed field here, or another LeRobot, needs `python -m
+pirl.config.snapshot`. Read `pirl.config.load` next.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import draccus
 from lerobot.configs.default import EvalConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.rl.train_rl import TrainRLServerPipelineConfig
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
+from pirl.config import after_init
 from pirl.config.recipe import PiRLConfig, RuntimeConfig
 from pirl.config.rules import check_rules
+from pirl.config.sections import encode_config as encode_config
+from pirl.config.sections import env_of as env_of
+from pirl.config.sections import policy_of as policy_of
 from pirl.errors import ConfigError, FieldError
 
-METAWORLD_IMAGE_KEY = f"{OBS_IMAGES}.image"
-"""The one camera of `pirl_metaworld`, as the policy sees it."""
+
+def _feature(kind: str, shape: tuple[int, ...]) -> PolicyFeature:
+    return PolicyFeature(type=FeatureType[kind], shape=shape)
 
 
 def _one_env_eval() -> EvalConfig:
@@ -60,9 +64,7 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
 @EnvConfig.register_subclass("pirl_metaworld")
 @dataclass
 class PiRLMetaWorldEnvConfig(EnvConfig):
-    """MetaWorld driven by pirl: rendered only when the policy looks (`learning.md`, 64 px, one
-    camera).
-    """
+    """MetaWorld driven by pirl: rendered only when the policy looks, one camera."""
 
     task: str | None = "button-press-topdown-v3"
     tasks: list[str] | None = None
@@ -88,19 +90,7 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
     """Task i is told the instruction of task i + this, cyclically: a control, 0 except when evaluating."""
 
     def __post_init__(self) -> None:
-        pixels = f"pixels/{self.camera}"
-        features = {
-            ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(4,)),
-            "agent_pos": PolicyFeature(type=FeatureType.STATE, shape=(4,)),
-            pixels: PolicyFeature(
-                type=FeatureType.VISUAL, shape=(self.image_size, self.image_size, 3)
-            ),
-        }
-        features_map = {ACTION: ACTION, "agent_pos": OBS_STATE, pixels: METAWORLD_IMAGE_KEY}
-        if self.features not in ({}, features) or self.features_map not in ({}, features_map):
-            raise ValueError("leave features and features_map out: this environment fixes both")
-        self.features = features
-        self.features_map = features_map
+        after_init.metaworld(self, _feature)
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
@@ -124,29 +114,3 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
                 )
             ]
         )
-
-
-def encode_config(cfg: PiRLTrainConfig) -> dict[str, Any]:
-    """The config as plain JSON values, `type` keys included."""
-    return draccus.encode(cfg, PiRLTrainConfig)
-
-
-def env_of(cfg: PiRLTrainConfig) -> Any:
-    """The environment of a config that passed `load_config`, which refuses one without.
-
-    Any: which fields there are depends on the registered choice.
-    """
-    if cfg.env is None:
-        raise ConfigError([_absent("env")])
-    return cfg.env
-
-
-def policy_of(cfg: PiRLTrainConfig) -> Any:
-    """The policy config of a config that passed `load_config`; LeRobot's `XVLAConfig` today."""
-    if cfg.policy is None:
-        raise ConfigError([_absent("policy")])
-    return cfg.policy
-
-
-def _absent(name: str) -> FieldError:
-    return FieldError(field=name, value=None, expected="a section", fix=f"add {name} to the config")

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pirl.config.jsonfile import find_config_file, read_json_object
 from pirl.config.overrides import split_argv
 from pirl.config.routing import split_config_path
 from pirl.config.rules import rule_outcomes
@@ -60,22 +59,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    # A file that is no JSON needs no LeRobot to say so, and its imports cost seconds.
-    read_json_object(find_config_file(config_path))
-    from pirl.config.load import load_config
+    # Only now: neither the usage text nor a missing argument needs the tables.
+    from pirl.config.check import check_draft, read_draft
     from pirl.config.preflight import preflight_summary
-    from pirl.config.train import encode_config
+    from pirl.config.sections import encode_config
 
-    loaded = load_config(config_path, overrides)
-    text = preflight_summary(loaded)
-    outcomes = rule_outcomes(encode_config(loaded.cfg)) if loaded.cfg.recipe else []
+    draft = read_draft(config_path, overrides)
+    if draft.has_recipe:
+        valid = check_draft(draft)
+    else:
+        # LeRobot's own config is LeRobot's to judge.
+        from pirl.config.load import load_config
+
+        valid = load_config(config_path, overrides)
+    recipe, text = valid.cfg.recipe, preflight_summary(valid)
+    outcomes = rule_outcomes(encode_config(valid.cfg)) if recipe else []
     answer = {
         "valid": True,
         "errors": [],
-        "recipe": loaded.cfg.recipe,
-        "variant": loaded.cfg.pirl.variant,
-        "config_path": loaded.identity.path,
-        "config_hash": loaded.identity.hash,
+        "recipe": recipe,
+        "variant": valid.cfg.pirl.variant,
+        "config_path": valid.identity.path,
+        "config_hash": valid.identity.hash,
         "summary": text.splitlines(),
         "rules": [{"rule": o.rule, "meaning": o.meaning, "held": not o.errors} for o in outcomes],
     }

@@ -40,6 +40,7 @@ from transformers import AutoTokenizer
 
 from pirl.config.strictjson import read_json_object
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
+from pirl.resources import locate
 
 PREPROCESSOR_FILE = f"{POLICY_PREPROCESSOR_DEFAULT_NAME}.json"
 OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
@@ -66,7 +67,8 @@ def tokenizer_source(policy_config: XVLAConfig) -> str:
         inside = tokenizer_folder(policy_config, policy_config.pretrained_path)
         if inside.is_dir():
             return str(inside)
-    return policy_config.tokenizer_name
+    named = locate(policy_config.tokenizer_name)
+    return str(named) if named.is_dir() else policy_config.tokenizer_name
 
 
 @lru_cache(maxsize=4)

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import wait as ready_connections
 from typing import Protocol
 
 from pirl.envs.base import Slot, SlotSettings
@@ -131,6 +132,16 @@ class ProcessHost:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def connection(self) -> Connection:
+        """Readable when an answer, or the end of the worker, can be read."""
+        return self._connection
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline of the last `ask`."""
+        return max(0.0, self._deadline - time.monotonic())
+
     def wait_built(self) -> None:
         """Wait until the slots exist; separate from construction so that workers start together."""
         reply = self.answer()
@@ -149,8 +160,7 @@ class ProcessHost:
             raise self._crashed() from error
 
     def answer(self) -> Reply:
-        remaining = max(0.0, self._deadline - time.monotonic())
-        if not self._connection.poll(remaining):
+        if not self._connection.poll(self.left_s):
             self.kill()
             raise EnvError(
                 f"simulator worker {self._index} did not answer within {self._allowed_s:g} s"
@@ -197,6 +207,19 @@ class ProcessHost:
             f"simulator worker {self._index} died while {self._doing} (exit code {code});"
             " its standard error is above"
         )
+
+
+def as_they_answer[K](hosts: Mapping[K, Host]) -> Iterator[K]:
+    """Keys of hosts that were asked, each when `answer` will not wait: a death is seen while others work."""
+    waiting = {key: host for key, host in hosts.items() if isinstance(host, ProcessHost)}
+    yield from (key for key in hosts if key not in waiting)
+    while waiting:
+        first_deadline_s = min(host.left_s for host in waiting.values())
+        ready = ready_connections([h.connection for h in waiting.values()], first_deadline_s)
+        due = [k for k, h in waiting.items() if h.connection in ready or h.left_s <= 0]
+        for key in due:
+            del waiting[key]
+            yield key
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:

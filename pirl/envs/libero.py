@@ -25,7 +25,8 @@ from pirl.envs.base import (
     SlotPlan,
 )
 from pirl.envs.gl import require_gl
-from pirl.envs.libero_setup import prepare_config, quiet_stdout, use_assets
+from pirl.envs.libero_assets import use_assets
+from pirl.envs.libero_setup import prepare_config, quiet_stdout
 from pirl.envs.pool import Pool
 from pirl.errors import EnvError
 

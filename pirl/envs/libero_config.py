@@ -14,7 +14,8 @@ from jaxtyping import Float32
 
 from pirl.envs.base import Array, EnvInfo, EnvObservation, FrameSettings
 from pirl.envs.libero import ACTION_WIDTH, HORIZON, SETTLE_STEPS, LiberoSettings, LiberoTask
-from pirl.envs.libero_setup import prepare_assets, prepare_config, quiet_stdout
+from pirl.envs.libero_assets import prepare_assets
+from pirl.envs.libero_setup import prepare_config, quiet_stdout
 from pirl.errors import ConfigError, FieldError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Everything LIBERO needs before its first import: a config file, so it never asks, and its assets.
 
-Owns `LIBERO_CONFIG_PATH` and the assets folder. Refuses to know tasks and simulation. Read
+Owns `LIBERO_CONFIG_PATH`. `pirl.envs.libero_assets` finds the assets. Refuses to know tasks and simulation. Read
 `pirl.envs.libero` next.
 
 hf-libero asks a question on standard input when it is imported without `config.yaml` in
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import importlib.util
 import json
 import logging
@@ -26,15 +25,6 @@ from typing import Any
 from pirl.errors import EnvironmentNotReadyError
 
 CONFIG_VARIABLE = "LIBERO_CONFIG_PATH"
-ASSETS_VARIABLE = "PIRL_LIBERO_ASSETS"
-ASSET_FOLDERS = (
-    "articulated_objects",
-    "scenes",
-    "stable_hope_objects",
-    "stable_scanned_objects",
-    "textures",
-    "turbosquid_objects",
-)
 _logger = logging.getLogger(__name__)
 
 
@@ -52,7 +42,7 @@ def prepare_config() -> Path:
         EnvironmentNotReadyError: hf-libero is missing, the config folder cannot be written, or an
             existing config names a package that is gone.
     """
-    root = _package_root()
+    root = package_root()
     chosen = os.environ.get(CONFIG_VARIABLE)
     folder = Path(chosen).expanduser() if chosen else _private_folder(root)
     config = folder / "config.yaml"
@@ -67,43 +57,13 @@ def prepare_config() -> Path:
     return config
 
 
-def prepare_assets() -> Path:
-    """Find the assets and tell hf-libero where they are.
-
-    `PIRL_LIBERO_ASSETS` (relative to the current folder, or absolute) wins; else the package's own
-    folder; else hf-libero's download from the hub.
-
-    Raises:
-        EnvironmentNotReadyError: no complete assets folder was found.
-    """
-    prepare_config()
-    with quiet_stdout():
-        libero: Any = importlib.import_module("libero.libero")
-    named = os.environ.get(ASSETS_VARIABLE)
-    if named:
-        folder = Path(named).expanduser().resolve()
-        _check_assets(folder, f"{ASSETS_VARIABLE}={named!r}")
-    else:
-        with quiet_stdout():
-            folder = Path(libero.get_assets_path())
-        _check_assets(folder, "hf-libero's assets (package folder, then the hub)")
-    use_assets(folder)
-    return folder
-
-
-def use_assets(folder: Path) -> None:
-    """Point hf-libero at `folder`: it has a cache of the path, and no public setter for it."""
-    libero: Any = importlib.import_module("libero.libero")
-    libero._assets_path_cache = str(folder)  # noqa: SLF001
-
-
 def init_state_files(suite: str) -> list[Path]:
     """The files with the initial states of a suite, sorted by name.
 
     Raises:
         EnvironmentNotReadyError: the installed package has none for this suite.
     """
-    files = sorted((_package_root() / "init_files" / suite).glob("*.pruned_init"))
+    files = sorted((package_root() / "init_files" / suite).glob("*.pruned_init"))
     if not files:
         raise EnvironmentNotReadyError(
             f"hf-libero has no initial states for {suite}", remedy="reinstall 'pirl[libero]'"
@@ -111,7 +71,12 @@ def init_state_files(suite: str) -> list[Path]:
     return files
 
 
-def _package_root() -> Path:
+def package_root() -> Path:
+    """Folder of the installed `libero.libero`, found without importing it.
+
+    Raises:
+        EnvironmentNotReadyError: hf-libero is not installed.
+    """
     spec = importlib.util.find_spec("libero")
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places or not (Path(places[0]) / "libero").is_dir():
@@ -154,11 +119,12 @@ def _write(config: Path, text: str) -> None:
 
 
 def _check_existing(config: Path) -> None:
-    import yaml
+    # Late: whoever has no LIBERO needs no YAML.
+    from pirl.config.yamlfile import read_yaml
 
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = read_yaml(config)
+    except (OSError, ValueError) as error:
         raise EnvironmentNotReadyError(
             f"LIBERO's config {config} cannot be read: {error}",
             remedy=f"correct that file, or unset {CONFIG_VARIABLE} to let pirl write its own",
@@ -170,13 +136,3 @@ def _check_existing(config: Path) -> None:
                 f"LIBERO's config {config} names {key}={paths.get(key)!r}, which is no folder",
                 remedy=f"correct that file, or unset {CONFIG_VARIABLE} to let pirl write its own",
             )
-
-
-def _check_assets(folder: Path, what: str) -> None:
-    missing = [name for name in ASSET_FOLDERS if not (folder / name).is_dir()]
-    if missing:
-        raise EnvironmentNotReadyError(
-            f"{what} is not a complete LIBERO assets folder; missing: {', '.join(missing)}",
-            remedy=f"set {ASSETS_VARIABLE} to a copy of LIBERO's libero/libero/assets, or allow"
-            " the download from the hub (lerobot/libero-assets)",
-        )

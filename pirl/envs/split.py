@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pirl.config.strictjson import read_json
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 if TYPE_CHECKING:
     from pirl.records import EpisodePlan
@@ -99,7 +100,7 @@ def load_split(env_type: str, *, mode: str = "train", split_file: str | None = N
         )
     seeded = env_type == "pirl_metaworld"
     rules = (
-        built_in(env_type) if split_file is None else read_rules(Path(split_file), seeded=seeded)
+        built_in(env_type) if split_file is None else read_rules(locate(split_file), seeded=seeded)
     )
     return StateSplit(mode=mode, rules=rules, states_are_seeds=seeded)
 

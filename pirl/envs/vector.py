@@ -23,7 +23,7 @@ from pirl.envs.base import (
     SlotPlan,
     SlotSettings,
 )
-from pirl.envs.host import Deadlines, Host, LocalHost, ProcessHost
+from pirl.envs.host import Deadlines, Host, LocalHost, ProcessHost, as_they_answer
 from pirl.envs.protocol import Observations, Reply, Request, Reset, Results, Step
 from pirl.envs.split import StateSplit, assert_allowed
 from pirl.errors import ConfigError, EnvError, FieldError, PirlError
@@ -183,8 +183,8 @@ class SlotVectorEnv:
                 hosts.append(
                     ProcessHost(settings, count, index=index, deadline_s=self._deadlines.start_s)
                 )
-            for host in hosts:
-                host.wait_built()
+            for index in as_they_answer(dict(enumerate(hosts))):
+                hosts[index].wait_built()
         except PirlError:
             for host in hosts:
                 host.close()
@@ -209,10 +209,18 @@ class SlotVectorEnv:
                     deadline_s=per_slot_s * len(mine),
                     doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine)}",
                 )
-            return {host: self._hosts[host].answer() for host in requests}
+            asked = {host: self._hosts[host] for host in requests}
+            return {host: asked[host].answer() for host in as_they_answer(asked)}
         except PirlError:
-            self.close()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        """End every worker at once: one in the middle of a request would not hear that it may go."""
+        for host in self._hosts:
+            if isinstance(host, ProcessHost):
+                host.kill()
+        self.close()
 
     def _slot(self, host: int, local: int) -> int:
         return local * len(self._hosts) + host

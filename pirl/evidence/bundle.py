@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pirl.errors import EvidenceError
+from pirl.errors import EvidenceError, PirlError
 from pirl.evidence.criteria import STEPS, CriterionResult
 from pirl.evidence.environment import collect_environment, collect_source
 from pirl.evidence.judge import GateVerdict, judge_gate, judge_step
@@ -70,16 +70,6 @@ class BundleWriter:
     _commands: list[str] = field(default_factory=list[str])
 
     @staticmethod
-    def require_fresh(folder: Path) -> None:
-        """Stop for a folder that holds anything.
-
-        Raises:
-            EvidenceError: it is not empty, or no folder.
-        """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
-
-    @staticmethod
     def start(
         folder: Path,
         *,
@@ -102,7 +92,7 @@ class BundleWriter:
         Raises:
             EvidenceError: folder not empty, launcher unknown, or git does not answer.
         """
-        BundleWriter.require_fresh(folder)
+        require_fresh(folder)
         if launched_by not in LAUNCHERS:
             raise EvidenceError(f"launched_by {launched_by!r} is not one of {LAUNCHERS}")
         writer = BundleWriter(
@@ -212,6 +202,16 @@ class BundleWriter:
             raise EvidenceError("the bundle is not fit to leave this machine", problems=problems)
 
 
+def require_fresh(folder: Path) -> None:
+    """Refuse a folder that holds something; a bundle is one run's and no other's.
+
+    Raises:
+        EvidenceError: the folder is not empty, or no folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
+
+
 def seal(folder: Path, verdict: GateVerdict) -> str:
     """Write manifest and statement; returns the digest of the bundle, SHA-256 hex."""
     write_text(folder / MANIFEST, dump_json(build_manifest(folder)))
@@ -244,9 +244,19 @@ class StepWriter:
     ) -> None:
         entry = self.bundle.run["steps"][self.step]
         entry["ended_utc"] = utc_now()
-        # The type is enough for a reader to look into the log; a message may hold anything.
         entry["stopped_by"] = None if kind is None else kind.__name__
+        entry["error"] = self._shown(error)
         self.bundle.write_json("metadata/run.json", self.bundle.run)
+
+    def _shown(self, error: BaseException | None) -> str | None:
+        """The message of a deliberate error on one line; one that would leak is withheld."""
+        if not isinstance(error, PirlError):
+            return None
+        line = "; ".join(part.strip() for part in str(error).splitlines())
+        try:
+            return self.bundle.redactor.clean(line, where="metadata/run.json")
+        except EvidenceError:
+            return "withheld: it holds what may not leave the machine"
 
     def record(self, name: str, value: Mapping[str, Any]) -> None:
         """Write `raw/<step>/<name>`, one JSON object."""

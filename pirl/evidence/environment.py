@@ -7,17 +7,20 @@ Owns `metadata/environment.json` and `metadata/source.json`. Refuses to know con
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from pirl.errors import EvidenceError
+from pirl.resources import SHIPPED
 
 PACKAGES = (
     "pirl", "lerobot", "torch", "numpy", "transformers", "safetensors", "draccus", "grpcio",
@@ -75,12 +78,16 @@ def collect_source(repo_root: Path, *, lock_files: Sequence[str] = ()) -> dict[s
     """Git commit, whether the tree is dirty and a digest of the difference, digests of lock files.
 
     Args:
-        repo_root: top folder of the checkout.
+        repo_root: top folder of the checkout, or `pirl.resources.SHIPPED` of an installed wheel: that says which
+            commit it was built from, and files that were altered since make it dirty.
         lock_files: files, relative to it, that fix versions; each must exist.
 
     Raises:
-        EvidenceError: git cannot answer, or a lock file is missing.
+        EvidenceError: git cannot answer, the wheel does not know its commit, or a lock file is missing.
     """
+    locks = {name: _sha256(repo_root / name) for name in lock_files}
+    if repo_root == SHIPPED:
+        return _built_from(repo_root) | {"lock_files": locks}
     commit = _git(repo_root, "rev-parse", "HEAD").decode().strip()
     patch = _git(repo_root, "diff", "HEAD", "--binary")
     untracked = _git(repo_root, "ls-files", "--others", "--exclude-standard", "-z")
@@ -93,7 +100,32 @@ def collect_source(repo_root: Path, *, lock_files: Sequence[str] = ()) -> dict[s
         "git_commit": commit,
         "git_dirty": dirty,
         "patch_sha256": digest.hexdigest() if dirty else None,
-        "lock_files": {name: _sha256(repo_root / name) for name in lock_files},
+        "lock_files": locks,
+    }
+
+
+def _built_from(shipped: Path) -> dict[str, Any]:
+    """What the wheel says of its origin; a file that differs from the wheel's own record makes it dirty."""
+    file = shipped / "source.json"
+    if not file.is_file():
+        raise EvidenceError(
+            "this wheel does not know its commit: it was not built in a git checkout"
+        )
+    built: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    changed = hashlib.sha256(str(built["patch_sha256"]).encode())
+    dirty = bool(built["git_dirty"])
+    for entry in distribution("pirl").files or []:
+        if entry.hash is None:
+            continue
+        content = Path(str(entry.locate())).read_bytes()
+        digest = urlsafe_b64encode(hashlib.new(entry.hash.mode, content).digest()).rstrip(b"=")
+        if digest.decode() != entry.hash.value:
+            dirty = True
+            changed.update(entry.as_posix().encode() + b"\0" + content)
+    return {
+        "git_commit": str(built["git_commit"]),
+        "git_dirty": dirty,
+        "patch_sha256": changed.hexdigest() if dirty else None,
     }
 
 

@@ -58,6 +58,16 @@ class ReportData:
         ]  # fmt: skip
 
     @property
+    def ended_early(self) -> list[tuple[str, str]]:
+        """Steps that could not do their work, after which no other started, and why."""
+        entries = {step: self.run["steps"].get(step, {}) for step in STEPS}
+        return [
+            (step, str(entry.get("error") or entry["stopped_by"]))
+            for step, entry in entries.items()
+            if entry.get("stopped_by")
+        ]
+
+    @property
     def _reason(self) -> str:
         reason = str(self.verdict["profile_reason"])
         return f" ({reason})" if reason else ""
@@ -125,6 +135,10 @@ def _cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
+def _code(text: str) -> str:
+    return text.replace("`", "'")
+
+
 def _table(header: str, rows: list[tuple[object, ...]]) -> list[str]:
     columns = header.count("|") + 1
     lines = [f"| {header} |", "|" + "---|" * columns]
@@ -151,6 +165,8 @@ def render_markdown(bundle: Path) -> str:
     lines += _table("step | verdict | passed | failed | not run", [
         (step, WORDS[data.verdict["steps"][step]], *data.counts(step)) for step in STEPS
     ])  # fmt: skip
+    for step, error in data.ended_early:
+        lines += ["", f"**{step} ended early**, and no further step started: `{_code(error)}`"]
     lines += ["", *(f"- **{name}** {value}" for name, value in data.facts), ""]
     if data.open_items:
         lines += ["## Not passed", ""]

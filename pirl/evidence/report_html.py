@@ -117,7 +117,12 @@ def _steps(data: ReportData) -> str:
             f'<div class="card {_CLASS[verdict]}"><b>{escape(step)}</b>'
             f"{_tag(verdict)} <i>{passed} of {total}{rest}</i></div>"
         )
-    return f'<div class="steps">{"".join(cards)}</div>'
+    ended = "".join(
+        f"<p><b>{escape(step)} ended early</b>, and no further step started: "
+        f"<code>{escape(error)}</code></p>"
+        for step, error in data.ended_early
+    )
+    return f'<div class="steps">{"".join(cards)}</div>{ended}'
 
 
 def _tag(verdict: str) -> str:

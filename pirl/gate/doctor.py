@@ -1,6 +1,6 @@
 """`pirl doctor`: what this machine can run, one remedy per failure.
 
-Owns the checks of `product.md` 8. Changes nothing but LIBERO's own config file, which it writes where it is
+Owns its checks. Changes nothing but LIBERO's own config file, which it writes where it is
 missing, because LIBERO would otherwise ask on standard input.
 """
 
@@ -23,6 +23,7 @@ from packaging.specifiers import SpecifierSet
 from pirl.errors import ExitCode
 from pirl.gate.doctor_check import Check, guarded
 from pirl.gate.doctor_profile import PROFILE_CONFIG, profile_checks
+from pirl.gate.machine import check_libero
 
 PACKAGES = {
     "lerobot": ">=0.6.1,<0.7",
@@ -113,15 +114,10 @@ def _render() -> Check:
 
 def _libero() -> Check:
     def probe() -> str:
-        from pirl.envs.libero_setup import prepare_assets, prepare_config
+        found = check_libero()
+        return f"every asset is LIBERO's own; from {found.source}"
 
-        prepare_config()
-        folder = prepare_assets()
-        return f"config written, assets complete ({sum(1 for _ in folder.iterdir())} folders)"
-
-    return guarded(
-        "libero", probe, remedy="set PIRL_LIBERO_ASSETS to a folder with LIBERO's assets"
-    )
+    return guarded("libero", probe, remedy="install 'pirl[libero,assets]'")
 
 
 def _port() -> Check:

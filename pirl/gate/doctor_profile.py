@@ -14,6 +14,7 @@ from pirl.config.load import load_config
 from pirl.config.train import env_of, policy_of
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
 from pirl.gate.doctor_check import Check
+from pirl.resources import locate
 
 PROFILE_CONFIG = Path("configs/train_config_pirl_xvla_libero.json")
 
@@ -32,7 +33,7 @@ _NAME = "profile "
 def profile_checks(path: Path = PROFILE_CONFIG) -> list[Check]:
     """Environment side and checkpoint side of a train config, one finding each."""
     try:
-        env: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["env"]
+        env: dict[str, Any] = json.loads(locate(path).read_text(encoding="utf-8"))["env"]
     except (OSError, ValueError, LookupError) as error:
         return [
             Check(

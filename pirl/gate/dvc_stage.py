@@ -15,16 +15,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pirl.checkpoint.locate import resolve_checkpoint
-from pirl.errors import ExitCode
-from pirl.evidence.bundle import FinishedBundle
-from pirl.evidence.criteria import Verdict
 from pirl.evidence.metric_log import read_metrics
 from pirl.files import write_text, writing
 from pirl.gate.main import (
     default_profile,
     default_variant,
+    exit_code,
     gate_overrides,
     render,
     result_record,
@@ -64,14 +63,16 @@ def main(argv: Sequence[str]) -> int:
         tracked(gate) as tracker,
     ):
         bundle = run_steps(gate, tracker)
-        seconds = time.monotonic() - started
-        write_outputs(gate, bundle, seconds=seconds)
-    sys.stdout.write(render(result_record(bundle, seconds=seconds)) + "\n")
-    passed = bundle.verdict.verdict is Verdict.PASSED
-    return int(ExitCode.OK if passed else ExitCode.CHECK_FAILED)
+        record = result_record(gate, bundle, seconds=time.monotonic() - started)
+        # A gate that ended before its smoke run did has nothing to version; DVC sees the exit code.
+        smoke = gate.outcomes.get("smoke-run")
+        if smoke is not None and not smoke.ends_gate:
+            write_outputs(gate, record)
+    sys.stdout.write(render(record) + "\n")
+    return int(exit_code(gate, bundle))
 
 
-def write_outputs(gate: GateSession, bundle: FinishedBundle, *, seconds: float) -> None:
+def write_outputs(gate: GateSession, record: dict[str, Any]) -> None:
     """Copy what DVC versions; a `last` link inside an output would break DVC, so one step is copied."""
     smoke = RunFolder(gate.work / SMOKE)
     config, checkpoint = OUTPUTS / "config", OUTPUTS / "checkpoint"
@@ -84,7 +85,6 @@ def write_outputs(gate: GateSession, bundle: FinishedBundle, *, seconds: float) 
         step_dir = resolve_checkpoint(smoke.root)
         shutil.copytree(step_dir, checkpoint / step_dir.name)
     rows = read_metrics(smoke.learner_metrics)
-    record = result_record(bundle, seconds=seconds)
     last = rows[-1].metrics
     write_text(
         METRICS,

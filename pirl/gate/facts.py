@@ -14,19 +14,27 @@ from pirl.envs.split import load_split, split_digest
 
 
 def environment_facts(env_cfg: EnvConfig) -> dict[str, Any]:
-    """Name, version, tasks and digests; the assets digest covers every file's path and bytes."""
+    """Name, version, tasks and digests; the digest of the assets covers every file's path and bytes.
+
+    Raises:
+        EnvironmentNotReadyError: LIBERO's assets are not here, or a file of them is not LIBERO's.
+    """
     info = describe_env(env_cfg)
     states = {"split": split_digest(load_split(env_cfg.type))}
     if info.kind == "libero":
-        from pirl.envs.libero_setup import init_state_files, prepare_assets
+        from pirl.envs.libero_assets import find_assets
+        from pirl.envs.libero_setup import init_state_files
 
         states |= {f.name: file_digest(f) for f in init_state_files(str(env_cfg.task))}
-        name, package, assets = "LIBERO", "hf-libero", folder_digest(prepare_assets())
+        found = find_assets()
+        name, package = "LIBERO", "hf-libero"
+        assets = {"source": found.source, "git_tree": found.tree}
     else:
         import metaworld
 
-        assets = folder_digest(Path(metaworld.__file__).parent / "assets")
         name, package = "MetaWorld", "metaworld"
+        folder = Path(metaworld.__file__).parent / "assets"
+        assets = {"source": "the package metaworld", "sha256": folder_digest(folder)}
     return {
         "name": name,
         "version": version(package),

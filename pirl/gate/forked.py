@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import wait as sentinels_ready
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -37,11 +38,38 @@ def context() -> ForkServerContext:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """One forked process, to be waited for as any other (`pirl.runtime.procs.Watched`)."""
+
+    role: str
+    """The stem of its log's name."""
+    log_path: Path | None
+    process: ForkServerProcess
+
+    @property
+    def sentinel(self) -> int:
+        """Ready when the process has ended (`multiprocessing.connection.wait`)."""
+        return self.process.sentinel
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return exit_code(self)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.process.kill()
+
+
 class ForkedGroup:
     """Forked processes that end together: leaving the block stops whatever still runs."""
 
     def __init__(self) -> None:
-        self._processes: list[ForkServerProcess] = []
+        self._processes: list[Forked] = []
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -58,7 +86,7 @@ class ForkedGroup:
 
     def start(
         self, module: str, argv: Sequence[str], *, env: Mapping[str, str], log_path: Path
-    ) -> ForkServerProcess:
+    ) -> Forked:
         """Run `module.main(argv)` in a new process and session, its output in `log_path`.
 
         Raises:
@@ -75,8 +103,9 @@ class ForkedGroup:
                 raise RuntimeError("the group of forked processes is closed")
             with _exit_code_pipes:
                 process.start()
-            self._processes.append(process)
-        return process
+            started = Forked(role=log_path.stem, log_path=log_path, process=process)
+            self._processes.append(started)
+        return started
 
     def close(self) -> None:
         """TERM what still runs, KILL it after a grace period; no process can be started afterwards."""
@@ -90,7 +119,7 @@ class ForkedGroup:
             wait(process, max(0.0, deadline - time.monotonic()))
 
 
-def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
+def wait(process: Forked, timeout_s: float) -> int | None:
     """Exit code, or None when the deadline passes; the process is killed then."""
     code = exit_code(process, timeout_s)
     if code is None:
@@ -99,12 +128,12 @@ def wait(process: ForkServerProcess, timeout_s: float) -> int | None:
     return code
 
 
-def exit_code(process: ForkServerProcess, timeout_s: float = 0.0) -> int | None:
+def exit_code(process: Forked, timeout_s: float = 0.0) -> int | None:
     """Exit code, or None while the process runs; the only reader of exit codes of forked processes."""
     if not sentinels_ready([process.sentinel], timeout_s):
         return None
     with _exit_code_pipes:
-        return process.exitcode
+        return process.process.exitcode
 
 
 def _end_with_starter() -> None:

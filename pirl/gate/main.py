@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +20,13 @@ from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evidence.bundle import LAUNCHERS, FinishedBundle
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.profiles import PROFILES, flatten
-from pirl.gate.session import GateSession, open_gate
+from pirl.gate.session import GateSession, StepOutcome, open_gate
 from pirl.gate.track import Tracker, tracked
+from pirl.resources import locate
 from pirl.runtime.procs import interrupt_on_signals
 from pirl.runtime.session import configure_logging
+
+logger = logging.getLogger(__name__)
 
 PARAMS = Path("params.yaml")
 
@@ -51,7 +54,7 @@ def _parameter(name: str, default: Any, parameters: Path) -> Any:
 
     Any: whatever YAML can hold.
     """
-    value = read_section(parameters, "gate", field="params").get(name)
+    value = read_section(locate(parameters), "gate", field="params").get(name)
     return default if value is None else value
 
 
@@ -69,12 +72,29 @@ def _wrong_parameter(name: str, value: object, expected: str, parameters: Path) 
     return ConfigError([error], source=parameters.name)
 
 
-def run_steps(gate: GateSession, tracker: Tracker) -> FinishedBundle:
-    """All four steps in order, each tracked, then the sealed bundle."""
-    for step in STEPS:
-        with tracker.step(step):
-            outcome = gate.run_step(step)
-            tracker.step_done(gate, outcome)
+def run_step(gate: GateSession, tracker: Tracker, step: str) -> StepOutcome:
+    """One step and its record in the tracker."""
+    with tracker.step(step):
+        outcome = gate.run_step(step)
+        tracker.step_done(gate, outcome)
+    return outcome
+
+
+def run_steps(
+    gate: GateSession,
+    tracker: Tracker,
+    *,
+    run: Callable[[GateSession, Tracker, str], StepOutcome] = run_step,
+) -> FinishedBundle:
+    """The steps in order until one ends the gate, then the sealed bundle: every door's order.
+
+    Args:
+        run: runs one step; a door may wrap `run_step` in something of its own.
+    """
+    for step in STEPS[len(gate.outcomes) :]:
+        if run(gate, tracker, step).ends_gate:
+            logger.error("step %s ended early; no further step starts", step)
+            break
     return finish(gate, tracker)
 
 
@@ -85,7 +105,25 @@ def finish(gate: GateSession, tracker: Tracker) -> FinishedBundle:
     return bundle
 
 
-def result_record(bundle: FinishedBundle, *, seconds: float) -> dict[str, Any]:
+def why_it_ended(gate: GateSession) -> str:
+    """One line about the step that ended the gate early; empty when every step ran."""
+    ended = gate.ended_by
+    if ended is None:
+        return ""
+    return f"{ended.step} ended early: " + "; ".join(map(str.strip, ended.error.splitlines()))
+
+
+def exit_code(gate: GateSession, bundle: FinishedBundle) -> ExitCode:
+    """0 only for a pass, 3 when the machine lacks something, 1 otherwise."""
+    if bundle.verdict.verdict is Verdict.PASSED:
+        return ExitCode.OK
+    ended = gate.ended_by
+    if ended is not None and ended.exit_code is ExitCode.NOT_READY:
+        return ExitCode.NOT_READY
+    return ExitCode.CHECK_FAILED
+
+
+def result_record(gate: GateSession, bundle: FinishedBundle, *, seconds: float) -> dict[str, Any]:
     """The answer of `pirl gate --json`."""
     verdict = bundle.verdict
     return {
@@ -99,6 +137,7 @@ def result_record(bundle: FinishedBundle, *, seconds: float) -> dict[str, Any]:
         "bundle": bundle.folder.as_posix(),
         "bundle_digest": bundle.digest,
         "seconds": round(seconds, 1),
+        "ended_early": why_it_ended(gate),
     }
 
 
@@ -137,13 +176,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted: {out} is incomplete, and `pirl verify` refuses it\n")
         return int(ExitCode.INTERRUPTED)
-    record = result_record(bundle, seconds=time.monotonic() - started)
+    record = result_record(gate, bundle, seconds=time.monotonic() - started)
     if args.json:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
     else:
         sys.stdout.write(render(record) + "\n")
-    passed = bundle.verdict.verdict is Verdict.PASSED
-    return int(ExitCode.OK if passed else ExitCode.CHECK_FAILED)
+    return int(exit_code(gate, bundle))
 
 
 def render(record: dict[str, Any]) -> str:
@@ -152,6 +190,7 @@ def render(record: dict[str, Any]) -> str:
         f"phase-2 gate, {record['variant']}: {record['label']}",
         f"  {record['criteria_passed']}/{record['criteria_total']} criteria in {record['seconds']} s",
         *(f"  {step:<18} {verdict}" for step, verdict in record["steps"].items()),
+        *([f"  {record['ended_early']}"] if record["ended_early"] else []),
         f"  report   {record['bundle']}/report.html",
         f"  verify   pirl verify {record['bundle']}",
         f"  digest   {record['bundle_digest']}",

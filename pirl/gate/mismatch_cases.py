@@ -15,12 +15,12 @@ from typing import Any
 from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
-from pirl.gate.mismatch_run import HEALTH_S, Case, Host, is_healthy
+from pirl.gate.mismatch_run import Case, Host, is_healthy, meet
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
 from pirl.runtime.identity import settings_of
 from pirl.runtime.launch import free_port
-from pirl.transport.client import ActorLink
+from pirl.runtime.procs import TooLateError
 from pirl.transport.identity import Identity
 
 
@@ -31,7 +31,9 @@ def _actor(*arguments: str) -> tuple[str, ...]:
 def process_cases(gate: GateSession, host: Host) -> list[Case]:
     """Real processes that the learner, or the actor itself, must refuse."""
     port = f"--runtime.port={host.port}"
-    base = ("--config_path", gate.config_path, port)
+    # A wrong peer that is let in (a hook turned the check off) leaves what it writes in the gate's work.
+    out = f"--output_dir={gate.work / 'mismatch-peers'}"
+    base = ("--config_path", gate.config_path, port, out)
     elsewhere = gate.work / "elsewhere" / "train_config.json"
     elsewhere.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(gate.config_path, elsewhere)
@@ -48,8 +50,8 @@ def process_cases(gate: GateSession, host: Host) -> list[Case]:
     gamma = gate.loaded.cfg.pirl.gamma
     return [
         Case(name="config-hash", argv=_actor(*base, f"--pirl.gamma={gamma / 2}")),
-        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port)),
-        Case(name="variant", argv=_actor("--config_path", str(other_config), port)),
+        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port, out)),
+        Case(name="variant", argv=_actor("--config_path", str(other_config), port, out)),
         Case(name="recipe-spelling", argv=_actor(*base, "--recipe=pi_rl")),
         Case(name="policy-type", argv=_actor(*base, "--policy.type=gaussian_actor")),
         Case(
@@ -111,21 +113,22 @@ def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
 
 
 def _client_case(gate: GateSession, host: Host, name: str, identity: Identity) -> dict[str, Any]:
-    runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
+    deadline_s = gate.allowed_s("contact")
     started = time.monotonic()
     code, fields = 0, tuple[FieldMismatch, ...]()
     try:
-        with ActorLink(identity, runtime=runtime, rank=0) as link:
-            link.connect(timeout_s=HEALTH_S)
+        meet(gate, host, identity, deadline_s=deadline_s, take_parameters=False)
     except MismatchError as error:
         code, fields = int(error.exit_code), error.fields
+    except TooLateError as error:
+        code = int(error.exit_code)
     return {
         "class": name,
         "direction": "actor-to-learner",
         "probe": "client",
         "hooks": [],
         "exit_code": code,
-        "deadline_s": HEALTH_S,
+        "deadline_s": deadline_s,
         "elapsed_s": time.monotonic() - started,
         "fields": [
             {"field": f.field, "ours": str(f.ours), "theirs": str(f.theirs)} for f in fields

@@ -12,31 +12,28 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pirl.config.load import load_config
-from pirl.errors import MismatchError
+from pirl.errors import ExitCode, LinkClosedError, MismatchError
 from pirl.evidence.bundle import StepWriter
-from pirl.gate import forked
-from pirl.gate.forked import ForkedGroup
+from pirl.gate.forked import Forked, ForkedGroup
 from pirl.gate.session import GateFailedError, GateSession
 from pirl.hooks import VARIABLE
 from pirl.runtime.launch import free_port
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.procs import ProcessDiedError, TooLateError, wait_until
 from pirl.runtime.session import build_session
 from pirl.transport.client import ActorLink
 from pirl.transport.identity import Identity
 
-DEADLINE_S = 120.0
-"""Any refusal must come within this long, process start included."""
-HEALTH_S = 20.0
-_PAIR_S = 600.0
-_ACTOR_GRACE_S = 60.0
+_TRY_S = 2.0
+"""Between two looks at whether the learner lives; as long as a link's own tries."""
 _PARALLEL = 4
+_REFUSED = (ExitCode.MISMATCH, ExitCode.USAGE)
 _MISMATCH_LINE = re.compile(
     r"^\s+(?P<field>[\w./ ()-]+): \w+ = (?P<ours>.*), \w+ = (?P<theirs>.*)$"
 )
@@ -70,7 +67,7 @@ class Case:
 class Host:
     """A learner that waits for actors, and how to reach it."""
 
-    process: ForkServerProcess
+    process: Forked
     folder: RunFolder
     port: int
     identity: Identity
@@ -79,6 +76,12 @@ class Host:
 def logs_of(gate: GateSession) -> Path:
     """Where the processes of this step write."""
     return gate.work / "logs" / "mismatch"
+
+
+def keep_logs(gate: GateSession, step: StepWriter, pattern: str) -> None:
+    """Copy the logs of this step that match to the bundle, whatever became of their processes."""
+    for log in sorted(logs_of(gate).glob(pattern)):
+        step.log(log.stem, log)
 
 
 def start_learner(
@@ -92,7 +95,8 @@ def start_learner(
     """A learner of the gate's config at a free port, already answering.
 
     Raises:
-        GateFailedError: it does not answer.
+        ProcessDiedError, TooLateError: it does not answer.
+        MismatchError: it refuses a valid peer.
     """
     folder = RunFolder(gate.work / f"mismatch-{name}")
     loaded = load_config(gate.config_path, overrides)
@@ -105,21 +109,62 @@ def start_learner(
     )
     identity = build_session(loaded, device="cpu", run_id="").identity
     host = Host(process=process, folder=folder, port=port, identity=identity)
-    if not is_healthy(gate, host, timeout_s=DEADLINE_S):
-        raise GateFailedError(f"the learner {name!r} does not answer; see its log")
+    meet(gate, host, identity, deadline_s=gate.allowed_s("answer"))
     return host
 
 
-def is_healthy(gate: GateSession, host: Host, *, timeout_s: float = HEALTH_S) -> bool:
-    """Whether the learner accepts a valid peer now and hands it its parameters."""
+def meet(
+    gate: GateSession,
+    host: Host,
+    identity: Identity,
+    *,
+    deadline_s: float,
+    take_parameters: bool = True,
+) -> None:
+    """Contact the learner as a peer of this identity, in this process.
+
+    Args:
+        take_parameters: a valid peer also waits for what it would act with.
+
+    Raises:
+        MismatchError: one side refused.
+        ProcessDiedError: the learner is gone.
+        TooLateError: it does not answer.
+    """
     runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
+    end = time.monotonic() + deadline_s
+
+    def is_met() -> bool:
+        try:
+            with ActorLink(identity, runtime=runtime, rank=0) as link:
+                link.connect(timeout_s=_TRY_S)
+                if not take_parameters:
+                    return True
+                # A stream that breaks ends this wait at once.
+                message = link.wait_for_version(0, timeout_s=max(_TRY_S, end - time.monotonic()))
+        except LinkClosedError:
+            return False
+        return message is not None and bool(message.weights)
+
+    wait_until(
+        is_met,
+        what=f"an answer of {host.process.role}",
+        needs=[host.process],
+        deadline_s=deadline_s,
+    )
+
+
+def is_healthy(gate: GateSession, host: Host) -> bool:
+    """Whether the learner accepts a valid peer now and hands it its parameters.
+
+    Raises:
+        ProcessDiedError: the learner is gone.
+    """
     try:
-        with ActorLink(host.identity, runtime=runtime, rank=0) as link:
-            link.connect(timeout_s=timeout_s)
-            message = link.wait_for_version(0, timeout_s=timeout_s)
-            return message is not None and bool(message.weights)
-    except MismatchError:
+        meet(gate, host, host.identity, deadline_s=gate.allowed_s("contact"))
+    except (MismatchError, TooLateError):
         return False
+    return True
 
 
 def run_pair(
@@ -132,36 +177,41 @@ def run_pair(
 ) -> dict[str, Any]:
     """A learner and its actors train once; the record of a case that follows from it.
 
+    A peer that is refused ends the pair: its learner would wait for it.
+
     Raises:
+        ProcessDiedError, TooLateError: a process ended of something else, or the pair did not end.
         GateFailedError: the learner left no record.
     """
     started = time.monotonic()
-    with ForkedGroup() as group:
-        host = start_learner(
-            gate, group, name=name, overrides=["--runtime.total_updates=1"], env=env
-        )
-        actors: list[ForkServerProcess] = []
-        for rank in range(gate.loaded.cfg.runtime.actors):
-            # The number of updates is part of the hash: a pair must be given the same one.
-            argv = ["--config_path", gate.config_path, "--runtime.total_updates=1"]
-            argv += [*actor_overrides, f"--runtime.port={host.port}", "--rank", str(rank)]
-            gate.bundle.command(["python", "-m", "pirl.actor", *argv], comment=f"mismatch: {name}")
-            log = logs_of(gate) / f"{name}-actor-{rank}.log"
-            actors.append(group.start("pirl.actor", argv, env=env, log_path=log))
-        codes = [forked.wait(host.process, _PAIR_S)]
-        codes += [forked.wait(actor, _ACTOR_GRACE_S) for actor in actors]
-    for role in ("learner", *(f"actor-{rank}" for rank in range(len(actors)))):
-        step.log(f"{name}-{role}", logs_of(gate) / f"{name}-{role}.log")
+    actors: list[Forked] = []
+    try:
+        with ForkedGroup() as group:
+            host = start_learner(
+                gate, group, name=name, overrides=["--runtime.total_updates=1"], env=env
+            )
+            for rank in range(gate.loaded.cfg.runtime.actors):
+                # The number of updates is part of the hash: a pair must be given the same one.
+                argv = ["--config_path", gate.config_path, "--runtime.total_updates=1"]
+                argv += [*actor_overrides, f"--output_dir={host.folder.root}"]
+                argv += [f"--runtime.port={host.port}", "--rank", str(rank)]
+                gate.bundle.command(
+                    ["python", "-m", "pirl.actor", *argv], comment=f"mismatch: {name}"
+                )
+                log = logs_of(gate) / f"{name}-actor-{rank}.log"
+                actors.append(group.start("pirl.actor", argv, env=env, log_path=log))
+            code = _end_of_pair(gate, host.process, actors)
+    finally:
+        keep_logs(gate, step, f"{name}-*.log")
     if not host.folder.run_record.exists():
         raise GateFailedError(f"the pair {name!r} left no record; see its logs")
     books = json.loads(host.folder.run_record.read_text())
-    code = next((1 if c is None else c for c in codes if c != 0), 0)
     return {
         "direction": "actor-to-learner",
         "probe": "process",
         "hooks": books["hooks"],
         "exit_code": code,
-        "deadline_s": DEADLINE_S,
+        "deadline_s": gate.allowed_s("refusal"),
         "elapsed_s": time.monotonic() - started,
         "fields": [],
         "transitions_accepted": books["counters"]["received"],
@@ -170,14 +220,46 @@ def run_pair(
     }
 
 
+def _end_of_pair(gate: GateSession, learner: Forked, actors: Sequence[Forked]) -> int:
+    """0 when every process finished, or the exit code of the actor that was refused.
+
+    Raises:
+        ProcessDiedError, TooLateError: as `run_pair`.
+    """
+    everyone = [learner, *actors]
+
+    def is_over() -> bool:
+        codes = [process.poll() for process in everyone]
+        return any(code in _REFUSED for code in codes[1:]) or None not in codes
+
+    what = f"the end of {learner.role} and its actors"
+    wait_until(is_over, what=what, unharmed=everyone, deadline_s=gate.allowed_s("pair"))
+    failed = [process for process in everyone if process.poll()]
+    if any(process.poll() not in _REFUSED for process in failed):
+        raise ProcessDiedError(what, failed)
+    return failed[0].poll() or 0 if failed else 0
+
+
 def run_cases(
     gate: GateSession, step: StepWriter, cases: Sequence[Case], host: Host, env: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Every case in a process of its own, some at a time; whatever ends this block ends them."""
+    """Every case in a process of its own, some at a time; whatever ends this block ends them.
+
+    Raises:
+        ProcessDiedError: as `run_case`, of the first case that it happens to.
+    """
     for case in cases:
         gate.bundle.command(["python", "-m", *case.shown], comment=f"mismatch: {case.name}")
     with ThreadPoolExecutor(_PARALLEL) as pool, ForkedGroup() as group:
-        rows = list(pool.map(lambda case: run_case(gate, step, case, group, env), cases))
+        running = [
+            pool.submit(run_case, gate, step, case, group, env, needs=[host.process])
+            for case in cases
+        ]
+        done, _ = wait(running, return_when=FIRST_EXCEPTION)
+        for run in done:
+            # An error leaves the block here, which ends the other cases.
+            run.result()
+        rows = [run.result() for run in running]
     healthy = is_healthy(gate, host)
     for row in rows:
         row["learner_healthy"] = healthy
@@ -185,25 +267,45 @@ def run_cases(
 
 
 def run_case(
-    gate: GateSession, step: StepWriter, case: Case, group: ForkedGroup, env: Mapping[str, str]
+    gate: GateSession,
+    step: StepWriter,
+    case: Case,
+    group: ForkedGroup,
+    env: Mapping[str, str],
+    *,
+    needs: Sequence[Forked] = (),
 ) -> dict[str, Any]:
-    """Start one wrong process, wait for its end, read what it said."""
+    """Start one wrong process, wait for its end, read what it said.
+
+    Args:
+        needs: without them the case shows nothing.
+
+    Raises:
+        ProcessDiedError: a signal ended the process, or one that the case needs is gone.
+    """
     label = f"{case.name}-{case.direction}"
     log = logs_of(gate) / f"{label}.log"
+    deadline_s = gate.allowed_s("refusal")
     started = time.monotonic()
     module, *argv = case.argv
-    beside = None
+    beside: list[Forked] = []
     if case.beside:
         other, *arguments = case.beside
-        beside = group.start(other, arguments, env=env, log_path=log.with_suffix(".beside.log"))
+        log_beside = log.with_suffix(".beside.log")
+        beside.append(group.start(other, arguments, env=env, log_path=log_beside))
     process = group.start(module, argv, env={**env, **case.env}, log_path=log)
-    code = forked.wait(process, DEADLINE_S)
-    if beside is not None:
-        beside.terminate()
+    if case.hidden is not None:
+        # Its log is not kept, so no error may quote it.
+        process = replace(process, log_path=None)
+    try:
+        code = _end_of_case(process, needs=[*needs, *beside], deadline_s=deadline_s)
+    finally:
+        for companion in beside:
+            companion.terminate()
+        if case.hidden is None:
+            step.log(label, log)
     elapsed = time.monotonic() - started
     text = log.read_text(encoding="utf-8", errors="replace")
-    if case.hidden is None:
-        step.log(label, log)
     fields = _named_fields(text)
     if case.hidden is not None:
         fields = [f | {"ours": case.hidden[0], "theirs": case.hidden[1]} for f in fields]
@@ -213,13 +315,36 @@ def run_case(
         "probe": "process",
         "hooks": sorted(filter(None, {**os.environ, **case.env}.get(VARIABLE, "").split(","))),
         "exit_code": 0 if code is None else code,
-        "deadline_s": DEADLINE_S,
+        "deadline_s": deadline_s,
         "elapsed_s": elapsed,
         "fields": fields,
         "transitions_accepted": 0,
         "optimiser_steps": 0,
         "learner_healthy": True,
     }
+
+
+def _end_of_case(process: Forked, *, needs: Sequence[Forked], deadline_s: float) -> int | None:
+    """Exit code, or None of a process that outlived its deadline: it was let in, and is killed.
+
+    Raises:
+        ProcessDiedError: as `run_case`.
+    """
+    try:
+        wait_until(
+            lambda: process.poll() is not None,
+            what=f"the end of {process.role}",
+            needs=needs,
+            deadline_s=deadline_s,
+        )
+    except TooLateError:
+        process.kill()
+        return None
+    code = process.poll()
+    if code is not None and code < 0:
+        # Nobody refuses by a signal.
+        raise ProcessDiedError("a wrong peer neither was refused nor accepted", [process])
+    return code
 
 
 def _named_fields(text: str) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Which environment a gate runs on, and the config that follows from profile, variant and parameters.
 
-Owns the profiles, the choice made by `auto` and the resolution of the gate's one config. Refuses to run
-anything. Read `pirl.gate.session` next.
+Owns the profiles, the choice made by `auto` and the resolution of the gate's one config. Starts one
+simulator worker, to see whether it can. Read `pirl.gate.session` next.
 """
 
 from __future__ import annotations
@@ -12,20 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.recipe import VARIANTS
-from pirl.config.train import env_of
-from pirl.envs import describe_env
-from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.config.train import env_of, policy_of
+from pirl.contract.xvla_inputs import real_cameras
+from pirl.envs import EnvObservation, load_split, make_vector_env
+from pirl.envs.libero_assets import AlteredAssetsError
+from pirl.envs.schedule import plan_episode
+from pirl.envs.vector import SlotVectorEnv
+from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_text
+from pirl.gate.machine import check_libero
+from pirl.records import EpisodePlan
+from pirl.resources import locate
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
     "embedded": Path("configs/train_config_pirl_embedded.json"),
 }
-"""Base config of each profile, relative to the repository root."""
+"""Base config of each profile."""
 
 PROFILES = ("auto", *BASE_CONFIGS)
+
+BLANK_STD = 1.0
+"""A frame whose pixels vary less than this shows nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +52,40 @@ class Profile:
     @property
     def base_config(self) -> Path:
         """The config that parameters are applied to."""
-        return BASE_CONFIGS[self.name]
+        return locate(BASE_CONFIGS[self.name])
 
 
-def choose_profile(wanted: str) -> Profile:
-    """The profile to run; `auto` takes LIBERO when it can run here and says why not otherwise.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLook:
+    """An episode that has begun in a worker: shows that the simulator runs, and step 1 goes on with it."""
+
+    env: SlotVectorEnv
+    plan: EpisodePlan
+    observation: EnvObservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A profile that can run here, with its resolved config."""
+
+    profile: Profile
+    loaded: LoadedConfig
+    look: FirstLook
+
+
+def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], target: Path) -> Ready:
+    """The profile to run: `auto` takes LIBERO when it can run here and says why not otherwise.
+
+    "Can run" is packages, assets, memory and one drawn frame of the first episode, in this order; the first
+    thing that fails is the reason.
+
+    Args:
+        variant, overrides, target: as `resolve_config`.
 
     Raises:
-        ConfigError: unknown profile.
-        EnvironmentNotReadyError: `libero` was asked for by name and cannot run here.
+        ConfigError: unknown profile, or whatever the resolved config breaks.
+        AlteredAssetsError: a file of LIBERO's assets is not LIBERO's; `auto` does not step over it.
+        EnvironmentNotReadyError: the profile asked for by name, or the fallback, cannot run here.
     """
     if wanted not in PROFILES:
         raise ConfigError(
@@ -62,15 +99,75 @@ def choose_profile(wanted: str) -> Profile:
             ],
             source="command line",
         )
+
+    def ready(name: str, reason: str) -> Ready:
+        profile = Profile(name=name, reason=reason)
+        if name == "libero":
+            check_libero()
+        loaded = resolve_config(profile, variant=variant, overrides=overrides, target=target)
+        return Ready(profile=profile, loaded=loaded, look=first_look(loaded))
+
     if wanted == "embedded":
-        return Profile(name="embedded", reason="the embedded profile was asked for by name")
+        return ready("embedded", "the embedded profile was asked for by name")
     try:
-        describe_env(env_of(load_config(BASE_CONFIGS["libero"]).cfg))
+        return ready("libero", "")
+    except AlteredAssetsError:
+        raise
     except EnvironmentNotReadyError as error:
         if wanted == "libero":
             raise
-        return Profile(name="embedded", reason=f"LIBERO cannot run here: {error.what}")
-    return Profile(name="libero", reason="")
+        return ready("embedded", f"LIBERO cannot run here: {error.what}")
+
+
+def first_look(loaded: LoadedConfig) -> FirstLook:
+    """Start one worker and the first episode of the run's own schedule, and look at its frame.
+
+    Raises:
+        ConfigError: the policy's cameras are not the environment's.
+        EnvironmentNotReadyError: the simulator does not start, or draws nothing.
+    """
+    cfg = loaded.cfg
+    env_cfg = env_of(cfg)
+    split = load_split(env_cfg.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
+    cameras = tuple(real_cameras(policy_of(cfg)))
+    try:
+        env = make_vector_env(env_cfg, num_envs=1, num_workers=1, image_keys=cameras, split=split)
+    except EnvError as error:
+        raise _does_not_run(env_cfg.type, error) from error
+    plan = plan_episode(
+        seed=cfg.seed or 0,
+        policy_version=0,
+        rank=0,
+        env_index=0,
+        episode_index=0,
+        task_names=env.task_names,
+        split=split,
+        num_envs=1,
+    )
+    try:
+        observation = env.reset({0: plan})[0]
+    except EnvError as error:
+        env.close()
+        raise _does_not_run(env_cfg.type, error) from error
+    spread = frame_spread(observation)
+    if spread <= BLANK_STD:
+        env.close()
+        raise _does_not_run(env_cfg.type, f"its frame is blank (std {spread:.1f} of 255)")
+    return FirstLook(env=env, plan=plan, observation=observation)
+
+
+def frame_spread(observation: EnvObservation) -> float:
+    """Standard deviation of the first camera's pixels, 0 to 255."""
+    frame = next(iter(observation.images.values()))
+    return float(np.asarray(frame, dtype=np.float64).std())
+
+
+def _does_not_run(environment: str, what: object) -> EnvironmentNotReadyError:
+    lines = str(what).splitlines()
+    return EnvironmentNotReadyError(
+        f"{environment} does not run here: {lines[0] if lines else what}",
+        remedy="`pirl doctor` says what this machine lacks",
+    )
 
 
 def resolve_config(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +37,11 @@ from pirl.gate.smoke_step import RUN as UNINTERRUPTED
 from pirl.records import Observation
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.procs import how_it_ended, wait_until
 from pirl.runtime.session import build_session
 from pirl.transport.schema import TensorSpec
 
 RUN = "resumed"
-DEADLINE_S = 1200.0
 _LATER_WORK_S = 0.05
 """The kill comes this long after `last` points at the first checkpoint. The next version was published before, so
 actors are at work on it; a whole later update of the embedded run takes 0.3 s on an idle machine."""
@@ -55,7 +53,8 @@ def run(gate: GateSession, step: StepWriter) -> None:
     """Interrupt, resume, compare, damage, and load in stock LeRobot.
 
     Raises:
-        GateFailedError: a run did not go as the step needs it; logs are in the bundle.
+        GateFailedError, ProcessDiedError, TooLateError: a run did not go as the step needs it; logs are in the
+            bundle.
     """
     total = gate.loaded.cfg.runtime.total_updates
     baseline = RunFolder(gate.work / UNINTERRUPTED)
@@ -63,11 +62,12 @@ def run(gate: GateSession, step: StepWriter) -> None:
         raise GateFailedError("there is no uninterrupted run to compare with: smoke-run failed")
     folder = RunFolder(gate.work / RUN)
     watch = Watch()
-    interrupted = _interrupt(gate, folder, watch)
+    interrupted = _interrupt(gate, step, folder, watch)
     saved_dir = resolve_checkpoint(folder.root)
     saved = read_record(saved_dir)
     shutil.copy(folder.learner_metrics, gate.work / "metrics-interrupted.jsonl")
     killed_after = _last_update(gate.work / "metrics-interrupted.jsonl")
+    deadline_s = gate.allowed_s("resumed-run")
     started = time.monotonic()
     resumed = launch(
         str(saved_dir / _TRAIN_CONFIG),
@@ -76,12 +76,14 @@ def run(gate: GateSession, step: StepWriter) -> None:
         env=watch.env,
         log_dir=gate.work / "logs" / RUN,
         quiet=True,
-        deadline_s=DEADLINE_S,
+        deadline_s=deadline_s,
     )
     elapsed = time.monotonic() - started
-    _copy_logs(gate, step, interrupted, resumed)
+    _copy_logs(gate, step, resumed)
     if resumed.exit_code is not ExitCode.OK:
-        raise GateFailedError(f"the resumed run ended with exit code {int(resumed.exit_code)}")
+        raise GateFailedError(
+            f"the resumed run ended with exit code {int(resumed.exit_code)}: {resumed.reason}"
+        )
     learner = json.loads(folder.run_record.read_text())
     uninterrupted = json.loads(baseline.run_record.read_text())
     step.record(
@@ -94,7 +96,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
             "total_updates": total,
             "during_later_work": interrupted.during_later_work,
             "resume_elapsed_s": elapsed,
-            "resume_deadline_s": DEADLINE_S,
+            "resume_deadline_s": deadline_s,
         },
     )
     step.record(
@@ -124,10 +126,15 @@ class _Interrupted:
     table: list[dict[str, Any]]
 
 
-def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupted:
+def _interrupt(
+    gate: GateSession, step: StepWriter, folder: RunFolder, watch: Watch
+) -> _Interrupted:
     """Start the run again and kill its learner in the middle of the work after a checkpoint.
 
     Forked processes: only the run that resumes must start from nothing.
+
+    Raises:
+        GateFailedError, ProcessDiedError, TooLateError: there was no such moment.
     """
     cfg = gate.loaded.cfg
     logs = gate.work / "logs" / "interrupted"
@@ -135,48 +142,44 @@ def _interrupt(gate: GateSession, folder: RunFolder, watch: Watch) -> _Interrupt
     tail.append(f"--runtime.port={free_port(cfg.runtime.host)}")
     roles = ["learner", *(f"actor-{rank}" for rank in range(cfg.runtime.actors))]
     started = time.monotonic()
-    with forked.ForkedGroup() as group:
-        processes: dict[str, ForkServerProcess] = {}
-        for role in roles:
-            kind, _, rank = role.partition("-")
-            argv = [*tail, *(["--rank", rank] if rank else [])]
-            gate.bundle.command(
-                ["python", "-m", f"pirl.{kind}", *argv],
-                comment=f"resume-roundtrip: interrupted {role}",
+    processes: dict[str, forked.Forked] = {}
+    try:
+        with forked.ForkedGroup() as group:
+            for role in roles:
+                kind, _, rank = role.partition("-")
+                argv = [*tail, *(["--rank", rank] if rank else [])]
+                gate.bundle.command(
+                    ["python", "-m", f"pirl.{kind}", *argv],
+                    comment=f"resume-roundtrip: interrupted {role}",
+                )
+                processes[role] = group.start(
+                    f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
+                )
+            learner, *actors = processes.values()
+            last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
+            wait_until(
+                last.exists,
+                what="the first checkpoint of the run to be interrupted",
+                needs=[learner],
+                unharmed=actors,
+                deadline_s=gate.allowed_s("first-checkpoint"),
             )
-            processes[role] = group.start(
-                f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
-            )
-        learner = processes["learner"]
-        last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
-        _wait_for(
-            lambda: last.exists() or forked.exit_code(learner) is not None,
-            what="the first checkpoint of the run to be interrupted",
-        )
-        time.sleep(_LATER_WORK_S)
-        working = forked.exit_code(learner) is None
-        if not working:
-            raise GateFailedError("the run to be interrupted ended before it could be killed")
-        learner.kill()
-        code = forked.exit_code(learner, 10.0)
+            time.sleep(_LATER_WORK_S)
+            working = learner.poll() is None
+            if not working:
+                raise GateFailedError(
+                    f"the run to be interrupted was over too early: {how_it_ended(learner)}"
+                )
+            learner.kill()
+            code = forked.exit_code(learner, 10.0)
+    finally:
+        for log in sorted(logs.glob("*.log")):
+            step.log(f"interrupted-{log.stem}", log)
     table: list[dict[str, Any]] = [
-        {
-            "role": role,
-            "exit_code": forked.exit_code(process),
-            "seconds": time.monotonic() - started,
-        }
+        {"role": role, "exit_code": process.poll(), "seconds": time.monotonic() - started}
         for role, process in processes.items()
     ]
     return _Interrupted(learner_exit_code=code or 0, during_later_work=working, table=table)
-
-
-def _wait_for(condition: Callable[[], bool], *, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            raise GateFailedError(f"{what} did not come within {DEADLINE_S:.0f} s")
-        pause.wait(0.02)
 
 
 def _last_update(path: Path) -> int:
@@ -184,16 +187,12 @@ def _last_update(path: Path) -> int:
     return int(rows[-1]["step"]) if rows else 0
 
 
-def _copy_logs(
-    gate: GateSession, step: StepWriter, interrupted: _Interrupted, resumed: LaunchResult
-) -> None:
+def _copy_logs(gate: GateSession, step: StepWriter, resumed: LaunchResult) -> None:
     for row in resumed.processes:
         command = ["python", *map(str, row["argv"][1:])]
         gate.bundle.command(command, comment=f"resume-roundtrip: resumed {row['role']}")
-    for name, table in (("interrupted", interrupted.table), (RUN, resumed.processes)):
-        for row in table:
-            role = str(row["role"])
-            step.log(f"{name}-{role}", gate.work / "logs" / name / f"{role}.log")
+        role = str(row["role"])
+        step.log(f"{RUN}-{role}", gate.work / "logs" / RUN / f"{role}.log")
 
 
 def _process_records(
@@ -281,7 +280,11 @@ def _damage(gate: GateSession, source: Path) -> list[dict[str, Any]]:
 
 
 def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str, Any]]:
-    """SIGKILL a process that saves over and over, at other moments each time."""
+    """SIGKILL a process that saves over and over, at other moments each time.
+
+    Raises:
+        ProcessDiedError, TooLateError: it saved nothing.
+    """
     records: list[dict[str, Any]] = []
     for index in range(_SAVE_KILLS):
         run_dir = gate.work / "interrupted-saves" / str(index)
@@ -292,11 +295,11 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
                 env=watch.env,
                 log_path=gate.work / "logs" / "saver.log",
             )
-            _wait_for(
-                lambda d=run_dir, p=saver: (
-                    (d / "checkpoints" / "last").exists() or forked.exit_code(p) is not None
-                ),
+            wait_until(
+                (run_dir / "checkpoints" / "last").exists,
                 what="the first save of the loop",
+                needs=[saver],
+                deadline_s=gate.allowed_s("first-save"),
             )
             time.sleep(0.05 + 0.11 * index)
             saver.kill()

@@ -7,17 +7,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pirl.errors import EnvironmentNotReadyError
+SETTINGS = Path("prefect.toml")
+"""Prefect reads it in the working directory: the repository root has one."""
+DEFAULTS = {
+    "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+    "PREFECT_HOME": ".prefect",
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""What that file says, for every other folder."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve the deployment `phase2-gate/phase2-gate` from the repository root.
-
-    Raises:
-        EnvironmentNotReadyError: not in the repository root, where the flows lie.
-    """
-    if not Path("flows/serve.py").is_file():
-        raise EnvironmentNotReadyError(
-            "flows/serve.py is not here", remedy="run `pirl serve` from the repository root"
-        )
+    """Serve the deployment `phase2-gate/phase2-gate`; server and database live below this folder."""
+    if not SETTINGS.is_file():
+        for name, value in DEFAULTS.items():
+            os.environ.setdefault(
+                name, str(Path(value).resolve()) if name.endswith("HOME") else value
+            )
     os.execv(sys.executable, [sys.executable, "-m", "flows.serve", *argv])

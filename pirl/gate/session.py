@@ -12,19 +12,21 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 from pirl.config.load import LoadedConfig
-from pirl.errors import PirlError
-from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter
+from pirl.errors import ExitCode, PirlError
+from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter, require_fresh
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
 from pirl.files import writing
-from pirl.gate.profiles import Profile, choose_profile, resolve_config
+from pirl.gate.deadlines import allowed_s
+from pirl.gate.profiles import FirstLook, Profile, choose_profile
 from pirl.ownership import clear, owned
+from pirl.resources import SHIPPED, checkout
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,17 @@ class StepOutcome:
     results: list[CriterionResult]
     error: str
     """Why the step ended early; empty when it ran to its end."""
+    exit_code: ExitCode = ExitCode.OK
+    """Of the error."""
+
+    @property
+    def ends_gate(self) -> bool:
+        """Whether no further step may start.
+
+        A step that failed by its numbers is over, and the next may still tell something. One that ended early
+        could not do its work: what follows would wait for what it did not leave, or be about a broken machine.
+        """
+        return self.error != ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +71,8 @@ class GateSession:
     """Run folders, logs and checkpoints; not part of the bundle."""
     bundle: BundleWriter
     loaded: LoadedConfig
+    look: FirstLook | None = None
+    """The episode that the choice of the profile began; validate-config goes on with it."""
     outcomes: dict[str, StepOutcome] = field(default_factory=dict[str, StepOutcome])
 
     @property
@@ -65,29 +80,41 @@ class GateSession:
         """The one config every process is started with."""
         return str(self.loaded.source_path)
 
-    def run_step(self, step: str) -> StepOutcome:
-        """Run one step and judge its records.
+    @property
+    def ended_by(self) -> StepOutcome | None:
+        """The step after which no other may start."""
+        return next((outcome for outcome in self.outcomes.values() if outcome.ends_gate), None)
 
-        A step that fails leaves its records behind; the following steps still run where they can, so that a
-        reviewer sees all that is wrong. A step out of order is a programming error.
+    def allowed_s(self, phase: str) -> float:
+        """How long a part of a step may take, seconds (`pirl.gate.deadlines`)."""
+        return allowed_s(self.profile.name, phase)
+
+    def run_step(self, step: str) -> StepOutcome:
+        """Run one step and judge its records; one that fails leaves its records behind.
+
+        A step out of order, or after one that ended the gate, is a programming error.
         """
         expected = STEPS[len(self.outcomes)]
         if step != expected:
             raise ValueError(f"step {step!r} where {expected!r} must follow")
+        if self.ended_by is not None:
+            raise ValueError(f"step {step!r} after {self.ended_by.step!r} ended the gate")
         module = import_module(_MODULES[step])
         run: Callable[[GateSession, StepWriter], None] = module.run
-        error = ""
+        error, code = "", ExitCode.OK
         logger.info("step %s begins", step)
         writer = self.bundle.step(step)
         try:
             with writer:
                 run(self, writer)
         except PirlError as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            error, code = f"{type(problem).__name__}: {problem}", problem.exit_code
             logger.error("step %s ended early: %s", step, error)
         results = writer.results()
         verdict = worst({result.name: result.verdict for result in results})
-        outcome = StepOutcome(step=step, verdict=verdict, results=results, error=error)
+        outcome = StepOutcome(
+            step=step, verdict=verdict, results=results, error=error, exit_code=code
+        )
         self.outcomes[step] = outcome
         for result in results:
             if result.verdict is not Verdict.PASSED:
@@ -97,7 +124,9 @@ class GateSession:
 
     def finish(self) -> FinishedBundle:
         """Judge, report and seal the bundle; steps that never ran count as not run."""
-        return self.bundle.finish()
+        smoke = self.outcomes.get("smoke-run")
+        # Every picture is of something that the smoke run measured.
+        return self.bundle.finish(pictures=smoke is not None and not smoke.ends_gate)
 
 
 _MODULES = {
@@ -116,7 +145,6 @@ def open_gate(
     out: Path,
     launched_by: str,
     overrides: Sequence[str] = (),
-    repo_root: Path | None = None,
     replace: bool = False,
 ) -> Generator[GateSession]:
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
@@ -129,38 +157,56 @@ def open_gate(
 
     Raises:
         GateFailedError: another gate is running in this checkout.
-        EvidenceError: `out` is not empty.
-        ConfigError, EnvironmentNotReadyError: nothing was run; another process may own `out`.
+        ConfigError, EnvironmentNotReadyError, EvidenceError: nothing was run, and no work folder is left;
+            another process may own `out`, or it is not empty.
     """
-    root = repo_root or Path.cwd()
+    root = Path.cwd()
     # The bundle itself holds nothing but evidence, so the work folder beside it has the owner's lock.
     work = out.with_name(out.name + ".work")
     with owned(work, field="--out"), _only_gate(root / LOCK):
         if replace and out.exists():
             shutil.rmtree(out)
-        BundleWriter.require_fresh(out)
+        require_fresh(out)
         clear(work)
-        chosen = choose_profile(profile)
-        if chosen.reason:
-            logger.warning("profile %s: %s", chosen.name, chosen.reason)
-        loaded = resolve_config(
-            chosen, variant=variant, overrides=overrides, target=work / "train_config.json"
-        )
-        assets = os.environ.get(ASSETS_VARIABLE)
-        folders = {str(Path(assets).resolve()): "<assets>"} if assets else {}
-        bundle = BundleWriter.start(
-            out,
-            repo_root=root,
-            redactor=Redactor.for_this_machine(root, folders=folders),
-            launched_by=launched_by,
-            lock_files=LOCK_FILES,
-            environment={"torch_threads": loaded.cfg.runtime.torch_threads},
-        )
+        with ExitStack() as failed_start:
+            failed_start.callback(clear, work)
+            ready = choose_profile(
+                profile, variant=variant, overrides=overrides, target=work / "train_config.json"
+            )
+            failed_start.callback(ready.look.env.close)
+            chosen, loaded = ready.profile, ready.loaded
+            if chosen.reason:
+                logger.warning("profile %s: %s", chosen.name, chosen.reason)
+            bundle = _start_bundle(out, root, launched_by, loaded)
+            failed_start.pop_all()
         bundle.command(
             ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides],
             comment="the whole gate; every door runs the same",
         )
-        yield GateSession(profile=chosen, variant=variant, work=work, bundle=bundle, loaded=loaded)
+        try:
+            yield GateSession(
+                profile=chosen,
+                variant=variant,
+                work=work,
+                bundle=bundle,
+                loaded=loaded,
+                look=ready.look,
+            )
+        finally:
+            ready.look.env.close()
+
+
+def _start_bundle(out: Path, root: Path, launched_by: str, loaded: LoadedConfig) -> BundleWriter:
+    assets = os.environ.get(ASSETS_VARIABLE)
+    folders = {str(Path(assets).resolve()): "<assets>"} if assets else {}
+    return BundleWriter.start(
+        out,
+        repo_root=checkout() or SHIPPED,
+        redactor=Redactor.for_this_machine(root, folders=folders),
+        launched_by=launched_by,
+        lock_files=LOCK_FILES,
+        environment={"torch_threads": loaded.cfg.runtime.torch_threads},
+    )
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from pirl.runtime.launch import launch
 from pirl.runtime.layout import RunFolder
 
 RUN = "smoke"
-DEADLINE_S = 1200.0
 _VIDEO_FPS = 10
 
 
@@ -43,7 +42,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
         record_video=True,
         log_dir=logs,
         quiet=True,
-        deadline_s=DEADLINE_S,
+        deadline_s=gate.allowed_s("run"),
     )
     for row in result.processes:
         role = str(row["role"])
@@ -54,7 +53,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
     if result.exit_code is not ExitCode.OK:
         step.record("processes.json", {"processes": process_records(result.processes, hooks={})})
         raise GateFailedError(
-            f"the smoke run ended with exit code {int(result.exit_code)}; see logs/smoke-run/"
+            f"the smoke run ended with exit code {int(result.exit_code)}: {result.reason}"
         )
     actors = [json.loads(folder.actor_record(r).read_text()) for r in range(cfg.runtime.actors)]
     learner = json.loads(folder.run_record.read_text())

@@ -29,12 +29,12 @@ from pirl.config.train import encode_config, env_of, policy_of
 from pirl.config.view import View
 from pirl.contract.check import ClauseStatus, check_flow_policy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
-from pirl.envs import describe_env, load_split, make_vector_env
-from pirl.envs.schedule import plan_episode
+from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.outcomes import SUCCESS_DEFINITION
 from pirl.gate.facts import environment_facts
+from pirl.gate.profiles import BLANK_STD, first_look, frame_spread
 from pirl.gate.session import GateSession
 from pirl.hooks import hooks_active
 from pirl.records import Observation
@@ -289,24 +289,11 @@ def _split(gate: GateSession) -> dict[str, Any]:
 
 
 def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observation, dict[str, Any]]:
-    """Reset one episode and run one chunk; the first real observation goes to the contract check."""
+    """Run one chunk of the episode that the gate began; the first real observation goes to the contract check."""
     cfg = gate.loaded.cfg
-    split = load_split(env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
-    env = make_vector_env(
-        env_of(cfg), num_envs=1, num_workers=1, image_keys=session.image_keys, split=split
-    )
+    look = gate.look or first_look(gate.loaded)
+    env, plan, raw = look.env, look.plan, look.observation
     try:
-        plan = plan_episode(
-            seed=cfg.seed or 0,
-            policy_version=0,
-            rank=0,
-            env_index=0,
-            episode_index=0,
-            task_names=env.task_names,
-            split=split,
-            num_envs=1,
-        )
-        raw = env.reset({0: plan})[0]
         observation = Observation(
             images={k: torch.from_numpy(v.copy()).unsqueeze(0) for k, v in raw.images.items()},
             state=torch.from_numpy(raw.state).unsqueeze(0),
@@ -317,11 +304,10 @@ def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observati
         rows = session.policy.spec.executed_steps
         still = session.policy.postprocess(torch.zeros(1, rows, width))[0].numpy()
         result = env.step_chunk({0: env.to_env_actions(_hold(still, raw.state))})[0]
-        frame = next(iter(result.observation.images.values()))
         record = {
             "reset": True,
             "env_steps": result.sim_steps,
-            "frame_std": float(np.asarray(frame, dtype=np.float64).std()),
+            "frame_std": frame_spread(result.observation),
             "task": env.task_names[plan.task_id],
             "init_state_id": plan.init_state_id,
         }
@@ -344,7 +330,7 @@ def _preflight(env_record: dict[str, Any]) -> Sequence[dict[str, Any]]:
         "python": True,
         "lerobot": version("lerobot").startswith("0.6."),
         "mujoco": version("mujoco") == "3.8.1",
-        "render": env_record["frame_std"] > 1.0,
+        "render": env_record["frame_std"] > BLANK_STD,
         "threads": torch.get_num_threads() >= 1,
     }
     return [{"check": k, "outcome": "passed" if ok else "failed"} for k, ok in checks.items()]

@@ -15,6 +15,7 @@ from draccus.utils import DraccusException
 from pirl.config.recipe import VARIANTS
 from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, FieldError
+from pirl.resources import locate
 
 PARAMS = Path("params.yaml")
 
@@ -34,7 +35,7 @@ CONTROLS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
-    """How to make the starting policy; the defaults leave it accurate but too slow (`learning.md`)."""
+    """How to make the starting policy; the defaults leave it accurate but too slow."""
 
     demos_per_task: int = 120
     speed: float = 0.65
@@ -110,7 +111,7 @@ def read_settings(path: Path = PARAMS, **given: object) -> LearnSettings:
     Raises:
         ConfigError: unknown key, wrong type, unknown variant or control.
     """
-    found = settings_from(read_section(path, "learn", field="--params"))
+    found = settings_from(read_section(locate(path), "learn", field="--params"))
     found = replace(found, **{name: value for name, value in given.items() if value is not None})
     if found.variant not in VARIANTS:
         raise _wrong("learn.variant", found.variant, f"one of {', '.join(VARIANTS)}")

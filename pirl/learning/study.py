@@ -29,6 +29,7 @@ from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
 from pirl.learning.track import track_learning
 from pirl.learning.warm_start import warm_start
+from pirl.resources import locate
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there is no such study.
     """
-    studies = read_section(path, "studies", field="params")
+    studies = read_section(locate(path), "studies", field="params")
     rows = studies.get(name)
     if not isinstance(rows, Mapping):
         error = FieldError(

@@ -29,14 +29,24 @@ from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
 from pirl.ownership import owner_of
 from pirl.runtime.layout import RunFolder
-from pirl.runtime.procs import STOP_GRACE_S, Child, ProcessGroup, spawn
+from pirl.runtime.procs import (
+    STOP_GRACE_S,
+    Child,
+    ProcessDiedError,
+    ProcessGroup,
+    TooLateError,
+    how_they_ended,
+    spawn,
+    wait_until,
+)
 from pirl.runtime.record import RunRecord
 from pirl.runtime.session import configure_logging, stop_on_signals
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.2
 _ACTOR_GRACE_S = 30.0
+_LEARNER_GRACE_S = 1.0
+_OWN_FAILURE = frozenset({*ExitCode} - {ExitCode.OK, ExitCode.INTERRUPTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +57,8 @@ class LaunchResult:
     processes: list[dict[str, Any]]
     """Role, pid, command, exit code and duration of every process."""
     port: int
+    reason: str = ""
+    """Which process ended of what, or which deadline passed; empty when the exit code is 0."""
 
 
 def launch(
@@ -90,7 +102,6 @@ def launch(
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
     stop = stop or threading.Event()
-    started = time.monotonic()
     folder = RunFolder(Path(output_dir))
     with ProcessGroup(grace_s=STOP_GRACE_S) as group, _LogPump(log_dir, quiet=quiet) as pump:
         learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
@@ -118,15 +129,25 @@ def launch(
         progress = _Progress(folder, loaded.cfg.runtime.total_updates, quiet=quiet)
         with record:
             record.facts["processes"] = [_without_command(child) for child in group.children]
-            code = _watch(learner, workers, stop, progress, started, deadline_s)
+            code, reason = _watch(learner, workers, stop, progress, deadline_s)
+            dead = [child for child in group.children if child.poll()]
             progress.close()
-            reason = "finished" if code is ExitCode.OK else code.name.lower()
-            record.write(reason)
+            record.write(_ending(code))
             group.stop()
             record.facts["processes"] = [_without_command(child) for child in group.children]
-            record.write(reason, complete=True)
+            record.write(_ending(code), complete=True)
+        # Told to stop, the learner may still have ended of what it saw. An actor ends of losing its simulator.
+        dead += [learner] if learner not in dead and learner.poll() in _OWN_FAILURE else []
+        if code is not ExitCode.OK:
+            reason = reason or how_they_ended(dead)
+            logger.error("the run ends with exit code %d: %s", code, reason)
         table = [_without_command(c) | {"argv": list(c.argv)} for c in group.children]
-    return LaunchResult(exit_code=code, processes=table, port=port)
+    return LaunchResult(exit_code=code, processes=table, port=port, reason=reason)
+
+
+def _ending(code: ExitCode) -> str:
+    """How the run ended, as records of the other processes say it."""
+    return "finished" if code is ExitCode.OK else code.name.lower()
 
 
 def _without_command(child: Child) -> dict[str, Any]:
@@ -170,35 +191,43 @@ def _watch(
     workers: Sequence[Child],
     stop: threading.Event,
     progress: _Progress,
-    started: float,
     deadline_s: float | None,
-) -> ExitCode:
-    """Wait for the learner; an actor that fails, a stop or the deadline ends the run."""
-    while (code := learner.poll()) is None:
-        failed = [w for w in workers if (w.poll() or 0) != 0]
-        if failed:
-            logger.error("%s ended with code %s; ending the run", failed[0].role, failed[0].poll())
-            # The learner reports what it saw of that actor before the group is stopped.
-            learner.wait(1.0)
-            return _as_exit_code(failed[0].poll() or 1)
-        if stop.is_set():
-            return ExitCode.INTERRUPTED
-        if deadline_s is not None and time.monotonic() - started > deadline_s:
-            logger.error("the run did not end within %.0f s", deadline_s)
-            return ExitCode.CHECK_FAILED
+) -> tuple[ExitCode, str]:
+    """Wait for the learner, then for its actors; one that fails, a stop or the deadline ends the run.
+
+    Returns:
+        The exit code, and why the run failed where no exit code of a process says it.
+    """
+
+    def is_over() -> bool:
         progress.refresh()
-        time.sleep(_POLL_S)
-    progress.refresh()
-    if code != 0:
-        return _as_exit_code(code)
-    for worker in workers:
-        worker_code = worker.wait(_ACTOR_GRACE_S)
-        if worker_code is None:
-            logger.error("%s did not end after its learner", worker.role)
-            return ExitCode.CHECK_FAILED
-        if worker_code != 0:
-            return _as_exit_code(worker_code)
-    return ExitCode.OK
+        return stop.is_set() or learner.poll() is not None
+
+    try:
+        wait_until(
+            is_over,
+            what="the end of the run",
+            unharmed=workers,
+            deadline_s=float("inf") if deadline_s is None else deadline_s,
+        )
+        code = learner.poll()
+        if code is None:
+            return ExitCode.INTERRUPTED, "told to stop"
+        if code != 0:
+            return _as_exit_code(code), ""
+        wait_until(
+            lambda: all(worker.poll() is not None for worker in workers),
+            what="the end of the actors after their learner's",
+            unharmed=workers,
+            deadline_s=_ACTOR_GRACE_S,
+        )
+    except ProcessDiedError as error:
+        # The learner reports what it saw of that actor before the group is stopped.
+        learner.wait(_LEARNER_GRACE_S)
+        return _as_exit_code(error.dead[0].poll() or 1), ""
+    except TooLateError as error:
+        return ExitCode.CHECK_FAILED, str(error)
+    return _as_exit_code(next((c for w in workers if (c := w.poll())), 0)), ""
 
 
 def _as_exit_code(code: int) -> ExitCode:
@@ -304,7 +333,10 @@ def main(argv: Sequence[str]) -> int:
         stop=stop_on_signals(),
     )
     if args.json:
-        sys.stdout.write(
-            json.dumps({"exit_code": int(result.exit_code), "processes": result.processes}) + "\n"
-        )
+        answer = {
+            "exit_code": int(result.exit_code),
+            "reason": result.reason,
+            "processes": result.processes,
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
     return int(result.exit_code)

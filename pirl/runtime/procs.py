@@ -1,7 +1,7 @@
 """Child processes that cannot outlive their parent and cannot be waited for without a deadline.
 
-Owns spawning, group shutdown and the process table that evidence needs. Refuses to know what the children
-do. Read `pirl.runtime.launch` next.
+Owns spawning, group shutdown, the one way to wait for something that processes bring about, and the words for
+how a process ended. Refuses to know what the children do. Read `pirl.runtime.launch` next.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from pirl.errors import PirlError
 from pirl.files import writing
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
+_LINE_CHARS = 400
+"""More than any message of ours about one simulator episode; a line of a log may be of any length."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,6 +94,98 @@ def _die_with(parent_pid: int) -> Callable[[], None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return hook
+
+
+class Watched(Protocol):
+    """A process that somebody waits for or depends on, however it was started."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def log_path(self) -> Path | None: ...
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs. Never blocks."""
+        ...
+
+
+class ProcessDiedError(PirlError):
+    """A process ended that was needed; the message says which, of what, and its last words."""
+
+    def __init__(self, what: str, dead: Sequence[Watched]) -> None:
+        self.dead = tuple(dead)
+        super().__init__(f"{what}: {how_they_ended(dead)}")
+
+
+class TooLateError(PirlError):
+    """Something did not come about within its deadline, while every process lived."""
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    what: str,
+    deadline_s: float,
+    needs: Sequence[Watched] = (),
+    unharmed: Sequence[Watched] = (),
+) -> None:
+    """Wait for `condition`, for the death of a process that it depends on, or for the deadline.
+
+    A process is looked at before the condition, so that what it did last still counts.
+
+    Args:
+        what: what is waited for, for the message of an error: "the first checkpoint".
+        needs: the end of any of them, however it went, ends the wait.
+        unharmed: may end by themselves; any other exit code than 0 ends the wait.
+
+    Raises:
+        ProcessDiedError: a process ended and the condition does not hold.
+        TooLateError: the deadline passed.
+    """
+    end = time.monotonic() + deadline_s
+    while True:
+        dead = [p for p in needs if p.poll() is not None] + [p for p in unharmed if p.poll()]
+        if condition():
+            return
+        if dead:
+            raise ProcessDiedError(f"{what} cannot come any more", dead)
+        if time.monotonic() >= end:
+            raise TooLateError(f"{what} did not come within {deadline_s:.0f} s")
+        time.sleep(_POLL_S)
+
+
+def how_they_ended(processes: Sequence[Watched]) -> str:
+    """How each process ended, those that a signal killed first: the others may have ended because of them."""
+    killed_first = sorted(processes, key=lambda process: (process.poll() or 0) >= 0)
+    return "; ".join(how_it_ended(process) for process in killed_first)
+
+
+def how_it_ended(process: Watched) -> str:
+    """`actor-0 was killed by SIGKILL, its last line: ...`."""
+    code = process.poll()
+    if code is None:
+        return f"{process.role} still runs"
+    ended = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+    line = _last_words(process.log_path)
+    return f"{process.role} {ended}" + (f", its last line: {line}" if line else "")
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
+
+
+def _last_words(log_path: Path | None) -> str:
+    """The message that a process of ours ends with (`pirl.guard`), or else its last line."""
+    if log_path is None or not log_path.is_file():
+        return ""
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if line.startswith("error: ")]
+    return (errors or said or [""])[-1][:_LINE_CHARS]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,8 @@ import pytest
 import pirl.runtime.launch
 from pirl.evidence.criteria import Verdict
 from pirl.evidence.verify import verify_bundle
-from pirl.gate import mismatch_run, mismatch_step
+from pirl.gate import mismatch_step
+from pirl.gate.deadlines import EXPECTED_S, LOAD_FACTOR
 from pirl.hooks import VARIABLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -79,7 +80,7 @@ def test_without_restoring_the_optimiser_the_resume_step_fails(gate_before, monk
 def test_without_handshake_and_manifest_check_the_mismatch_step_fails(gate_before, monkeypatch):
     gate = gate_before("mismatch-negative")
     monkeypatch.setenv(VARIABLE, "handshake,manifest")
-    monkeypatch.setattr(mismatch_run, "DEADLINE_S", ACCEPTED_S)
+    monkeypatch.setitem(EXPECTED_S["embedded"], "refusal", ACCEPTED_S / LOAD_FACTOR)
     few = ("config-hash", "protocol-version", "recipe-spelling")
     every = mismatch_step.process_cases
 

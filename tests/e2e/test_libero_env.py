@@ -22,8 +22,10 @@ from lerobot.processor import TransitionKey
 
 from pirl.envs import describe_env, load_split, make_vector_env
 from pirl.envs.base import FrameSettings, SlotPlan
+from pirl.envs.libero_assets import VARIABLE as ASSETS_VARIABLE
+from pirl.envs.libero_assets import prepare_assets
 from pirl.envs.libero_config import libero_codec, libero_settings
-from pirl.envs.libero_setup import ASSETS_VARIABLE, CONFIG_VARIABLE, prepare_assets
+from pirl.envs.libero_setup import CONFIG_VARIABLE
 from pirl.errors import ConfigError, EnvironmentNotReadyError
 from pirl.records import EpisodePlan
 
@@ -39,10 +41,7 @@ BOUNDARIES = (10, 14, 24)
 
 @pytest.fixture(scope="module", autouse=True)
 def assets():
-    try:
-        return prepare_assets()
-    except EnvironmentNotReadyError as error:
-        pytest.skip(str(error))
+    return prepare_assets()
 
 
 def config(suite="libero_10", task=2, **changes):
@@ -306,7 +305,7 @@ def test_the_first_import_asks_nothing_and_touches_no_home(tmp_path):
     }
     environment["HOME"] = str(tmp_path)
     code = (
-        "from pirl.envs.libero_setup import prepare_assets\n"
+        "from pirl.envs.libero_assets import prepare_assets\n"
         "prepare_assets()\n"
         "from libero.libero import benchmark, get_libero_path\n"
         "import sys; sys.stderr.write(get_libero_path('bddl_files'))\n"

@@ -14,9 +14,8 @@ from pirl.config.load import load_config
 from pirl.config.train import env_of, policy_of
 from pirl.contract.xvla import build_policy, save_pretrained
 from pirl.contract.xvla_libero import libero_actions
-from pirl.envs.libero_setup import prepare_assets
+from pirl.envs.libero_assets import prepare_assets
 from pirl.envs.schedule import stream_seed
-from pirl.errors import EnvironmentNotReadyError
 from pirl.evaluation.checkpoint import Protocol, prepare, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libero, pytest.mark.slow]
@@ -60,10 +59,7 @@ def stock_rollout(cfg, folder, plan, task, spec):
 
 
 def test_an_episode_equals_the_one_of_lerobots_evaluation(tmp_path):
-    try:
-        prepare_assets()
-    except EnvironmentNotReadyError as error:
-        pytest.skip(str(error))
+    prepare_assets()
     cfg = load_config(
         "configs/train_config_pirl_libero_smoke.json",
         ["--env.task_ids=[2]", f"--env.episode_length={STEPS}"],

@@ -8,15 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from prefect import runtime
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ParameterTypeError
 from prefect.testing.utilities import prefect_test_harness
 
 import flows.phase2_gate as flow_module
 from flows.bare_name import full_name
+from pirl.errors import EnvironmentNotReadyError
 from pirl.evidence.criteria import STEPS, Verdict
-from pirl.gate.session import GateFailedError, StepOutcome
+from pirl.gate import session
+from pirl.gate.deadlines import EXPECTED_S, LOAD_FACTOR
+from pirl.gate.profiles import Profile
+from pirl.gate.session import GateFailedError, GateSession
 from pirl.gate.track import NoTracker
+from pirl.runtime.procs import wait_until
+from tasks.gate_steps import TASKS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,32 +35,46 @@ def server():
 
 
 class StandIn:
-    """A gate whose steps only note that they ran."""
+    """A bundle that is judged as given."""
 
     def __init__(self, folder: Path, verdict: Verdict) -> None:
         self.folder = folder
         self.verdict = verdict
-        self.ran: list[str] = []
-        self.launched_by = ""
 
-    def run_step(self, step: str) -> StepOutcome:
-        self.ran.append(step)
-        return StepOutcome(step=step, verdict=self.verdict, results=[], error="")
+    def step(self, _step: str) -> StandIn:
+        return self
 
-    def finish(self) -> SimpleNamespace:
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_) -> None:
+        return None
+
+    def results(self) -> list:
+        return [SimpleNamespace(name="all", verdict=self.verdict, detail="")]
+
+    def finish(self, *, pictures: bool) -> SimpleNamespace:
+        del pictures
         self.folder.mkdir(parents=True)
         (self.folder / "report.md").write_text(f"# {self.verdict}\n")
         shown = SimpleNamespace(verdict=self.verdict, label=f"{self.verdict} (stand-in)")
         return SimpleNamespace(verdict=shown, digest="0" * 64, folder=self.folder)
 
 
-def run_flow(monkeypatch, folder: Path, verdict: Verdict):
-    """The flow with a stand-in gate; returns the gate and the final state."""
-    gate = StandIn(folder, verdict)
+def run_flow(monkeypatch, folder: Path, verdict: Verdict, *, run=lambda _gate, _writer: None):
+    """The flow with a gate whose every step is `run`; returns the gate and the final state."""
+    monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
+    gate = GateSession(
+        profile=Profile(name="embedded", reason="test"),
+        variant="flow-noise",
+        work=folder,
+        bundle=StandIn(folder, verdict),
+        loaded=None,
+    )
 
     @contextmanager
     def open_gate(**arguments):
-        gate.launched_by = arguments["launched_by"]
+        assert arguments["launched_by"] == "prefect"
         yield gate
 
     @contextmanager
@@ -72,9 +93,13 @@ async def recorded_artifacts():
 
 
 def test_steps_run_in_order_and_the_label_is_the_result(monkeypatch, tmp_path):
-    gate, state = run_flow(monkeypatch, tmp_path / "bundle", Verdict.PASSED)
-    assert gate.ran == list(STEPS)
-    assert gate.launched_by == "prefect"
+    tasks: list[str] = []
+
+    def note(_gate, _writer):
+        tasks.append(runtime.task_run.name)
+
+    gate, state = run_flow(monkeypatch, tmp_path / "bundle", Verdict.PASSED, run=note)
+    assert tasks == list(gate.outcomes) == list(STEPS)
     assert state.is_completed()
     assert state.result() == "passed (stand-in)"
     artifacts = asyncio.run(recorded_artifacts())
@@ -89,19 +114,43 @@ def test_gate_that_does_not_pass_is_a_failed_run(monkeypatch, tmp_path, verdict)
         state.result()
 
 
+def test_step_that_ended_early_fails_the_run_in_one_line_and_no_later_task_runs(
+    monkeypatch, tmp_path
+):
+    def not_ready(_gate, _writer):
+        raise EnvironmentNotReadyError("no assets", remedy="fetch them")
+
+    gate, state = run_flow(monkeypatch, tmp_path / "bundle", Verdict.NOT_RUN, run=not_ready)
+    assert state.is_failed()
+    with pytest.raises(GateFailedError) as failure:
+        state.result()
+    assert "validate-config ended early: EnvironmentNotReadyError: no assets; fix: fetch them" in (
+        str(failure.value)
+    )
+    assert "\n" not in str(failure.value)
+    assert list(gate.outcomes) == ["validate-config"]
+
+
+def test_task_has_the_time_limit_of_its_step_and_profile(monkeypatch, tmp_path):
+    def endless(_gate, _writer):
+        wait_until(lambda: False, what="the end", deadline_s=120.0)
+
+    monkeypatch.setitem(EXPECTED_S["embedded"], "validation", 1.0 / LOAD_FACTOR)
+    gate, state = run_flow(monkeypatch, tmp_path / "bundle", Verdict.PASSED, run=endless)
+    assert state.is_failed()
+    assert gate.outcomes == {}
+    with pytest.raises(TimeoutError):
+        state.result()
+
+
 def test_unknown_variant_is_refused_before_anything_runs():
     with pytest.raises(ParameterTypeError, match="flow-sde"):
         flow_module.phase2_gate(variant="flow-ode")
 
 
 def test_no_step_is_ever_answered_from_a_cache():
-    tasks = (
-        flow_module.validate_config,
-        flow_module.smoke_run,
-        flow_module.resume_roundtrip,
-        flow_module.mismatch_negative,
-    )
-    for task in tasks:
+    assert list(TASKS) == list(STEPS)
+    for task in TASKS.values():
         assert task.cache_policy.compute_key(SimpleNamespace(), {}, {}) is None
         assert task.persist_result is False
         assert task.retries == 0

@@ -123,6 +123,17 @@ def test_a_killed_worker_is_an_error_with_task_seed_and_exit_code():
         env.step_chunk({0: rows(1)})
 
 
+def test_the_death_of_a_worker_is_seen_while_another_one_works():
+    env = build(2, 2)
+    pids = env.worker_pids
+    env.reset({0: plan(HANGS), 1: plan(KILLED)})
+    started = time.monotonic()
+    with pytest.raises(EnvError, match=rf"worker 1 died .*seed {KILLED}"):
+        env.step_chunk({0: rows(1), 1: rows(1)})
+    assert gone(pids)
+    assert time.monotonic() - started < 8
+
+
 def test_the_exit_code_of_a_worker_is_reported():
     with build(1, 1) as env:
         env.reset({0: plan(EXITS)})

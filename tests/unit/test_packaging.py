@@ -15,9 +15,9 @@ def test_python_is_3_12_for_every_tool():
     assert PROJECT["tool"]["pyright"]["pythonVersion"] == "3.12"
 
 
-def test_the_three_extras_exist_and_simulators_are_not_required():
+def test_the_extras_exist_and_simulators_are_not_required():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"libero", "metaworld", "dev"}
+    assert set(extras) == {"libero", "assets", "metaworld", "dev"}
     required = " ".join(PROJECT["project"]["dependencies"])
     assert "libero" not in required
     assert "metaworld" not in required

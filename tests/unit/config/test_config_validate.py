@@ -14,10 +14,15 @@ from pirl.errors import ConfigError, EnvironmentNotReadyError
 
 LIGHT = (
     "pirl.config",
+    "pirl.config.after_init",
     "pirl.config.catalogue",
+    "pirl.config.check",
     "pirl.config.identity",
+    "pirl.config.installed",
     "pirl.config.jsonfile",
+    "pirl.config.lerobot_fields",
     "pirl.config.overrides",
+    "pirl.config.policy_path",
     "pirl.config.preflight",
     "pirl.config.ranges",
     "pirl.config.recipe",
@@ -27,12 +32,14 @@ LIGHT = (
     "pirl.config.rules_pirl",
     "pirl.config.rules_policy",
     "pirl.config.rules_runtime",
+    "pirl.config.schema",
+    "pirl.config.sections",
     "pirl.config.spelling",
     "pirl.config.validate",
     "pirl.config.view",
 )
 
-DOORS = {"load", "policy_path", "schema", "train", "__main__"}
+DOORS = {"load", "snapshot", "train", "__main__"}
 
 
 def test_valid_config_prints_its_summary(capsys):
@@ -98,7 +105,7 @@ def test_config_package_imports_neither_torch_nor_lerobot():
     program = (
         "import sys, importlib\n"
         f"for name in {LIGHT!r}: importlib.import_module(name)\n"
-        "print([m for m in ('torch', 'lerobot', 'draccus', 'transformers') if m in sys.modules])"
+        "print([m for m in ('torch', 'lerobot', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,21 +1,13 @@
-"""LIBERO's config and assets are in place before its first import; the user's stay theirs."""
+"""LIBERO's config is in place before its first import; the user's stays theirs."""
 
 import json
 import logging
-import sys
-import types
 
 import pytest
 import yaml
 
 from pirl.envs import libero_setup
-from pirl.envs.libero_setup import (
-    ASSET_FOLDERS,
-    ASSETS_VARIABLE,
-    CONFIG_VARIABLE,
-    prepare_assets,
-    prepare_config,
-)
+from pirl.envs.libero_setup import CONFIG_VARIABLE, prepare_config
 from pirl.errors import EnvironmentNotReadyError
 
 
@@ -25,31 +17,12 @@ def package(tmp_path, monkeypatch):
     root = tmp_path / "site" / "libero" / "libero"
     for name in ("bddl_files", "init_files"):
         (root / name).mkdir(parents=True)
-    monkeypatch.setattr(libero_setup, "_package_root", lambda: root)
+    monkeypatch.setattr(libero_setup, "package_root", lambda: root)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv(ASSETS_VARIABLE, raising=False)
     # Set first, so that what prepare_config sets is undone.
     monkeypatch.setenv(CONFIG_VARIABLE, "")
     return root
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """A stand-in for `libero.libero` that must not be asked for the hub's assets."""
-    fake = types.ModuleType("libero.libero")
-    fake._assets_path_cache = None
-    fake.get_assets_path = lambda: pytest.fail("asked the hub")
-    monkeypatch.setitem(sys.modules, "libero", types.ModuleType("libero"))
-    monkeypatch.setitem(sys.modules, "libero.libero", fake)
-    return fake
-
-
-def assets_in(folder, *, without=()):
-    for name in ASSET_FOLDERS:
-        if name not in without:
-            (folder / name).mkdir(parents=True)
-    return folder
 
 
 def test_a_private_config_is_written_and_the_users_folder_left_alone(package, tmp_path):
@@ -118,7 +91,7 @@ def test_two_installations_have_two_configs(package, tmp_path, monkeypatch):
     other = tmp_path / "other"
     for name in ("bddl_files", "init_files"):
         (other / name).mkdir(parents=True)
-    monkeypatch.setattr(libero_setup, "_package_root", lambda: other)
+    monkeypatch.setattr(libero_setup, "package_root", lambda: other)
     monkeypatch.setenv(CONFIG_VARIABLE, "")
     assert prepare_config() != first
 
@@ -128,32 +101,6 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(package, tmp_pat
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "file" / "below"))
     with pytest.raises(EnvironmentNotReadyError, match="cannot be written"):
         prepare_config()
-
-
-def test_local_assets_win_and_a_relative_path_starts_here(package, module, tmp_path, monkeypatch):
-    assets = assets_in(tmp_path / "work" / "assets")
-    (tmp_path / "work" / "run").mkdir()
-    monkeypatch.chdir(tmp_path / "work" / "run")
-    monkeypatch.setenv(ASSETS_VARIABLE, "../assets")
-    assert prepare_assets() == assets
-    assert module._assets_path_cache == str(assets)
-
-
-def test_incomplete_assets_are_refused_by_name(package, module, tmp_path, monkeypatch):
-    assets_in(tmp_path / "assets", without=("scenes", "textures"))
-    monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path / "assets"))
-    with pytest.raises(EnvironmentNotReadyError, match="missing: scenes, textures") as caught:
-        prepare_assets()
-    assert ASSETS_VARIABLE in caught.value.remedy
-    assert module._assets_path_cache is None
-
-
-def test_without_a_local_folder_hf_libero_is_asked_and_checked(package, module, tmp_path):
-    module.get_assets_path = lambda: str(tmp_path / "none")
-    with pytest.raises(EnvironmentNotReadyError, match="package folder, then the hub"):
-        prepare_assets()
-    module.get_assets_path = lambda: str(assets_in(tmp_path / "hub"))
-    assert prepare_assets() == tmp_path / "hub"
 
 
 def test_a_missing_package_is_said_with_the_extra(monkeypatch):

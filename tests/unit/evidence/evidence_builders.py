@@ -204,7 +204,7 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             "checkpoint": {"source": "random initialisation", "revision": "seed 7",
                            "licence": "Apache-2.0", "files": {"model.safetensors": sha("w")}},
             "environment": {"name": suite, "version": "3.0.0", "tasks": list(tasks),
-                            "assets": {"scene.xml": sha("scene")},
+                            "assets": {"source": "wheels", "git_tree": "c" * 40},
                             "initial_states": dict.fromkeys(tasks, sha("states"))},
         })  # fmt: skip
         step.lines("analytic.jsonl", analytic_cases())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from contextlib import suppress
 
 import pytest
 from evidence_builders import REPO, Story, build_bundle
 
-from pirl.errors import EvidenceError
+from pirl.errors import EvidenceError, PirlError
 from pirl.evidence.bundle import BundleWriter
 from pirl.evidence.environment import collect_environment, collect_source
 from pirl.evidence.redact import Redactor
@@ -121,7 +122,38 @@ def test_step_that_raises_is_noted_and_the_bundle_can_still_be_finished(tmp_path
     finished = writer.finish(pictures=False)
     run = json.loads((finished.folder / "metadata/run.json").read_text())
     assert run["steps"]["smoke-run"]["stopped_by"] == "RuntimeError"
+    assert run["steps"]["smoke-run"]["error"] is None
+    assert "may hold anything" not in (finished.folder / "report.md").read_text()
     assert finished.verdict.label in ("failed", "not run")
+
+
+def ended_early(folder, message, **changes):
+    """A finished bundle whose smoke run ended with a deliberate error."""
+    writer = start(folder, **changes)
+    with suppress(PirlError), writer.step("smoke-run"):
+        raise PirlError(message)
+    return writer.finish(pictures=False)
+
+
+def test_report_says_which_step_ended_early_and_why(tmp_path):
+    message = f"actor-0 was killed by SIGKILL,\n  its last line: `<script>` in {REPO}/runs/x.py"
+    finished = ended_early(tmp_path / "bundle", message)
+    shown = "actor-0 was killed by SIGKILL,; its last line: '<script>' in <repo>/runs/x.py"
+    text = (finished.folder / "report.md").read_text()
+    assert f"**smoke-run ended early**, and no further step started: `{shown}`" in text
+    page = (finished.folder / "report.html").read_text()
+    assert "smoke-run ended early" in page
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+
+
+def test_message_of_an_early_end_that_holds_a_secret_is_withheld(tmp_path):
+    secret = "not-to-be-known"
+    redactor = Redactor.for_this_machine(REPO, secrets=[secret])
+    finished = ended_early(tmp_path / "bundle", f"refused {secret}", redactor=redactor)
+    text = (finished.folder / "report.md").read_text()
+    assert "withheld" in text
+    assert secret not in text
 
 
 def test_dirty_tree_gets_a_digest_that_follows_its_content(tmp_path):

@@ -14,10 +14,11 @@ from pirl.ownership import owned
 def work(tmp_path, monkeypatch):
     """The work folder of an earlier gate; a gate that gets past its folders fails the test."""
 
-    def passed(_: str) -> None:
+    def passed(*_: object, **__: object) -> None:
         raise AssertionError("the gate went on")
 
     monkeypatch.setattr(session, "choose_profile", passed)
+    monkeypatch.chdir(tmp_path)
     work = tmp_path / "bundle.work"
     work.mkdir()
     (work / "kept").write_text("records")
@@ -26,8 +27,7 @@ def work(tmp_path, monkeypatch):
 
 def enter(tmp_path, **options) -> None:
     with open_gate(
-        profile="embedded", variant="flow-sde", out=tmp_path / "bundle", launched_by="test",
-        repo_root=tmp_path, **options,
+        profile="embedded", variant="flow-sde", out=tmp_path / "bundle", launched_by="test", **options,
     ):  # fmt: skip
         pass
 

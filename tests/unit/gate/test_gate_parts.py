@@ -9,35 +9,94 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, MismatchError
-from pirl.evidence.criteria import Verdict
-from pirl.gate import main, mismatch_run, mismatch_step, processes, profiles, session
+from pirl.envs.libero_assets import AlteredAssetsError
+from pirl.errors import (
+    ConfigError,
+    EnvError,
+    EnvironmentNotReadyError,
+    EvidenceError,
+    ExitCode,
+    LinkClosedError,
+    MismatchError,
+)
+from pirl.evidence.criteria import STEPS, Verdict
+from pirl.evidence.measure_mismatch import MAX_DEADLINE_S
+from pirl.gate import deadlines, main, mismatch_run, mismatch_step, processes, profiles, session
+from pirl.gate import machine as machine_checks
 from pirl.gate.mismatch_run import Case
 from pirl.gate.processes import MARK, Watch, process_records
-from pirl.gate.session import GateFailedError, GateSession
+from pirl.gate.session import GateFailedError, GateSession, StepOutcome
+from pirl.gate.track import NoTracker
 from pirl.hooks import VARIABLE
+from pirl.runtime import procs
+from pirl.runtime.procs import ProcessDiedError, TooLateError
 
 REPO = Path(__file__).resolve().parents[3]
 
 # One wrong peer
 
 
-class Group:
-    """Stands for the forked processes: writes what a peer would print, and remembers the rest."""
+class Clock:
+    """Time that passes only when somebody sleeps."""
 
-    def __init__(self, says: str) -> None:
-        self.says, self.started = says, []
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class Peer:
+    """A process that ends with `code` at `ends_at`, never where that is None."""
+
+    role: str
+    code: int | None
+    clock: Clock
+    ends_at: float = 0.0
+    log_path: Path | None = None
+    told: str = ""
+
+    def poll(self) -> int | None:
+        return self.code if self.clock.now >= self.ends_at else None
+
+    def terminate(self) -> None:
+        self.told = "terminate"
+
+    def kill(self) -> None:
+        self.told = "kill"
+
+
+class Group:
+    """Stands for the forked processes: writes what a peer would print, and remembers the rest.
+
+    Args:
+        ends: exit code and seconds by module; another module's process runs on.
+    """
+
+    def __init__(self, clock: Clock, says: str, ends: dict[str, tuple[int | None, float]]) -> None:
+        self.clock, self.says, self.ends = clock, says, ends
+        self.started: list[tuple[str, dict]] = []
+        self.processes: list[Peer] = []
 
     def start(self, module, argv, *, env, log_path):
         log_path.parent.mkdir(parents=True, exist_ok=True)
         log_path.write_text(self.says)
         self.started.append((module, dict(env)))
-        return SimpleNamespace(terminate=lambda: self.started.append("ended"))
+        code, seconds = self.ends.get(module, (None, 0.0))
+        peer = Peer(log_path.stem, code, self.clock, self.clock.now + seconds, log_path)
+        self.processes.append(peer)
+        return peer
 
 
 REFUSAL = """mismatch
@@ -47,41 +106,71 @@ recipe = 'pi_rl'
 """
 
 
-def refusal(monkeypatch, tmp_path, *, code, says=REFUSAL, seconds=0.0, case_env=None, **case):
+REFUSAL_S = 120.0
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(procs, "time", clock)
+    monkeypatch.setattr(mismatch_run, "time", clock)
+    return clock
+
+
+def refusal(clock, tmp_path, *, code, says=REFUSAL, seconds=0.0, case_env=None, beside_ends=None,
+            needs=(), **case):  # fmt: skip
     """The row of one wrong peer that ends with `code` after `seconds`, and what was kept of it."""
-    clock = [100.0]
-
-    def wait(_process, timeout_s):
-        assert timeout_s == mismatch_run.DEADLINE_S
-        clock[0] += seconds
-        return code
-
-    monkeypatch.setattr(mismatch_run.forked, "wait", wait)
-    monkeypatch.setattr(mismatch_run.time, "monotonic", lambda: clock[0])
-    group, kept = Group(says), []
+    ends = {"pirl.actor": (code, seconds), "pirl.gate.stock_learner": beside_ends or (None, 0.0)}
+    group, kept = Group(clock, says, ends), []
     row = mismatch_run.run_case(
-        SimpleNamespace(work=tmp_path),
+        SimpleNamespace(work=tmp_path, allowed_s={"refusal": REFUSAL_S}.__getitem__),
         SimpleNamespace(log=lambda name, path: kept.append(name)),
         Case(name="config-hash", argv=("pirl.actor", "--x"), env=case_env or {}, **case),
         group,
         {},
+        needs=needs,
     )
     return row, group, kept
 
 
 @pytest.mark.parametrize(("code", "recorded"), [(5, 5), (2, 2), (1, 1), (0, 0), (None, 0)])
-def test_a_peer_that_never_ended_is_recorded_as_accepted(monkeypatch, tmp_path, code, recorded):
-    row, _, _ = refusal(monkeypatch, tmp_path, code=code)
+def test_a_peer_that_never_ended_is_recorded_as_accepted(clock, tmp_path, code, recorded):
+    row, group, _ = refusal(clock, tmp_path, code=code)
     assert row["exit_code"] == recorded
+    assert group.processes[-1].told == ("kill" if code is None else "")
+    assert row["elapsed_s"] == pytest.approx(REFUSAL_S if code is None else 0.0, abs=0.1)
 
 
-def test_the_time_of_a_refusal_is_measured_and_its_deadline_recorded(monkeypatch, tmp_path):
-    row, _, _ = refusal(monkeypatch, tmp_path, code=5, seconds=7.5)
-    assert (row["elapsed_s"], row["deadline_s"]) == (7.5, mismatch_run.DEADLINE_S)
+def test_the_time_of_a_refusal_is_measured_and_its_deadline_recorded(clock, tmp_path):
+    row, _, _ = refusal(clock, tmp_path, code=5, seconds=7.5)
+    assert row["elapsed_s"] == pytest.approx(7.5, abs=0.1)
+    assert row["deadline_s"] == REFUSAL_S
 
 
-def test_fields_are_read_from_either_kind_of_refusal(monkeypatch, tmp_path):
-    row, _, kept = refusal(monkeypatch, tmp_path, code=5)
+def test_a_wrong_peer_that_a_signal_ends_is_no_refusal_and_ends_the_step(clock, tmp_path):
+    with pytest.raises(
+        ProcessDiedError, match="config-hash-actor-to-learner was killed by SIGKILL"
+    ):
+        refusal(clock, tmp_path, code=-9, seconds=3.0)
+    assert clock.now == pytest.approx(103.0, abs=0.1)
+
+
+def test_a_case_does_not_outlive_the_learner_that_it_needs(clock, tmp_path):
+    host = Peer("host-learner", -9, clock, ends_at=102.0)
+    with pytest.raises(ProcessDiedError, match="host-learner was killed by SIGKILL"):
+        refusal(clock, tmp_path, code=None, needs=[host])
+    assert clock.now == pytest.approx(102.0, abs=0.1)
+
+
+def test_a_case_does_not_outlive_the_process_beside_it(clock, tmp_path):
+    with pytest.raises(ProcessDiedError, match=r"beside was killed by SIGKILL"):
+        refusal(clock, tmp_path, code=None, beside_ends=(-9, 2.0),
+                beside=("pirl.gate.stock_learner", "1"))  # fmt: skip
+    assert clock.now == pytest.approx(102.0, abs=0.1)
+
+
+def test_fields_are_read_from_either_kind_of_refusal(clock, tmp_path):
+    row, _, kept = refusal(clock, tmp_path, code=5)
     assert row["fields"] == [
         {"field": "config_hash", "ours": "'aaa'", "theirs": "'bbb'"},
         {"field": "recipe", "ours": "'pi_rl'", "theirs": "pi-rl"},
@@ -89,9 +178,9 @@ def test_fields_are_read_from_either_kind_of_refusal(monkeypatch, tmp_path):
     assert kept == ["config-hash-actor-to-learner"]
 
 
-def test_a_secret_is_neither_shown_nor_kept(monkeypatch, tmp_path):
+def test_a_secret_is_neither_shown_nor_kept(clock, tmp_path):
     row, _, kept = refusal(
-        monkeypatch, tmp_path, code=5, says="  token: ours = 'hunter2', theirs = ''\n",
+        clock, tmp_path, code=5, says="  token: ours = 'hunter2', theirs = ''\n",
         hidden=("<withheld>", "<no token>"),
     )  # fmt: skip
     assert row["fields"] == [{"field": "token", "ours": "<withheld>", "theirs": "<no token>"}]
@@ -100,64 +189,136 @@ def test_a_secret_is_neither_shown_nor_kept(monkeypatch, tmp_path):
     assert "hunter2" not in str(case.shown)
 
 
-def test_a_hook_left_on_is_reported_wherever_it_was_set(monkeypatch, tmp_path):
+def test_an_error_does_not_quote_a_log_that_holds_a_secret(clock, tmp_path):
+    hidden = ("<withheld>", "<no token>")
+    for kept, given in ((True, {}), (False, {"hidden": hidden})):
+        with pytest.raises(ProcessDiedError) as died:
+            refusal(clock, tmp_path, code=-9, says="token hunter2", **given)
+        assert ("hunter2" in str(died.value)) is kept
+
+
+def test_a_hook_left_on_is_reported_wherever_it_was_set(monkeypatch, clock, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert refusal(monkeypatch, tmp_path, code=5)[0]["hooks"] == []
-    row, group, _ = refusal(monkeypatch, tmp_path, code=5, case_env={VARIABLE: "manifest"})
+    assert refusal(clock, tmp_path, code=5)[0]["hooks"] == []
+    row, group, _ = refusal(clock, tmp_path, code=5, case_env={VARIABLE: "manifest"})
     assert row["hooks"] == ["manifest"]
     assert group.started[0][1][VARIABLE] == "manifest"
     monkeypatch.setenv(VARIABLE, "handshake")
-    assert refusal(monkeypatch, tmp_path, code=5)[0]["hooks"] == ["handshake"]
+    assert refusal(clock, tmp_path, code=5)[0]["hooks"] == ["handshake"]
 
 
-def test_a_process_beside_a_case_ends_with_it(monkeypatch, tmp_path):
-    _, group, _ = refusal(monkeypatch, tmp_path, code=5, beside=("pirl.gate.stock_learner", "1"))
-    assert [entry if entry == "ended" else entry[0] for entry in group.started] == [
-        "pirl.gate.stock_learner",
-        "pirl.actor",
-        "ended",
-    ]
+def test_a_process_beside_a_case_ends_with_it(clock, tmp_path):
+    _, group, _ = refusal(clock, tmp_path, code=5, beside=("pirl.gate.stock_learner", "1"))
+    assert [module for module, _ in group.started] == ["pirl.gate.stock_learner", "pirl.actor"]
+    assert [process.told for process in group.processes] == ["terminate", ""]
 
 
-def test_a_learner_that_refuses_a_valid_peer_is_not_healthy(monkeypatch):
+def the_health(monkeypatch, clock, connect, weights, *, host_ends_at=float("inf")) -> bool:
+    """Whether a learner that answers so is healthy; `connect` may fail."""
     runtime = SimpleNamespace(cfg=SimpleNamespace(runtime=None))
     monkeypatch.setattr(mismatch_run, "load_config", lambda *_: runtime)
-    gate = SimpleNamespace(config_path="")
+    message = None if weights is None else SimpleNamespace(weights=weights)
+    link = SimpleNamespace(connect=connect, wait_for_version=lambda *_, **__: message)
+    monkeypatch.setattr(mismatch_run, "ActorLink", lambda *_, **__: nullcontext(link))
+    gate = SimpleNamespace(config_path="", allowed_s={"contact": 20.0}.__getitem__)
+    host = SimpleNamespace(
+        port=1, identity=None, process=Peer("host-learner", -9, clock, ends_at=host_ends_at)
+    )
+    return mismatch_run.is_healthy(gate, host)
 
-    def healthy(connect, weights) -> bool:
-        message = None if weights is None else SimpleNamespace(weights=weights)
-        link = SimpleNamespace(connect=connect, wait_for_version=lambda *_, **__: message)
-        monkeypatch.setattr(mismatch_run, "ActorLink", lambda *_, **__: nullcontext(link))
-        host = SimpleNamespace(port=1, identity=None)
-        return mismatch_run.is_healthy(gate, host)
 
+def test_a_learner_that_refuses_a_valid_peer_is_not_healthy(monkeypatch, clock):
     def refuses(**_):
         raise MismatchError("here", [])
+
+    def is_silent(**_):
+        clock.sleep(2.0)
+        raise LinkClosedError("nobody there")
 
     def answers(**_):
         return None
 
-    assert healthy(answers, {"a": 1}) is True
-    assert healthy(answers, {}) is False
-    assert healthy(answers, None) is False
-    assert healthy(refuses, {"a": 1}) is False
+    assert the_health(monkeypatch, clock, answers, {"a": 1}) is True
+    assert the_health(monkeypatch, clock, answers, {}) is False
+    assert the_health(monkeypatch, clock, answers, None) is False
+    assert the_health(monkeypatch, clock, refuses, {"a": 1}) is False
+    began = clock.now
+    assert the_health(monkeypatch, clock, is_silent, {"a": 1}) is False
+    assert clock.now - began < 25.0
+
+
+def test_nobody_waits_for_the_answer_of_a_learner_that_died(monkeypatch, clock):
+    def is_silent(**_):
+        clock.sleep(2.0)
+        raise LinkClosedError("nobody there")
+
+    with pytest.raises(ProcessDiedError, match="host-learner was killed by SIGKILL"):
+        the_health(monkeypatch, clock, is_silent, None, host_ends_at=101.0)
+    assert clock.now < 105.0
+
+
+# A pair
+
+
+@pytest.mark.parametrize(
+    ("learner", "first", "second", "code", "ends_at"),
+    [
+        ((0, 9.0), (0, 8.0), (0, 7.0), 0, 9.0),
+        ((0, 9.0), (5, 2.0), (0, 7.0), 5, 2.0),
+        ((None, 0.0), (None, 0.0), (2, 3.0), 2, 3.0),
+    ],
+)
+def test_a_pair_ends_when_all_finished_or_one_is_refused(
+    clock, learner, first, second, code, ends_at
+):
+    assert end_of_pair(clock, learner, first, second) == code
+    assert clock.now - 100.0 == pytest.approx(ends_at, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("learner", "first", "second", "who"),
+    [
+        ((None, 0.0), (-9, 2.0), (None, 0.0), "actor-0 was killed by SIGKILL"),
+        ((None, 0.0), (None, 0.0), (1, 2.0), "actor-1 ended with exit code 1"),
+        (
+            (-9, 2.0),
+            (1, 2.0),
+            (1, 2.0),
+            "learner was killed by SIGKILL; actor-0 ended",
+        ),
+        ((None, 0.0), (5, 2.0), (-9, 2.0), "actor-1 was killed by SIGKILL"),
+    ],
+)
+def test_a_pair_does_not_outlive_any_of_its_processes(clock, learner, first, second, who):
+    with pytest.raises(ProcessDiedError, match=who):
+        end_of_pair(clock, learner, first, second)
+    assert clock.now - 100.0 == pytest.approx(2.0, abs=0.1)
+
+
+def end_of_pair(clock, *ends) -> int:
+    roles = ("learner", "actor-0", "actor-1")
+    learner, *actors = [
+        Peer(role, code, clock, 100.0 + seconds)
+        for role, (code, seconds) in zip(roles, ends, strict=True)
+    ]
+    gate = SimpleNamespace(allowed_s={"pair": 60.0}.__getitem__)
+    return mismatch_run._end_of_pair(gate, learner, actors)
 
 
 # The order of step 4
 
 
 @pytest.fixture
-def mismatch(monkeypatch, tmp_path):
+def mismatch(monkeypatch, clock, tmp_path):
     """Step 4 with every process replaced; the names of what it did, and what it wrote."""
     did, wrote = [], {}
     record = tmp_path / "run.json"
     record.write_text(
         json.dumps({"counters": {"received": 3}, "books": {"optimiser_steps": 2}, "hooks": []})
     )
-    host = SimpleNamespace(
-        process=SimpleNamespace(terminate=lambda: did.append("end host")),
-        folder=SimpleNamespace(run_record=record),
-    )
+    process = Peer("host-learner", 0, clock)
+    process.terminate = lambda: did.append("end host")
+    host = SimpleNamespace(process=process, folder=SimpleNamespace(run_record=record))
     row = {"transitions_accepted": 0, "optimiser_steps": 0}
 
     def pair(_gate, _step, *, name, **_):
@@ -183,15 +344,14 @@ def mismatch(monkeypatch, tmp_path):
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(mismatch_step, name, fake)
-    ended = [0]
-    monkeypatch.setattr(mismatch_step.forked, "exit_code", lambda *_: ended[0])
     step = SimpleNamespace(log=lambda *_: None, lines=lambda name, rows: wrote.update({name: rows}))
     gate = SimpleNamespace(
         work=tmp_path,
         loaded=SimpleNamespace(cfg=SimpleNamespace(pirl=SimpleNamespace(gamma=0.99))),
+        allowed_s={"stop": 30.0}.__getitem__,
     )
     return SimpleNamespace(run=lambda: mismatch_step.run(gate, step), did=did, wrote=wrote,
-                           ended=ended)  # fmt: skip
+                           host=process)  # fmt: skip
 
 
 def test_an_identical_pair_comes_first_and_the_toothless_ones_last(mismatch):
@@ -212,8 +372,8 @@ def test_what_the_learner_took_in_is_held_against_every_wrong_peer(mismatch):
 
 
 def test_a_learner_that_does_not_end_fails_the_step(mismatch):
-    mismatch.ended[0] = None
-    with pytest.raises(GateFailedError, match="did not end on SIGTERM"):
+    mismatch.host.code = None
+    with pytest.raises(TooLateError, match="on SIGTERM did not come within 30 s"):
         mismatch.run()
 
 
@@ -281,35 +441,116 @@ def test_each_process_reports_the_checks_that_it_had_turned_off():
 # Profile, config, lock, exit code
 
 
-def without_libero(monkeypatch):
-    def not_here(_env):
-        raise EnvironmentNotReadyError("no assets", remedy="fetch them")
+class Machine:
+    """A machine on which simulators run, but for what a test takes away."""
 
-    monkeypatch.setattr(profiles, "describe_env", not_here)
-    monkeypatch.setattr(profiles, "env_of", lambda cfg: cfg)
-    monkeypatch.setattr(profiles, "load_config", lambda _path: SimpleNamespace(cfg=None))
+    def __init__(self, monkeypatch, tmp_path) -> None:
+        self.closed: list[str] = []
+        self.looked_at: list[str] = []
+        self.blank = False
+        self._patch = monkeypatch
+        self._target = tmp_path / "train_config.json"
+        monkeypatch.chdir(REPO)
+        self.lacks("prepare_config", None)
+        self.lacks("find_assets", None)
+        self.has_memory(64.0)
+        monkeypatch.setattr(profiles, "make_vector_env", self._make)
+
+    def lacks(self, name: str, error: Exception | None) -> None:
+        def probe() -> None:
+            if error is not None:
+                raise error
+
+        self._patch.setattr(machine_checks, name, probe)
+
+    def has_memory(self, gib: float) -> None:
+        free = SimpleNamespace(available=gib * 2**30)
+        self._patch.setattr(machine_checks.psutil, "virtual_memory", lambda: free)
+
+    def _make(self, env_cfg, **_):
+        self.looked_at.append(env_cfg.type)
+        names = [f"{env_cfg.task}/{i}" for i in range(2)]
+        names = names if env_cfg.type == "libero" else [env_cfg.task]
+        return SimpleNamespace(task_names=tuple(names), reset=self._reset, close=self._close)
+
+    def _reset(self, plans):
+        self.plans = plans
+        frame = np.zeros((3, 4, 4), dtype=np.uint8)
+        if not self.blank:
+            frame[:, 0] = 200
+        return {0: SimpleNamespace(images={"observation.images.image": frame})}
+
+    def _close(self) -> None:
+        self.closed.append(self.looked_at[-1])
+
+    def choose(self, wanted: str) -> profiles.Ready:
+        return profiles.choose_profile(
+            wanted, variant="flow-sde", overrides=[], target=self._target
+        )
 
 
-def test_a_fallback_says_why_it_is_one(monkeypatch):
-    without_libero(monkeypatch)
-    chosen = profiles.choose_profile("auto")
-    assert chosen.name == "embedded"
-    assert "no assets" in chosen.reason
-    assert profiles.choose_profile("embedded").reason
+@pytest.fixture
+def machine(monkeypatch, tmp_path) -> Machine:
+    return Machine(monkeypatch, tmp_path)
 
 
-def test_libero_asked_for_by_name_never_falls_back(monkeypatch):
-    without_libero(monkeypatch)
+NOT_HERE = EnvironmentNotReadyError("no assets", remedy="fetch them")
+
+
+def test_libero_where_it_runs_needs_no_reason_and_has_begun_its_first_episode(machine):
+    ready = machine.choose("auto")
+    assert ready.profile == profiles.Profile(name="libero", reason="")
+    assert (machine.looked_at, machine.closed) == (["libero"], [])
+    assert machine.plans[0] == ready.look.plan
+
+
+@pytest.mark.parametrize("missing", ["prepare_config", "find_assets"])
+def test_a_fallback_says_why_it_is_one(machine, missing):
+    machine.lacks(missing, NOT_HERE)
+    ready = machine.choose("auto")
+    assert ready.profile.name == "embedded"
+    assert "no assets" in ready.profile.reason
+    assert machine.looked_at == ["pirl_metaworld"]
+
+
+def test_too_little_memory_is_a_reason(machine):
+    machine.has_memory(3.0)
+    assert "3.0 GiB of memory" in machine.choose("auto").profile.reason
+
+
+def test_a_simulator_that_dies_or_draws_nothing_is_a_reason_and_is_closed(machine, monkeypatch):
+    original = machine._reset
+
+    def crash(plans):
+        if machine.looked_at[-1] == "libero":
+            raise EnvError("worker 0 died of SIGSEGV\nmore")
+        return original(plans)
+
+    machine._reset = crash
+    assert machine.choose("auto").profile.reason.endswith("worker 0 died of SIGSEGV")
+    assert machine.closed == ["libero"]
+    machine._reset, machine.blank = original, True
+    with pytest.raises(EnvironmentNotReadyError, match="blank"):
+        machine.choose("libero")
+    assert machine.closed == ["libero", "libero"]
+
+
+def test_assets_that_were_altered_stop_every_gate_that_would_use_them(machine):
+    machine.lacks("find_assets", AlteredAssetsError("x.png differs", remedy="reinstall"))
+    for wanted in ("auto", "libero"):
+        with pytest.raises(AlteredAssetsError, match=r"x\.png"):
+            machine.choose(wanted)
+    assert machine.looked_at == []
+    assert machine.choose("embedded").profile.name == "embedded"
+
+
+def test_libero_asked_for_by_name_never_falls_back(machine):
+    machine.lacks("find_assets", NOT_HERE)
     with pytest.raises(EnvironmentNotReadyError, match="no assets"):
-        profiles.choose_profile("libero")
+        machine.choose("libero")
     with pytest.raises(ConfigError):
-        profiles.choose_profile("Libero")
-
-
-def test_libero_where_it_runs_needs_no_reason(monkeypatch):
-    without_libero(monkeypatch)
-    monkeypatch.setattr(profiles, "describe_env", lambda _env: None)
-    assert profiles.choose_profile("auto") == profiles.Profile(name="libero", reason="")
+        machine.choose("Libero")
+    assert machine.looked_at == []
 
 
 def test_the_gates_config_has_one_variant(monkeypatch, tmp_path):
@@ -352,7 +593,10 @@ class Writer:
 
 def a_session(monkeypatch, run, verdict=Verdict.PASSED) -> GateSession:
     monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
-    bundle = SimpleNamespace(step=lambda _name: Writer(verdict))
+    finished = SimpleNamespace(verdict=SimpleNamespace(verdict=verdict))
+    bundle = SimpleNamespace(
+        step=lambda _name: Writer(verdict), finish=lambda *, pictures: finished
+    )
     return GateSession(profile=None, variant="", work=None, bundle=bundle, loaded=None)  # type: ignore[arg-type]
 
 
@@ -384,6 +628,98 @@ def test_two_gates_cannot_share_a_checkout(tmp_path):
     enter()
 
 
+@pytest.mark.parametrize("problem", [GateFailedError("broken"), ProcessDiedError("it", [])])
+def test_no_step_starts_after_one_that_ended_early(monkeypatch, problem):
+    def broken(_gate, _step):
+        raise problem
+
+    gate = a_session(monkeypatch, broken, Verdict.NOT_RUN)
+    bundle = main.run_steps(gate, NoTracker())
+    assert list(gate.outcomes) == ["validate-config"]
+    assert main.exit_code(gate, bundle) is ExitCode.CHECK_FAILED
+    assert main.why_it_ended(gate).startswith("validate-config ended early: ")
+    with pytest.raises(ValueError, match="ended the gate"):
+        gate.run_step("smoke-run")
+
+
+def test_a_machine_that_lacks_something_ends_the_gate_with_3(monkeypatch):
+    def not_ready(_gate, _step):
+        raise EnvironmentNotReadyError("no assets", remedy="fetch them")
+
+    gate = a_session(monkeypatch, not_ready, Verdict.NOT_RUN)
+    bundle = main.run_steps(gate, NoTracker())
+    assert list(gate.outcomes) == ["validate-config"]
+    assert main.exit_code(gate, bundle) is ExitCode.NOT_READY
+    assert main.why_it_ended(gate) == (
+        "validate-config ended early: EnvironmentNotReadyError: no assets; fix: fetch them"
+    )
+
+
+def test_a_step_that_failed_by_its_numbers_ends_nothing(monkeypatch):
+    gate = a_session(monkeypatch, lambda *_: None, Verdict.FAILED)
+    bundle = main.run_steps(gate, NoTracker())
+    assert tuple(gate.outcomes) == STEPS
+    assert main.exit_code(gate, bundle) is ExitCode.CHECK_FAILED
+    assert main.why_it_ended(gate) == ""
+
+
+def test_a_door_runs_the_steps_in_the_gates_order_and_stops_where_it_stops(monkeypatch):
+    gate, ran = a_session(monkeypatch, lambda *_: None), []
+
+    def door(gate, tracker, step):
+        ran.append(step)
+        gate.outcomes[step] = StepOutcome(
+            step=step, verdict=Verdict.NOT_RUN, results=[], error="died" * (step == "smoke-run")
+        )
+        return gate.outcomes[step]
+
+    main.run_steps(gate, NoTracker(), run=door)
+    assert ran == ["validate-config", "smoke-run"]
+
+
+def start_gate(tmp_path, **arguments) -> None:
+    given = {"profile": "embedded", "variant": "flow-sde", "launched_by": "test"} | arguments
+    with session.open_gate(out=tmp_path / "bundle", **given):
+        pass
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"overrides": ["--pirl.gamma=7"]}, {"variant": "flow-ode"}, {"launched_by": "cron"}]
+)
+def test_a_start_that_fails_leaves_no_work_folder(monkeypatch, tmp_path, wrong):
+    monkeypatch.setattr(session, "LOCK", tmp_path / ".gate.lock")
+    with pytest.raises((ConfigError, EvidenceError)):
+        start_gate(tmp_path, repo_root=REPO, **wrong)
+    assert [path.name for path in tmp_path.iterdir()] == [".gate.lock"]
+
+
+def test_a_bundle_that_is_there_keeps_its_work_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "LOCK", tmp_path / ".gate.lock")
+    for name in ("bundle", "bundle.work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept").touch()
+    with pytest.raises(EvidenceError, match="not empty"):
+        start_gate(tmp_path, repo_root=REPO)
+    assert (tmp_path / "bundle.work" / "kept").exists()
+
+
+# Deadlines
+
+
+def test_every_wait_has_a_deadline_in_every_profile():
+    phases = {phase for counts in deadlines._PHASES.values() for phase in counts}
+    for profile in profiles.BASE_CONFIGS:
+        assert set(deadlines.EXPECTED_S[profile]) == phases
+        for step in STEPS:
+            assert deadlines.step_allowed_s(profile, step) > 0
+
+
+def test_the_deadline_of_a_refusal_is_one_that_the_evidence_allows():
+    for profile in profiles.BASE_CONFIGS:
+        assert deadlines.allowed_s(profile, "refusal") <= MAX_DEADLINE_S
+        assert deadlines.allowed_s(profile, "contact") <= MAX_DEADLINE_S
+
+
 @pytest.mark.parametrize(
     ("verdict", "code"),
     [
@@ -398,10 +734,11 @@ def test_the_command_ends_with_0_only_for_a_pass(monkeypatch, capsys, verdict, c
         total=1, count=lambda _verdict: 0,
     )  # fmt: skip
     bundle = SimpleNamespace(verdict=judged, folder=Path("x"), digest="d")
+    gate = SimpleNamespace(ended_by=None)
     monkeypatch.chdir(REPO)
     for name in ("configure_logging", "interrupt_on_signals"):
         monkeypatch.setattr(main, name, lambda *_: None)
-    monkeypatch.setattr(main, "open_gate", lambda **_: nullcontext(None))
+    monkeypatch.setattr(main, "open_gate", lambda **_: nullcontext(gate))
     monkeypatch.setattr(main, "tracked", lambda *_, **__: nullcontext(None))
     monkeypatch.setattr(main, "run_steps", lambda *_: bundle)
     assert main.main(["--json"]) == code

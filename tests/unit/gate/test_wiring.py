@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tomllib
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,11 @@ import pytest
 import yaml
 
 from pirl.config.recipe import VARIANTS
+from pirl.errors import EnvironmentNotReadyError
+from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate import dvc_stage, main
 from pirl.gate.profiles import PROFILES
+from pirl.gate.session import GateFailedError, GateSession, StepOutcome
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -109,8 +114,7 @@ def outputs(monkeypatch, tmp_path):
     monkeypatch.setattr(dvc_stage, "resolve_checkpoint", lambda run: run / "checkpoints" / "000001")
     record = {"label": "passed", "variant": "flow-sde", "criteria_passed": 74,
               "criteria_total": 74, "seconds": 1.0}  # fmt: skip
-    monkeypatch.setattr(dvc_stage, "result_record", lambda _bundle, *, seconds: record)
-    dvc_stage.write_outputs(gate, SimpleNamespace(), seconds=1.0)
+    dvc_stage.write_outputs(gate, record)
     return tmp_path
 
 
@@ -133,6 +137,47 @@ def test_plot_has_the_columns_that_dvc_draws(outputs):
 
 def test_metrics_hold_the_weight_digest(outputs):
     assert json.loads((outputs / dvc_stage.METRICS).read_text())["weights_sha256"] == "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("failed_step", "error", "code"),
+    [
+        ("validate-config", EnvironmentNotReadyError("no assets", remedy="fetch them"), 3),
+        ("smoke-run", GateFailedError("actor-0 was killed by SIGKILL"), 1),
+    ],
+)
+def test_stage_of_a_gate_that_ended_early_versions_nothing_and_says_why(
+    monkeypatch, tmp_path, capsys, failed_step, error, code
+):
+    outcomes = {
+        step: StepOutcome(step=step, verdict=Verdict.NOT_RUN, results=[], error="")
+        for step in STEPS[: STEPS.index(failed_step)]
+    }
+    outcomes[failed_step] = StepOutcome(
+        step=failed_step,
+        verdict=Verdict.NOT_RUN,
+        results=[],
+        error=str(error),
+        exit_code=error.exit_code,
+    )
+    gate = GateSession(
+        profile=None, variant="flow-sde", work=tmp_path, bundle=None, loaded=None, outcomes=outcomes
+    )
+    judged = SimpleNamespace(
+        verdict=Verdict.NOT_RUN, label="not run", profile="embedded", variant="flow-sde", steps={},
+        total=1, count=lambda _verdict: 0,
+    )  # fmt: skip
+    bundle = SimpleNamespace(verdict=judged, folder=tmp_path / "bundle", digest="d")
+    shutil.copy(REPO / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("configure_logging", "interrupt_on_signals", "end_with_parent"):
+        monkeypatch.setattr(dvc_stage, name, lambda *_: None)
+    monkeypatch.setattr(dvc_stage, "open_gate", lambda **_: nullcontext(gate))
+    monkeypatch.setattr(dvc_stage, "tracked", lambda *_: nullcontext(None))
+    monkeypatch.setattr(dvc_stage, "run_steps", lambda *_: bundle)
+    assert dvc_stage.main([]) == code
+    assert not (tmp_path / dvc_stage.OUTPUTS).exists()
+    assert f"{failed_step} ended early" in capsys.readouterr().out
 
 
 def test_served_and_deployed_flow_are_the_same():

@@ -1,0 +1,32 @@
+"""The steps of the phase-2 gate as Prefect tasks; evidence is never answered from a cache."""
+
+from __future__ import annotations
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+
+from pirl.evidence.criteria import STEPS
+from pirl.gate.deadlines import step_allowed_s
+from pirl.gate.main import run_step
+from pirl.gate.session import GateSession, StepOutcome
+from pirl.gate.track import Tracker
+
+type StepTask = Task[[GateSession, Tracker], StepOutcome]
+
+
+def _task_of(step: str) -> StepTask:
+    @task(name=step, task_run_name=step, cache_policy=NO_CACHE, persist_result=False, retries=0)
+    def run(gate: GateSession, tracker: Tracker) -> StepOutcome:
+        return run_step(gate, tracker, step)
+
+    return run
+
+
+TASKS: dict[str, StepTask] = {step: _task_of(step) for step in STEPS}
+"""By step."""
+
+
+def run_as_task(gate: GateSession, tracker: Tracker, step: str) -> StepOutcome:
+    """`pirl.gate.main.run_step` as a task run, with the step's time limit on the gate's profile."""
+    limit_s = step_allowed_s(gate.profile.name, step)
+    return TASKS[step].with_options(timeout_seconds=limit_s)(gate, tracker)
