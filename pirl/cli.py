@@ -51,8 +51,12 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] in (["-h"], ["--help"]):
+    return run_guarded(_dispatch, list(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(args: Sequence[str]) -> int:
+    """Run the command that the first argument names; importing it can fail, or be interrupted, as well."""
+    if list(args[:1]) in (["-h"], ["--help"]):
         print(usage())
         return int(ExitCode.OK)
     if args == ["--version"]:
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if answered(args[0], args[1:]):
         return int(ExitCode.OK)
     module, _, function = COMMANDS[args[0]][0].partition(":")
-    return run_guarded(getattr(import_module(module), function or "main"), args[1:])
+    return getattr(import_module(module), function or "main")(list(args[1:]))
 
 
 if __name__ == "__main__":

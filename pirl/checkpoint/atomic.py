@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all, and a link that always points somewhere.
+"""A folder that appears complete or not at all, and a link, where there are any, that always points somewhere.
 
 Owns the order of writes, flushes and renames, and the cleaning of what a killed process left.
 Refuses to know what is written. Nothing that exists is deleted or overwritten, except the link and
@@ -7,11 +7,13 @@ leftovers of dead processes. Read `pirl.checkpoint.save` next.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,62 +21,90 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from pirl.checkpoint.manifest import write_manifest
 from pirl.errors import CheckpointError
+from pirl.files import writing
 
 _LEFTOVER = re.compile(r"^\.(?:tmp-\d+|last)-(\d+)$")
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems without symbolic links answer (exFAT, many SMB and FUSE mounts)."""
 
 _logger = logging.getLogger(__name__)
 
 
-def publish_folder(parent: Path, name: str, fill: Callable[[Path], None]) -> Path:
+def publish_folder(
+    parent: Path, name: str, fill: Callable[[Path], None], *, need: int | None = None
+) -> Path:
     """Create `parent/name` with what `fill` writes into the empty folder it is given.
 
     Order: write to a temporary sibling, flush every file and folder, write the manifest, flush it,
     rename, flush the parent. A crash at any point leaves no `parent/name` or the complete one.
 
+    Args:
+        need: bytes that `fill` writes, for the message of a full disk.
+
     Raises:
-        CheckpointError: the name is taken, or the file system refused (the cause is chained); what
-            was there before is untouched.
+        CheckpointError: the name is taken.
+        EnvironmentNotReadyError: the file system refused (the cause is chained); what was there
+            before is untouched, and what was written is gone again.
     """
     target = parent / name
     temporary = parent / f".tmp-{name}-{os.getpid()}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        sync_folder(parent.parent)
-        remove_leftovers(parent)
-        if target.exists() or target.is_symlink():
-            raise CheckpointError(f"{target} exists already; it is never overwritten")
-        temporary.mkdir()
-        fill(temporary)
-        sync_tree(temporary)
-        sync_file(write_manifest(temporary))
-        sync_folder(temporary)
-        temporary.rename(target)
-        sync_folder(parent)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error}") from error
+        with writing(target, need=need):
+            parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(parent.parent)
+            remove_leftovers(parent)
+            if target.exists() or target.is_symlink():
+                raise CheckpointError(f"{target} exists already; it is never overwritten")
+            temporary.mkdir()
+            fill(temporary)
+            sync_tree(temporary)
+            sync_file(write_manifest(temporary))
+            sync_folder(temporary)
+            temporary.rename(target)
+            sync_folder(parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
-def point_last_at(step_dir: Path) -> Path:
+def point_last_at(step_dir: Path) -> bool:
     """Make `last` beside `step_dir` a relative link to it; at no moment is there no valid link.
 
+    Returns:
+        False on a file system without symbolic links: `last` then means the newest complete step to
+        all of pirl, and nothing is lost but the name.
+
     Raises:
-        CheckpointError: something that is not a link has the name `last`, or the file system
-            refused.
+        CheckpointError: something that is not a link has the name `last`.
+        EnvironmentNotReadyError: the file system refused.
     """
     link = step_dir.parent / LAST_CHECKPOINT_LINK
     refuse_real_last(step_dir.parent)
     temporary = step_dir.parent / f".{LAST_CHECKPOINT_LINK}-{os.getpid()}"
-    try:
+    with writing(link):
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(step_dir.name)
+        try:
+            temporary.symlink_to(step_dir.name)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _warn_without_links(step_dir.parent)
+            return False
         temporary.replace(link)
         sync_folder(step_dir.parent)
-    except OSError as error:
-        raise CheckpointError(f"cannot point {link} at {step_dir.name}: {error}") from error
-    return link
+    return True
+
+
+@cache
+def _warn_without_links(checkpoints: Path) -> None:
+    _logger.warning(
+        "%s: this file system has no symbolic links, so there is no `%s`; resume with "
+        "--config_path %s/<newest step>/pretrained_model/train_config.json",
+        checkpoints,
+        LAST_CHECKPOINT_LINK,
+        checkpoints,
+    )
 
 
 def refuse_real_last(parent: Path) -> None:

@@ -32,6 +32,7 @@ from pirl.checkpoint.state import RunState
 from pirl.config.train import PiRLTrainConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import CheckpointError, FieldMismatch, MismatchError
+from pirl.foreign import machine_error
 from pirl.hooks import disabled
 
 _SIDES = ("now", "checkpoint")
@@ -76,7 +77,7 @@ def load_checkpoint(
         run_id=record["run_id"],
         step=record["step"],
         policy_version=record["policy_version"],
-        config_path=record["identity"]["config_path"],
+        config_path=str(record["identity"].get("config_path")),
         counters=record["counters"],
         env_cursor=record["env_cursor"],
         generators=generators,
@@ -117,6 +118,7 @@ def _restore(
 
     Raises:
         CheckpointError: a part does not fit; names it and chains the cause.
+        EnvironmentNotReadyError: this machine has too little memory, or no accelerator.
     """
     optimizers = dict(algorithm.get_optimizers())
     if not optimizers:
@@ -135,6 +137,9 @@ def _restore(
         # Last: everything before may draw random numbers.
         return restore_rng(load_file(step_dir / part))
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        unable = machine_error(error)
+        if unable is not None:
+            raise unable from error
         raise CheckpointError(
             f"{step_dir} does not fit this run", parts=[f"{part}: {error}"]
         ) from error

@@ -70,7 +70,8 @@ def newest_step(checkpoints_dir: Path) -> Path:
         _logger.warning("ignoring %s: it has no %s", folder, MANIFEST_NAME)
     newest = steps[max(complete)]
     link = checkpoints_dir / LAST_CHECKPOINT_LINK
-    if link.resolve() != newest.resolve():
+    # Copies and file systems without symbolic links have none.
+    if link.is_symlink() and link.resolve() != newest.resolve():
         _logger.warning("%s does not point at the newest complete step, %s", link, newest.name)
     return newest
 

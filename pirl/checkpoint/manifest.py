@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from pirl.config.strictjson import read_json
+from pirl.files import write_json
+
 MANIFEST_NAME = "manifest.json"
 FORMAT = "pirl-checkpoint"
 FORMAT_VERSION = 1
@@ -65,8 +68,7 @@ def write_manifest(folder: Path) -> Path:
     }
     body: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, "files": files}
     manifest = folder / MANIFEST_NAME
-    manifest.write_text(json.dumps(body | {"digest": _digest(body)}, indent=2) + "\n", "utf-8")
-    return manifest
+    return write_json(manifest, body | {"digest": _digest(body)}, sort_keys=False)
 
 
 def verify_manifest(folder: Path) -> list[Problem]:
@@ -78,8 +80,8 @@ def verify_manifest(folder: Path) -> list[Problem]:
     if not manifest.is_file():
         return [Problem(part=MANIFEST_NAME, kind="missing")]
     try:
-        body = json.loads(manifest.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        body = read_json(manifest)
+    except (OSError, ValueError) as error:
         return [Problem(part=MANIFEST_NAME, kind="unreadable", recorded="JSON", found=str(error))]
     wrong = _manifest_problems(body)
     if wrong:
@@ -138,16 +140,29 @@ def _manifest_problems(body: Any) -> list[Problem]:
 def _is_table(files: object) -> bool:
     if not isinstance(files, dict):
         return False
-    entries = cast("dict[str, Any]", files).values()
-    return all(isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in entries)
+    return all(_is_entry(entry) for entry in cast("dict[str, Any]", files).values())
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    fields = cast("dict[str, Any]", entry)
+    return type(fields.get("size")) is int and isinstance(fields.get("sha256"), str)
 
 
 def _compare(folder: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:
     """The first way in which one file differs from its entry, cheapest comparison first."""
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         return Problem(part=name, kind="illegal path")
-    path = folder / name
+    try:
+        return _compare_file(folder / name, name, entry)
+    except (OSError, ValueError):
+        # No file can have this name, or nobody may read it.
+        return Problem(part=name, kind="illegal path")
+
+
+def _compare_file(path: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return Problem(part=name, kind="not a regular file")
     if not path.exists():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +24,12 @@ from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.state import RunState
 from pirl.config.identity import canonical_json
+from pirl.config.strictjson import read_json
 from pirl.config.train import PiRLTrainConfig
 from pirl.contract.digests import architecture_digest
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import CheckpointError, FieldMismatch
+from pirl.files import Appender
 
 RECORD_VERSION = 1
 """Version of the fields of `run_state.json`."""
@@ -38,18 +39,18 @@ LIBRARIES = ("lerobot", "numpy", "transformers", "safetensors")
 
 RESUME_LOG = "resume_log.jsonl"
 
-_FIELDS = (
-    "run_id",
-    "step",
-    "policy_version",
-    "counters",
-    "env_cursor",
-    "identity",
-    "config",
-    "policy",
-    "versions",
-    "digests",
-)
+_FIELDS: Mapping[str, type] = {
+    "run_id": str,
+    "step": int,
+    "policy_version": int,
+    "counters": dict,
+    "env_cursor": dict,
+    "identity": dict,
+    "config": dict,
+    "policy": dict,
+    "versions": dict,
+    "digests": dict,
+}
 
 MAY_CHANGE = (
     "job_name",
@@ -117,12 +118,13 @@ def read_record(step_dir: Path) -> dict[str, Any]:
     """`run_state.json` of a step folder.
 
     Raises:
-        CheckpointError: it is missing, not JSON, of another version or lacks a field.
+        CheckpointError: it is missing, not JSON, of another version, or a field is missing or of
+            the wrong type.
     """
     problem = f"{step_dir}: cannot read the run's record"
     try:
-        content = json.loads((step_dir / RUN_STATE).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(step_dir / RUN_STATE)
+    except (OSError, ValueError) as error:
         raise CheckpointError(problem, parts=[f"{RUN_STATE}: {error}"]) from error
     record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     if record.get("record_version") != RECORD_VERSION:
@@ -132,6 +134,10 @@ def read_record(step_dir: Path) -> dict[str, Any]:
     missing = [name for name in _FIELDS if name not in record]
     if missing:
         raise CheckpointError(problem, parts=[f"{RUN_STATE}: no field {name}" for name in missing])
+    wrong = [name for name, kind in _FIELDS.items() if type(record[name]) is not kind]
+    if wrong:
+        parts = [f"{RUN_STATE}: {name} is no {_FIELDS[name].__name__}" for name in wrong]
+        raise CheckpointError(problem, parts=parts)
     return record
 
 
@@ -172,10 +178,9 @@ def log_resume(run_dir: Path, step: int, differences: ResumeDifferences) -> Path
         ],
     }
     path = run_dir / RESUME_LOG
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with Appender(path) as log:
+        log.write((json.dumps(line) + "\n").encode())
+        log.sync()
     return path
 
 

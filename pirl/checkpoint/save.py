@@ -7,9 +7,8 @@ Owns which part goes into which file. Refuses to know when a checkpoint is due. 
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from lerobot.utils.constants import (
     TRAINING_STATE_DIR,
 )
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm
 from pirl.checkpoint.atomic import point_last_at, publish_folder, refuse_real_last
@@ -41,8 +41,13 @@ from pirl.checkpoint.rng import read_rng
 from pirl.checkpoint.state import RunState
 from pirl.config.load import write_resolved
 from pirl.config.train import PiRLTrainConfig
+from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.xvla import XVLAFlowPolicy, save_pretrained
 from pirl.errors import CheckpointError
+from pirl.files import write_json
+
+_SMALL_FILES = 4 * 2**20
+"""Bytes of a checkpoint that are no tensors; the largest is the tokenizer."""
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +83,8 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: the step exists with another content or incomplete, `last` is not a link,
-            the state has an entry that cannot be stored, or the file system refused.
+            or the state has an entry that cannot be stored.
+        EnvironmentNotReadyError: the file system refused; nothing of this step stays.
     """
     checkpoints = run_dir / CHECKPOINTS_DIR
     refuse_real_last(checkpoints)
@@ -94,16 +100,37 @@ def save_checkpoint(
         algorithm.save_pretrained(folder / ALGORITHM_DIR)
         _write_training_state(folder, algorithm=algorithm, state=state)
         record = describe_run(state, cfg=cfg, flow_policy=flow_policy, digests=digests)
-        _write_json(folder / RUN_STATE, record)
+        write_json(folder / RUN_STATE, record, sort_keys=False)
         forgotten = missing_parts(folder)
         if forgotten:
             raise CheckpointError("a part of the checkpoint was not written", parts=forgotten)
 
     name = get_step_identifier(state.step, total_steps)
-    target = publish_folder(checkpoints, name, fill)
+    need = checkpoint_bytes(flow_policy, algorithm)
+    target = publish_folder(checkpoints, name, fill, need=need)
     point_last_at(target)
     _logger.info("checkpoint %s is complete", target)
     return SavedCheckpoint(path=target, digests=digests, kept=False)
+
+
+def checkpoint_bytes(flow_policy: FlowPolicy, algorithm: PiRLAlgorithm) -> int:
+    """What one checkpoint takes on disk, at most: weights, what the algorithm owns, two moments for each
+    trained value, and room for configs, tokenizer and manifest.
+    """
+    weights = _bytes(flow_policy.module.state_dict().values())
+    owned = _bytes(algorithm.state_dict().values())
+    trained = [
+        parameter
+        for optimizer in algorithm.get_optimizers().values()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    rest = _bytes(algorithm.training_state().values())
+    return weights + owned + 2 * _bytes(trained) + rest + _SMALL_FILES
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _write_policy(
@@ -122,12 +149,8 @@ def _write_training_state(folder: Path, *, algorithm: PiRLAlgorithm, state: RunS
     training_state.mkdir()
     save_optimizer_state(dict(algorithm.get_optimizers()), training_state)
     save_file(algorithm.training_state(), folder / ALGORITHM_STATE)
-    _write_json(folder / STEP_FILE, {"step": state.step})
+    write_json(folder / STEP_FILE, {"step": state.step})
     save_file(read_rng(state.generators), folder / RNG_FILE)
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def _require_equal(existing: Path, digests: Mapping[str, str]) -> None:

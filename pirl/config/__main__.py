@@ -5,12 +5,7 @@ from __future__ import annotations
 import sys
 
 from pirl.config.validate import main
-from pirl.errors import PirlError
+from pirl.guard import run_guarded
 
 if __name__ == "__main__":
-    try:
-        code = main(sys.argv[1:])
-    except PirlError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = int(error.exit_code)
-    sys.exit(code)
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -9,7 +9,6 @@ torch; a process that needs LeRobot's objects calls `pirl.config.load`. Read `pi
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,8 @@ from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.files import write_json
+from pirl.secrecy import hide
 
 SECRETS = ("runtime.token",)
 """Never shown in an error and never written by `write_resolved`."""
@@ -64,6 +65,8 @@ class Draft:
     """What is wrong with the text itself."""
     not_ready: EnvironmentNotReadyError | None
     """Why `policy.path` could not be read, when the hub is to blame."""
+    has_output_dir: bool
+    """Whether the command line names the output folder."""
 
     @property
     def has_recipe(self) -> bool:
@@ -104,6 +107,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
         raw=raw,
         errors=tuple(errors),
         not_ready=not_ready,
+        has_output_dir=any(override.field == "output_dir" for override in parsed),
     )
 
 
@@ -114,9 +118,12 @@ def check_draft(draft: Draft) -> CheckedConfig:
         raise ConfigError(one_per_field(errors), source=draft.name)
     tree = checked_tree(PiRLTrainConfig, draft)
     cfg = decode(PiRLTrainConfig, tree, draft.name)
+    hide(cfg.runtime.token)
     _check_features(cfg, draft.name)
     if cfg.resume:
         cfg.checkpoint_path = draft.source.parent.parent
+        given = cfg.output_dir if draft.has_output_dir else None
+        cfg.output_dir = resumed_output_dir(draft.source, given=given, name=draft.name)
     identity = ConfigIdentity(path=draft.name, hash=config_hash(cfg))
     return CheckedConfig(cfg=cfg, tree=tree, identity=identity, source_path=draft.source)
 
@@ -167,10 +174,7 @@ def write_resolved(cfg: Any, path: str | Path) -> Path:
     for name in SECRETS:
         section, _, leaf = name.partition(".")
         tree[section][leaf] = None
-    target = Path(path)
-    text = json.dumps(tree, indent=2, sort_keys=True, allow_nan=False)
-    target.write_text(text + "\n", encoding="utf-8")
-    return target
+    return write_json(Path(path), tree)
 
 
 def _resolve_policy(raw: JsonObject, errors: list[FieldError]) -> EnvironmentNotReadyError | None:
@@ -219,6 +223,46 @@ def _check_resume(tree: Mapping[str, Any], source: Path) -> list[FieldError]:
             fix="pass --config_path RUN/checkpoints/last/pretrained_model/train_config.json",
         )
     ]
+
+
+def resumed_output_dir(source: Path, *, given: Path | None, name: str) -> Path:
+    """The run folder that the checkpoint of `source` lies in: a copied run goes on in the copy.
+
+    Args:
+        source: `RUN/checkpoints/STEP/pretrained_model/train_config.json`.
+        given: `--output_dir`, where the command line has it.
+
+    Raises:
+        ConfigError: the command line names another folder, or the checkpoint lies in no run.
+    """
+    checkpoints = source.absolute().parent.parent.parent
+    run = checkpoints.parent
+    if checkpoints.name != "checkpoints":
+        expected = (
+            f"a checkpoint in a run folder, RUN/checkpoints/STEP; this one lies in {checkpoints}"
+        )
+        fix = "move the step folder to RUN/checkpoints/ and resume from there"
+    elif given is not None and given.resolve() != run.resolve():
+        expected = f"the run folder that the checkpoint lies in, {run}"
+        fix = (
+            "remove --output_dir; to go on elsewhere, copy the run folder and resume from the copy"
+        )
+    else:
+        # As it was written down, relative or not; a path inside `checkpoints/last` is the link's.
+        return given if given is not None else _shorter(run)
+    wrong = FieldError(
+        field="output_dir",
+        value=None if given is None else str(given),
+        expected=expected,
+        fix=fix,
+    )
+    raise ConfigError([wrong], source=name)
+
+
+def _shorter(path: Path) -> Path:
+    """`path` relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _refuse_decoding(

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -18,6 +19,9 @@ from pirl.resources import locate
 
 TRAIN_CONFIG_NAME = "train_config.json"
 """LeRobot's name of the config inside `pretrained_model/`."""
+
+_COMPLETE = "manifest.json"
+"""Written last into a checkpoint (`pirl.checkpoint.manifest`)."""
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -47,9 +51,9 @@ def find_config_file(path: str | Path) -> Path:
     Raises:
         ConfigError: nothing is there.
     """
-    given = locate(path)
     if str(path) == "" or "\0" in str(path):
         _refuse(path, "the path of a JSON file", "pass --config_path FILE")
+    given = follow_last(locate(path))
     if given.is_dir():
         for candidate in (
             given / TRAIN_CONFIG_NAME,
@@ -69,6 +73,24 @@ def find_config_file(path: str | Path) -> Path:
     return given
 
 
+def follow_last(path: Path) -> Path:
+    """`path` with `checkpoints/last` replaced by the newest complete step, where there is no such link.
+
+    Copies lose the link, and file systems without symbolic links never have one.
+    """
+    parts = path.parts
+    places = [i for i, pair in enumerate(pairwise(parts)) if pair == ("checkpoints", "last")]
+    if not places or path.exists():
+        return path
+    checkpoints = Path(*parts[: places[-1] + 1])
+    if (checkpoints / "last").exists() or not checkpoints.is_dir():
+        return path
+    steps = [p for p in checkpoints.iterdir() if p.name.isdecimal() and (p / _COMPLETE).is_file()]
+    if not steps:
+        return path
+    return max(steps, key=lambda p: int(p.name)).joinpath(*parts[places[-1] + 2 :])
+
+
 def read_json_object(file: Path) -> JsonObject:
     """The object in `file`, with `NotFinite` and `JsonObject.duplicates` in place of silence.
 
@@ -76,6 +98,9 @@ def read_json_object(file: Path) -> JsonObject:
         ConfigError: unreadable, too large, not UTF-8, not JSON, not an object, or nested too
         deeply.
     """
+    if not file.is_file():
+        # A pipe or a device would be waited for, or never end.
+        _refuse(str(file), "a regular file", "save the config in a file and pass that")
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)

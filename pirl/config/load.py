@@ -54,6 +54,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
     checked = check_draft(draft)
     cfg = decode(PiRLTrainConfig, checked.tree, draft.name)
     cfg.checkpoint_path = checked.cfg.checkpoint_path
+    cfg.output_dir = checked.cfg.output_dir
     if canonical_json(cfg) != canonical_json(checked.cfg):
         raise _other_lerobot(encode_config(checked.cfg), encode_config(cfg))
     return LoadedConfig(cfg=cfg, identity=checked.identity, source_path=draft.source)

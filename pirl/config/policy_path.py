@@ -6,15 +6,15 @@ Owns finding and reading that config. A folder needs no network. Refuses to load
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import draccus
 from draccus.utils import DraccusException
 
 from pirl.config.jsonfile import JsonObject
 from pirl.config.lerobot_fields import PreTrainedConfig
+from pirl.config.strictjson import read_json_object
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
 CONFIG_NAME = "config.json"
@@ -61,10 +61,9 @@ def _find(path: str, *, revision: str | None) -> Path:
 def _read(file: Path, path: str) -> dict[str, Any]:
     """The policy config in `file` with its defaults; as it is when its type is one that only LeRobot knows."""
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict) or not isinstance(tree.get("type"), str):
+        values = read_json_object(file)
+        if not isinstance(values.get("type"), str):
             raise ValueError(f"no policy type in {CONFIG_NAME}")
-        values = cast("dict[str, Any]", tree)
         if values["type"] in PreTrainedConfig.OTHER_CHOICES:
             return values
         if values["type"] not in PreTrainedConfig.get_known_choices():

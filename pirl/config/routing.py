@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
-from pirl.config.jsonfile import MAX_BYTES, TRAIN_CONFIG_NAME
+from pirl.config.jsonfile import TRAIN_CONFIG_NAME
 from pirl.config.overrides import split_argv
 from pirl.config.spelling import recipe_error
+from pirl.config.yamlfile import read_yaml
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
@@ -106,9 +105,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any] | None:
     path = locate(path)
     file = path / TRAIN_CONFIG_NAME if path.is_dir() else path
     try:
-        if file.stat().st_size > MAX_BYTES:
-            return None
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        value = read_yaml(file)
+    except (OSError, ValueError):
         return None
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else None

@@ -33,6 +33,7 @@ from pirl.config import recipe
 from pirl.config.catalogue import ENVIRONMENTS
 from pirl.config.recipe import QUALIFIED_POLICIES
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
+from pirl.guard import run_guarded
 
 TARGET = Path(__file__).with_name("lerobot_fields.py")
 
@@ -269,4 +270,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -5,10 +5,10 @@ Owns the reading of `policy_preprocessor.json`. Read `pirl.contract.processors` 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pirl.config.strictjson import read_json_object
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
 
 PREPROCESSOR_FILE = "policy_preprocessor.json"
@@ -30,7 +30,7 @@ def domain_id_of(policy_config: Any) -> int:
     if file is None:
         return 0
     try:
-        steps = json.loads(file.read_text())["steps"]
+        steps = read_json_object(file)["steps"]
         ids = [
             int(step["config"]["domain_id"])
             for step in steps

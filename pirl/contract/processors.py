@@ -31,6 +31,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from pirl.config.strictjson import read_json_object
 from pirl.contract.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
 from pirl.contract.domain import domain_id_of as domain_id_of
 from pirl.contract.domain import first_line
@@ -39,6 +40,8 @@ from pirl.resources import locate
 
 OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
 """Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -62,14 +65,43 @@ def tokenizer_source(policy_config: XVLAConfig) -> str:
 
 @lru_cache(maxsize=4)
 def _load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or a hub repository; code that it brings along is never run.
+
+    Raises:
+        EnvironmentNotReadyError: it cannot be loaded, or wants to run code of its own.
+    """
+    if _names_own_code(Path(source) / _TOKENIZER_CONFIG):
+        raise _own_code(source)
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # tokenizers raises nothing narrower for a damaged file.
+        if "trust_remote_code" in str(error):
+            raise _own_code(source) from error
         raise EnvironmentNotReadyError(
             f"tokenizer {source!r} cannot be loaded: {first_line(error)}",
             remedy="run from the repository root, or make the hub reachable, or set "
             "policy.tokenizer_name to a folder with tokenizer files",
         ) from error
+
+
+def _names_own_code(file: Path) -> bool:
+    """Whether a tokenizer's config asks for classes of its own, which transformers would offer to run."""
+    try:
+        return file.is_file() and "auto_map" in read_json_object(file)
+    except (OSError, ValueError) as error:
+        raise EnvironmentNotReadyError(
+            f"tokenizer config {file} cannot be read: {first_line(error)}",
+            remedy="restore the file from where it came from, or set policy.tokenizer_name",
+        ) from error
+
+
+def _own_code(source: str) -> EnvironmentNotReadyError:
+    return EnvironmentNotReadyError(
+        f"tokenizer {source!r} brings code of its own (auto_map), which pirl does not run",
+        remedy="set policy.tokenizer_name to a tokenizer of a class that transformers has, and remove "
+        "auto_map from its tokenizer_config.json",
+    )
 
 
 def tokenize_instruction(policy_config: XVLAConfig, text: str) -> Int64[Tensor, "1 L"]:

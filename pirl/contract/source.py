@@ -20,12 +20,14 @@ from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from safetensors import SafetensorError
 
+from pirl.config.strictjson import read_json_object
 from pirl.errors import (
     CheckpointError,
     EnvironmentNotReadyError,
     FieldMismatch,
     MismatchError,
 )
+from pirl.foreign import machine_error
 
 GEOMETRY = (
     "action_mode",
@@ -56,7 +58,8 @@ def load_policy(config: XVLAConfig) -> XVLAPolicy:
     """Stock policy with the weights of `config.pretrained_path`, strict keys, on `config.device`.
 
     Raises:
-        EnvironmentNotReadyError: no such folder, or the hub does not answer.
+        EnvironmentNotReadyError: no such folder, the hub does not answer, or the machine has no
+            memory or no accelerator for it.
         CheckpointError: a file is missing or damaged, or names and shapes do not fit.
         MismatchError: the config describes another geometry than the checkpoint's own.
     """
@@ -69,10 +72,13 @@ def load_policy(config: XVLAConfig) -> XVLAPolicy:
     except SafetensorError as error:
         raise CheckpointError(f"{source}: damaged weights file", parts=[str(error)]) from error
     except RuntimeError as error:
+        unable = machine_error(error)
+        if unable is not None:
+            raise unable from error
         lines = [line.strip() for line in str(error).splitlines()]
-        raise CheckpointError(
-            f"{source}: the weights do not fit the policy config", parts=lines
-        ) from error
+        fits = "state_dict" not in str(error)
+        what = "policy cannot be built" if fits else "weights do not fit the policy config"
+        raise CheckpointError(f"{source}: the {what}", parts=lines) from error
 
 
 def _find(source: str, name: str, *, revision: str | None) -> Path:
@@ -98,7 +104,7 @@ def _find(source: str, name: str, *, revision: str | None) -> Path:
 
 def _compare(config: XVLAConfig, file: Path) -> None:
     try:
-        saved: dict[str, Any] = json.loads(file.read_text())
+        saved = read_json_object(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not a policy config", parts=[str(error)]) from error
     ours: dict[str, Any] = json.loads(json.dumps(draccus.encode(config, PreTrainedConfig)))

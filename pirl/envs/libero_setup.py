@@ -119,11 +119,12 @@ def _write(config: Path, text: str) -> None:
 
 
 def _check_existing(config: Path) -> None:
-    import yaml
+    # Late: whoever has no LIBERO needs no YAML.
+    from pirl.config.yamlfile import read_yaml
 
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = read_yaml(config)
+    except (OSError, ValueError) as error:
         raise EnvironmentNotReadyError(
             f"LIBERO's config {config} cannot be read: {error}",
             remedy=f"correct that file, or unset {CONFIG_VARIABLE} to let pirl write its own",

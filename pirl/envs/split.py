@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl.config.strictjson import read_json
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
@@ -118,8 +119,8 @@ def read_rules(path: Path, *, seeded: bool) -> dict[str, StateRule]:
         ConfigError: all problems of the file.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        content: Any = read_json(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             [_wrong("runtime.split_file", str(path), "a readable JSON file", str(error))]
         ) from error

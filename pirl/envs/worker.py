@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -18,8 +19,11 @@ from pirl.envs.base import Slot
 from pirl.envs.host import serve
 from pirl.envs.protocol import Build, Built, Close, Failure, NotReady, Request
 from pirl.errors import EnvError, EnvironmentNotReadyError
+from pirl.foreign import as_pirl_error
+from pirl.guard import run_guarded
 
 _PR_SET_PDEATHSIG = 1
+_PARENT_GONE = (EOFError, ConnectionResetError, BrokenPipeError)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -30,39 +34,49 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def report_before_dying(connection: Connection) -> None:
-    """Make an unexpected exception reach the parent; the traceback still goes to stderr."""
-    shown = sys.excepthook
+class _Reporting:
+    """Makes an unexpected exception reach the parent; the process still ends with it."""
 
-    def hook(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        shown(kind, error, traceback)
-        if not connection.closed:
-            connection.send(Failure(message=f"{kind.__name__}: {error}"))
-
-    sys.excepthook = hook
+        if not isinstance(error, Exception) or isinstance(error, _PARENT_GONE):
+            return
+        known = as_pirl_error(error)
+        if isinstance(known, EnvironmentNotReadyError):
+            self._connection.send(NotReady(what=known.what, remedy=known.remedy))
+        else:
+            self._connection.send(Failure(message=f"{type(error).__name__}: {error}"))
 
 
 def run(connection: Connection) -> None:
     """Answer requests until `Close` or until the parent's end is closed."""
     slots: list[Slot] = []
     try:
-        while True:
-            request: Request = connection.recv()
-            if isinstance(request, Close):
-                return
-            try:
-                if isinstance(request, Build):
-                    slots = request.settings.make_slots(request.count)
-                    connection.send(Built())
-                else:
-                    connection.send(serve(slots, request))
-            except EnvironmentNotReadyError as error:
-                connection.send(NotReady(what=error.what, remedy=error.remedy))
-            except EnvError as error:
-                connection.send(Failure(message=str(error)))
-    except (EOFError, ConnectionResetError, BrokenPipeError):
+        with _Reporting(connection):
+            while True:
+                request: Request = connection.recv()
+                if isinstance(request, Close):
+                    return
+                try:
+                    if isinstance(request, Build):
+                        slots = request.settings.make_slots(request.count)
+                        connection.send(Built())
+                    else:
+                        connection.send(serve(slots, request))
+                except EnvironmentNotReadyError as error:
+                    connection.send(NotReady(what=error.what, remedy=error.remedy))
+                except EnvError as error:
+                    connection.send(Failure(message=str(error)))
+    except _PARENT_GONE:
         # The parent closed its end or died: there is nobody to answer.
         return
     finally:
@@ -70,7 +84,7 @@ def run(connection: Connection) -> None:
             slot.close()
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     """Set the process up, then `run`."""
     descriptor, parent_pid = int(argv[0]), int(argv[1])
     die_with_parent(parent_pid)
@@ -79,9 +93,9 @@ def main(argv: list[str]) -> None:
     # Simulators write notices to standard output, which belongs to results.
     os.dup2(2, 1)
     connection = Connection(descriptor)
-    report_before_dying(connection)
     run(connection)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -7,6 +7,7 @@ together. Read `pirl.evaluation.verify` next.
     episodes.jsonl   one record per episode, in the order of the schedule
     eval_info.json   identity, digests of both, figures, videos
     videos/          optional
+    run.json         how the process ended; no figure follows from it
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from pirl.config.strictjson import parse_json
 from pirl.errors import ConfigError, EvidenceError, FieldError
 from pirl.evaluation.results import METHOD, check_records, compute_results
 from pirl.evidence import raw
-from pirl.evidence.metric_log import strict_json
 from pirl.evidence.raw import file_sha256, read_object
+from pirl.files import Appender, require_space, write_json, write_text
+from pirl.ownership import contents
 from pirl.records import EpisodePlan, EpisodeRecord
 
 FORMAT = 1
+_RECORD_BYTES, _VIDEO_BYTES = 1024, 4 * 2**20
+"""Room for a plan or record, and for a video."""
+
 SCHEDULE, EPISODES, INFO = "schedule.json", "episodes.jsonl", "eval_info.json"
 
 
@@ -43,25 +49,44 @@ class EvalFolder:
         return raw.mapping(self.info, "identity")
 
 
-def create_folder(root: Path, plans: Sequence[EpisodePlan]) -> None:
-    """Make the folder and write the schedule into it.
+def require_new(root: Path) -> None:
+    """Stop before a policy is built for a folder that is taken.
 
     Raises:
         ConfigError: the folder exists and is not empty.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if contents(root) or (root.exists() and not root.is_dir()):
         error = FieldError(
             field="--out", value=str(root), expected="a new or empty folder", fix="choose another"
         )
-        raise ConfigError([error], source="evaluation")
-    root.mkdir(parents=True, exist_ok=True)
+        raise ConfigError([error], source="command line")
+
+
+def create_folder(root: Path, plans: Sequence[EpisodePlan], *, videos: int = 0) -> None:
+    """Make the folder and write the schedule into it.
+
+    Args:
+        videos: how many will be written, at most.
+
+    Raises:
+        ConfigError: the folder exists and is not empty.
+        EnvironmentNotReadyError: it cannot be written, or has no room for records and videos.
+    """
+    require_new(root)
+    need = len(plans) * 2 * _RECORD_BYTES + videos * _VIDEO_BYTES + _RECORD_BYTES
+    require_space(
+        root,
+        need,
+        what=f"the records of {len(plans)} episodes and {videos} videos",
+        fix="lower --videos",
+    )
     _write(root / SCHEDULE, {"format": FORMAT, "plans": [asdict(plan) for plan in plans]})
 
 
 def append_record(root: Path, record: EpisodeRecord) -> None:
     """Add one record as it ends: a crash later keeps what was run, though no figure comes of it."""
-    with (root / EPISODES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+    with Appender(root / EPISODES) as file:
+        file.write((json.dumps(asdict(record), sort_keys=True) + "\n").encode())
 
 
 def finish_folder(
@@ -82,7 +107,7 @@ def finish_folder(
     """
     check_records(plans, records)
     lines = [json.dumps(asdict(record), sort_keys=True) + "\n" for record in records]
-    (root / EPISODES).write_text("".join(lines), encoding="utf-8")
+    write_text(root / EPISODES, "".join(lines))
     info = {
         "format": FORMAT,
         "method": METHOD,
@@ -109,10 +134,11 @@ def read_folder(root: Path) -> EvalFolder:
     plans = [
         _record(EpisodePlan, item) for item in raw.objects(read_object(root / SCHEDULE), "plans")
     ]
-    records = [
-        _record(EpisodeRecord, _object(line, number))
-        for number, line in enumerate((root / EPISODES).read_text("utf-8").splitlines(), start=1)
-    ]
+    try:
+        lines = (root / EPISODES).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"{EPISODES} cannot be read as UTF-8 text: {error}") from error
+    records = [_record(EpisodeRecord, _object(line, n)) for n, line in enumerate(lines, start=1)]
     info = read_object(root / INFO)
     if info.get("format") != FORMAT:
         raise EvidenceError(f"{INFO}: format {info.get('format')!r}, this code reads {FORMAT}")
@@ -131,7 +157,7 @@ def _record[T: (EpisodePlan, EpisodeRecord)](kind: type[T], item: Mapping[str, A
 
 def _object(line: str, number: int) -> Mapping[str, Any]:
     try:
-        value = strict_json(line)
+        value = parse_json(line)
     except ValueError as error:
         raise EvidenceError(f"{EPISODES} line {number} is not JSON") from error
     if not isinstance(value, dict):
@@ -140,5 +166,4 @@ def _object(line: str, number: int) -> Mapping[str, Any]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_json(path, value, indent=1)

@@ -14,18 +14,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pirl.config.jsonfile import TRAIN_CONFIG_NAME
+from pirl.config.jsonfile import TRAIN_CONFIG_NAME, follow_last
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import PiRLTrainConfig, env_of
-from pirl.errors import ConfigError, ExitCode, FieldError
+from pirl.errors import ConfigError, EvidenceError, ExitCode, FieldError
 from pirl.evaluation.arguments import eval_parser
 from pirl.evaluation.checkpoint import Protocol, prepare, run
-from pirl.evaluation.folder import append_record, create_folder, finish_folder
+from pirl.evaluation.folder import INFO, append_record, create_folder, finish_folder, require_new
 from pirl.evaluation.identity import describe
 from pirl.evaluation.text import comparison_text, results_text
 from pirl.evaluation.verify import compare_folders, verify_folder
 from pirl.evaluation.videos import VideoKeeper
+from pirl.ownership import owned
 from pirl.runtime.lockstep import FinishedEpisode
+from pirl.runtime.procs import interrupt_on_signals
+from pirl.runtime.record import RunRecord
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,6 +51,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
             "no policy setting: K and n_action_steps are those of the checkpoint's config.json",
             "remove it; the device is --device",
         )
+    interrupt_on_signals()
     loaded = load_config(_config_path(args), overrides)
     cfg = loaded.cfg if args.suites is None else _with_suites(loaded, args.suites)
     protocol = Protocol(
@@ -59,24 +63,33 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
         record_frames=args.videos > 0,
     )
     device = args.device or cfg.runtime.actor_device
-    evaluation = prepare(args.policy_path, cfg, protocol=protocol, device=device)
+    policy_path = follow_last(Path(args.policy_path))
     root = Path(args.out) if args.out is not None else _default_folder()
-    create_folder(root, evaluation.plans)
-    keeper = VideoKeeper(root=root, plans=evaluation.plans, per_task=args.videos)
+    with owned(root, field="--out"):
+        require_new(root)
+        evaluation = prepare(policy_path, cfg, protocol=protocol, device=device)
+        tasks = {plan.task_id for plan in evaluation.plans}
+        videos = (args.videos + 1) * len(tasks) if protocol.record_frames else 0
+        create_folder(root, evaluation.plans, videos=videos)
+        keeper = VideoKeeper(root=root, plans=evaluation.plans, per_task=args.videos)
+        with RunRecord(root / "run.json", role="eval") as record:
+            record.facts |= {"episodes": 0, "planned": len(evaluation.plans)}
 
-    def on_episode(episode: FinishedEpisode) -> None:
-        append_record(root, episode.record)
-        if protocol.record_frames:
-            keeper.see(episode)
+            def on_episode(episode: FinishedEpisode) -> None:
+                append_record(root, episode.record)
+                record.facts["episodes"] += 1
+                if protocol.record_frames:
+                    keeper.see(episode)
 
-    records = run(evaluation, on_episode=on_episode)
-    info = finish_folder(
-        root,
-        plans=evaluation.plans,
-        records=records,
-        identity=describe(evaluation, policy_path=args.policy_path, config=loaded.identity),
-        videos=keeper.finish(),
-    )
+            records = run(evaluation, on_episode=on_episode)
+            info = finish_folder(
+                root,
+                plans=evaluation.plans,
+                records=records,
+                identity=describe(evaluation, policy_path=policy_path, config=loaded.identity),
+                videos=keeper.finish(),
+            )
+            record.write("finished", complete=True)
     sys.stderr.write(f"records in {root}\n")
     _print(info if args.json else results_text(info))
     return int(ExitCode.OK)
@@ -84,7 +97,10 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     folder = verify_folder(Path(args.verify))
-    text = "every figure follows from the episode records\n\n" + results_text(folder.info)
+    try:
+        text = "every figure follows from the episode records\n\n" + results_text(folder.info)
+    except (KeyError, TypeError) as error:
+        raise EvidenceError(f"{INFO}: the identity is malformed ({error!r})") from error
     _print(dict(folder.info) if args.json else text)
     return int(ExitCode.OK)
 
@@ -107,7 +123,7 @@ def _with_suites(loaded: LoadedConfig, suites: str) -> PiRLTrainConfig:
 def _config_path(args: argparse.Namespace) -> Path:
     if args.config_path is not None:
         return Path(args.config_path)
-    beside = Path(args.policy_path) / TRAIN_CONFIG_NAME
+    beside = follow_last(Path(args.policy_path)) / TRAIN_CONFIG_NAME
     if not beside.is_file():
         raise _usage(
             "--config_path",

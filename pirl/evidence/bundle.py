@@ -35,6 +35,7 @@ from pirl.evidence.statement import (
     dump_json,
     list_files,
 )
+from pirl.files import write_text, writing
 
 LAUNCHERS = ("direct", "dvc", "prefect", "test")
 """Who may have started a gate."""
@@ -123,9 +124,7 @@ class BundleWriter:
         Raises:
             EvidenceError: the text would leak.
         """
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.redactor.clean(text, where=name), encoding="utf-8")
+        write_text(self.folder / name, self.redactor.clean(text, where=name))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file of the bundle, redacted."""
@@ -179,7 +178,8 @@ class BundleWriter:
         if pictures:
             from pirl.evidence.pictures import draw_all
 
-            draw_all(raw, self.folder / "media")
+            with writing(self.folder / "media"):
+                draw_all(raw, self.folder / "media")
         self.write_text("report.md", render_markdown(self.folder))
         self.write_text("report.html", render_html(self.folder))
         self._check_files()
@@ -206,22 +206,22 @@ def require_fresh(folder: Path) -> None:
     """Refuse a folder that holds something; a bundle is one run's and no other's.
 
     Raises:
-        EvidenceError: the folder is not empty.
+        EvidenceError: the folder is not empty, or no folder.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
 
 
 def seal(folder: Path, verdict: GateVerdict) -> str:
     """Write manifest and statement; returns the digest of the bundle, SHA-256 hex."""
-    (folder / MANIFEST).write_text(dump_json(build_manifest(folder)), encoding="utf-8")
+    write_text(folder / MANIFEST, dump_json(build_manifest(folder)))
     digest = file_sha256(folder / MANIFEST)
     metadata = {
         name: json.loads((folder / "metadata" / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("run", "source")
     }
     statement = build_statement(verdict, manifest_sha256=digest, **metadata)
-    (folder / STATEMENT).write_text(dump_json(statement), encoding="utf-8")
+    write_text(folder / STATEMENT, dump_json(statement))
     return digest
 
 
@@ -290,8 +290,9 @@ class StepWriter:
     def video(self, source: Path, *, facts: Mapping[str, Any]) -> None:
         """Copy a video and its first-frame picture to `media/` and record it with its digest."""
         target = self.bundle.media("rollout.mp4")
-        shutil.copyfile(source, target)
-        shutil.copyfile(source.with_suffix(".png"), target.with_suffix(".png"))
+        with writing(target):
+            shutil.copyfile(source, target)
+            shutil.copyfile(source.with_suffix(".png"), target.with_suffix(".png"))
         record = {"file": "media/rollout.mp4", "sha256": file_sha256(target), **facts}
         self.record("video.json", record)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from jaxtyping import UInt8
 
 from pirl.errors import EvidenceError
+from pirl.files import require_space, writing
 
 MIN_WIDTH = 480
 """Pixels; smaller videos are unreadable in a browser."""
@@ -66,6 +67,7 @@ def write_video(path: Path, frames: Sequence[Frame], *, fps: int) -> Clip:
 
     Raises:
         EvidenceError: fewer than two frames, unequal frames, a blank first frame.
+        EnvironmentNotReadyError: it cannot be written, or there is no room for it.
     """
     if len(frames) < 2:
         raise EvidenceError(f"{len(frames)} frames are not a video")
@@ -76,9 +78,12 @@ def write_video(path: Path, frames: Sequence[Frame], *, fps: int) -> Clip:
         raise EvidenceError("the first frame is blank; check the rendering back end (MUJOCO_GL)")
     factor = -(-MIN_WIDTH // shape[1])
     enlarged = [_even(np.kron(f, np.ones((factor, factor, 1), dtype=np.uint8))) for f in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _encode(path, enlarged, fps=fps)
-    write_png(path.with_suffix(".png"), enlarged[0])
+    # ffmpeg does not say why it stopped; compressed, the frames take far less than this.
+    require_space(path, sum(f.nbytes for f in enlarged) // 4, what="a video", fix="record fewer")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _encode(path, enlarged, fps=fps)
+        write_png(path.with_suffix(".png"), enlarged[0])
     return inspect_video(path)
 
 

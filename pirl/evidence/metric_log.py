@@ -8,7 +8,9 @@ every row it finished. No tracker is imported here: learner and actors must not 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
 from pirl.evidence.metrics import lookup
+from pirl.files import Appender, writing
+
+logger = logging.getLogger(__name__)
 
 ROW_FORMAT = 1
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -42,37 +48,26 @@ def _decode(value: object) -> float:
     return float(value)
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def strict_json(text: str) -> Any:
-    """Parse JSON without Python's NaN and Infinity: a comparison with NaN is silently false.
-
-    Raises:
-        ValueError: the text is not JSON.
-    """
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
 class JsonLines:
     """Appends one JSON object per line, each in a single flushed write."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` for appending.
+        """Open `path` for appending; a torn last line, left by a killed process, is moved away.
 
         Raises:
-            EvidenceError: the file ends in a torn line; a new row would be glued to it.
+            EnvironmentNotReadyError: the file cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            raise EvidenceError(f"{path.name}: the last line is torn; move the file away first")
-        self._file = path.open("a", encoding="utf-8")
+        set_aside_torn_tail(path)
+        self._file = Appender(path)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append `record`; a value that JSON cannot express raises instead of being changed."""
-        self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        """Append `record`; a value that JSON cannot express raises instead of being changed.
+
+        Raises:
+            EnvironmentNotReadyError: the disk is full; the file ends with the record before.
+        """
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+        self._file.write(line.encode())
 
     def close(self) -> None:
         self._file.close()
@@ -87,6 +82,22 @@ class JsonLines:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def set_aside_torn_tail(path: Path) -> None:
+    """Move what follows the last whole line of `path` to a file of its own: a new row would be glued to it."""
+    if not path.is_file():
+        return
+    with writing(path), path.open("rb+") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole == len(data):
+            return
+        aside = path.with_suffix(f".torn-{os.getpid()}{path.suffix}")
+        with Appender(aside) as torn:
+            torn.write(data[whole:] + b"\n")
+        file.truncate(whole)
+    logger.warning("%s ended in a torn line; it is in %s now", path, aside.name)
 
 
 class MetricLog(JsonLines):
@@ -144,14 +155,17 @@ def read_json_lines(path: Path, *, allow_torn_tail: bool = False) -> list[dict[s
     """
     if not path.is_file():
         raise EvidenceError(f"{path.name} is missing")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"{path.name} cannot be read as UTF-8 text: {error}") from error
     if lines[-1] and not allow_torn_tail:
         raise EvidenceError(f"{path.name}: the last line is torn")
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = strict_json(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise EvidenceError(f"{path.name}: line {number} is not JSON") from error
         if not isinstance(record, dict):
             raise EvidenceError(f"{path.name}: line {number} is not an object")

@@ -7,12 +7,13 @@ not depend on this module: it copies what a bundle holds. Read `docs/evidence.md
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -25,6 +26,7 @@ from pirl.evidence import mlflow_view as view
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import CriterionResult, Verdict, worst
 from pirl.evidence.metric_log import MetricRow
+from pirl.files import write_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,12 +52,21 @@ def _door[**P, T](call: Callable[P, T]) -> Callable[P, T]:
     @wraps(call)
     def translated(*args: P.args, **kwargs: P.kwargs) -> T:
         _client_class()
+        from alembic.util.exc import CommandError
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             return call(*args, **kwargs)
-        except MlflowException as error:
-            raise EvidenceError(f"the tracker refused {call.__name__}: {error}") from error
+        except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
+            first = str(error).strip().split("\n", 1)[0]
+            if "disk is full" in first or (isinstance(error, OSError) and error.errno):
+                cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC, first)
+                raise write_error(Path(cause.filename or "mlflow.db"), cause) from error
+            raise EvidenceError(
+                f"the tracker refused {call.__name__}: {first}\n"
+                "  fix: mend or move away what MLFLOW_TRACKING_URI, or mlflow.db here, names; or --no-mlflow"
+            ) from error
 
     return translated
 
@@ -166,10 +177,7 @@ class MlflowSink:
     @contextmanager
     def open_run(self, name: str, tags: Mapping[str, str]) -> Generator[OpenRun]:
         """A run that ends with a status whatever happens inside."""
-        created = self.client.create_run(
-            self.experiment_id, tags={**_owner(), **tags}, run_name=name
-        )
-        open_run = OpenRun(client=self.client, run_id=str(created.info.run_id))
+        open_run = self._create(name, tags)
         status = "KILLED"
         try:
             yield open_run
@@ -177,13 +185,30 @@ class MlflowSink:
         except BaseException as error:
             # Cancellation and Ctrl-C are no Exception; a plain error is a failure.
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            if open_run.verdict == Verdict.NOT_RUN:
-                word = "crashed" if status == "FAILED" else "cancelled"
-                _close_name(self.client, open_run.run_id, word)
-            self.client.set_tag(open_run.run_id, "stopped_by", type(error).__name__)
+            with suppress(EvidenceError):
+                # The reason why the run ended is worth more than a tracker that is gone as well.
+                self._explain(open_run, type(error).__name__, status)
             raise
         finally:
-            self.client.set_terminated(open_run.run_id, status=status)
+            self._terminate(open_run, status)
+
+    @_door
+    def _create(self, name: str, tags: Mapping[str, str]) -> OpenRun:
+        created = self.client.create_run(
+            self.experiment_id, tags={**_owner(), **tags}, run_name=name
+        )
+        return OpenRun(client=self.client, run_id=str(created.info.run_id))
+
+    @_door
+    def _explain(self, open_run: OpenRun, reason: str, status: str) -> None:
+        if open_run.verdict == Verdict.NOT_RUN:
+            word = "crashed" if status == "FAILED" else "cancelled"
+            _close_name(self.client, open_run.run_id, word)
+        self.client.set_tag(open_run.run_id, "stopped_by", reason)
+
+    @_door
+    def _terminate(self, open_run: OpenRun, status: str) -> None:
+        self.client.set_terminated(open_run.run_id, status=status)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pirl.config.yamlfile import read_yaml
+from pirl.errors import EvidenceError
 from pirl.evidence.criteria import CriterionResult, Verdict
 from pirl.evidence.judge import GateVerdict
 from pirl.evidence.policy import CLAIM, GATE, NON_CLAIM, PASS_RULE
@@ -158,15 +160,19 @@ def flat_params(config: Mapping[str, Any], *, prefix: str = "") -> dict[str, str
 
 
 def dvc_tags(lock_file: Path, stage: str) -> dict[str, str]:
-    """MD5 of every dependency and output of a DVC stage, as tags; empty without a lock file."""
+    """MD5 of every dependency and output of a DVC stage, as tags; empty without a lock file.
+
+    Raises:
+        EvidenceError: the lock file is damaged.
+    """
     if not lock_file.is_file():
         return {}
-    import yaml
-
-    stages = (yaml.safe_load(lock_file.read_text(encoding="utf-8")) or {}).get("stages", {})
-    entries = stages.get(stage, {})
-    tags = {"dvc.stage": stage} if entries else {}
-    for kind in ("deps", "outs"):
-        for entry in entries.get(kind, []):
-            tags[f"dvc.{kind.removesuffix('s')}.{entry['path']}"] = str(entry.get("md5"))
+    try:
+        entries = (read_yaml(lock_file) or {}).get("stages", {}).get(stage, {})
+        tags = {"dvc.stage": stage} if entries else {}
+        for kind in ("deps", "outs"):
+            for entry in entries.get(kind, []):
+                tags[f"dvc.{kind.removesuffix('s')}.{entry['path']}"] = str(entry.get("md5"))
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise EvidenceError(f"{lock_file.name} is not a lock file of DVC: {error}") from error
     return tags

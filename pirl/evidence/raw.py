@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pirl.config.strictjson import read_json_object
 from pirl.errors import EvidenceError
-from pirl.evidence.metric_log import MetricRow, parse_rows, read_json_lines, strict_json
+from pirl.evidence.metric_log import MetricRow, parse_rows, read_json_lines
+
+MAX_RECORD_BYTES = 64 * 2**20
 
 type Record = Mapping[str, Any]
 
@@ -68,15 +71,12 @@ def read_object(path: Path) -> Record:
     """The JSON object in a file.
 
     Raises:
-        EvidenceError: the file is not a JSON object.
+        EvidenceError: the file cannot be read, or is not a JSON object; the reason is in the message.
     """
     try:
-        value = strict_json(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise EvidenceError(f"{path.name} is not JSON") from error
-    if not isinstance(value, dict):
-        raise EvidenceError(f"{path.name} is not a JSON object")
-    return cast("Record", value)
+        return read_json_object(path, max_bytes=MAX_RECORD_BYTES)
+    except (OSError, ValueError) as error:
+        raise EvidenceError(f"{path.name} is not a JSON object: {error}") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.evidence.metric_log import read_metrics
+from pirl.files import write_text, writing
 from pirl.gate.main import (
     default_profile,
     default_variant,
@@ -49,8 +50,6 @@ def main(argv: Sequence[str]) -> int:
     # DVC that is killed leaves its command running.
     end_with_parent(signal.SIGTERM)
     bundle_folder = OUTPUTS / "bundle"
-    if bundle_folder.exists():
-        shutil.rmtree(bundle_folder)
     started = time.monotonic()
     with (
         open_gate(
@@ -59,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
             out=bundle_folder,
             launched_by="dvc",
             overrides=gate_overrides(),
+            replace=True,
         ) as gate,
         tracked(gate) as tracker,
     ):
@@ -76,17 +76,18 @@ def write_outputs(gate: GateSession, record: dict[str, Any]) -> None:
     """Copy what DVC versions; a `last` link inside an output would break DVC, so one step is copied."""
     smoke = RunFolder(gate.work / SMOKE)
     config, checkpoint = OUTPUTS / "config", OUTPUTS / "checkpoint"
-    for folder in (config, checkpoint):
-        if folder.exists():
-            shutil.rmtree(folder)
-    config.mkdir(parents=True)
-    shutil.copy(gate.config_path, config / "train_config.json")
-    step_dir = resolve_checkpoint(smoke.root)
-    shutil.copytree(step_dir, checkpoint / step_dir.name)
+    with writing(OUTPUTS):
+        for folder in (config, checkpoint):
+            if folder.exists():
+                shutil.rmtree(folder)
+        config.mkdir(parents=True)
+        shutil.copy(gate.config_path, config / "train_config.json")
+        step_dir = resolve_checkpoint(smoke.root)
+        shutil.copytree(step_dir, checkpoint / step_dir.name)
     rows = read_metrics(smoke.learner_metrics)
-    METRICS.parent.mkdir(parents=True, exist_ok=True)
     last = rows[-1].metrics
-    METRICS.write_text(
+    write_text(
+        METRICS,
         json.dumps(
             {
                 "verdict": record["label"],
@@ -104,9 +105,8 @@ def write_outputs(gate: GateSession, record: dict[str, Any]) -> None:
             indent=1,
         )
         + "\n",
-        encoding="utf-8",
     )
-    with CURVE.open("w", newline="", encoding="utf-8") as file:
+    with writing(CURVE), CURVE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["update", *(name.split("/")[1] for name in _CURVE_METRICS)])
         for row in rows:

@@ -9,16 +9,16 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
-
-from pirl.errors import ExitCode
+from pirl.config.recipe import VARIANTS
+from pirl.config.yamlfile import read_section
+from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import STEPS, Verdict
-from pirl.gate.arguments import gate_parser
+from pirl.gate.arguments import PROFILES, gate_parser
 from pirl.gate.profiles import flatten
 from pirl.gate.session import GateSession, StepOutcome, open_gate
 from pirl.gate.track import Tracker, tracked
@@ -33,18 +33,43 @@ PARAMS = Path("params.yaml")
 
 def gate_overrides(parameters: Path = PARAMS) -> list[str]:
     """The section `gate.config` of `params.yaml` as dotted overrides of the base config."""
-    document: dict[str, Any] = yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))
-    return flatten(document["gate"]["config"] or {})
+    config = _parameter("config", {}, parameters)
+    if not isinstance(config, Mapping):
+        raise _wrong_parameter("config", config, "sections of the base config", parameters)
+    return flatten(cast("Mapping[str, Any]", config))
 
 
 def default_variant(parameters: Path = PARAMS) -> str:
     """`gate.variant` of `params.yaml`."""
-    return str(yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))["gate"]["variant"])
+    return _choice("variant", VARIANTS, parameters)
 
 
 def default_profile(parameters: Path = PARAMS) -> str:
     """`gate.profile` of `params.yaml`."""
-    return str(yaml.safe_load(locate(parameters).read_text(encoding="utf-8"))["gate"]["profile"])
+    return _choice("profile", PROFILES, parameters)
+
+
+def _parameter(name: str, default: Any, parameters: Path) -> Any:
+    """`gate.<name>` of `params.yaml`.
+
+    Any: whatever YAML can hold.
+    """
+    value = read_section(locate(parameters), "gate", field="params").get(name)
+    return default if value is None else value
+
+
+def _choice(name: str, allowed: Sequence[str], parameters: Path) -> str:
+    value = _parameter(name, allowed[0], parameters)
+    if value not in allowed:
+        raise _wrong_parameter(name, value, f"one of {', '.join(allowed)}", parameters)
+    return str(value)
+
+
+def _wrong_parameter(name: str, value: object, expected: str, parameters: Path) -> ConfigError:
+    error = FieldError(
+        field=f"gate.{name}", value=value, expected=expected, fix=f"correct {parameters.name}"
+    )
+    return ConfigError([error], source=parameters.name)
 
 
 def run_step(gate: GateSession, tracker: Tracker, step: str) -> StepOutcome:

@@ -22,6 +22,7 @@ from pirl.envs.libero_assets import AlteredAssetsError
 from pirl.envs.schedule import plan_episode
 from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
+from pirl.files import write_text
 from pirl.gate.machine import check_libero
 from pirl.resources import locate
 
@@ -205,8 +206,7 @@ def resolve_config(
             pirl.pop(other.replace("-", "_"), None)
         pirl["variant"] = variant
         pirl[section] = {}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(raw), encoding="utf-8")
+    write_text(target, json.dumps(raw))
     resolved = check_config(target, overrides)
     _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)

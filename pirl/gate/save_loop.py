@@ -11,6 +11,7 @@ from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.save import save_checkpoint
 from pirl.config.load import load_config
 from pirl.config.train import env_of
+from pirl.guard import run_guarded
 from pirl.runtime.session import build_session
 
 _MAX_SAVES = 10_000
@@ -43,4 +44,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -22,8 +22,10 @@ from pirl.errors import ExitCode, PirlError
 from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter, require_fresh
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
+from pirl.files import writing
 from pirl.gate.deadlines import allowed_s
 from pirl.gate.profiles import FirstLook, Profile, choose_profile
+from pirl.ownership import clear, owned
 from pirl.resources import SHIPPED, checkout
 
 if TYPE_CHECKING:
@@ -146,6 +148,7 @@ def open_gate(
     out: Path,
     launched_by: str,
     overrides: Sequence[str] = (),
+    replace: bool = False,
 ) -> Generator[GateSession]:
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
 
@@ -153,19 +156,23 @@ def open_gate(
         out: the bundle's folder; must not exist or be empty. Work goes to `<out>.work`.
         launched_by: `direct`, `dvc`, `prefect` or `test`.
         overrides: dotted overrides of the config; part of its hash, hence of the evidence.
+        replace: remove an earlier bundle from `out`.
 
     Raises:
         GateFailedError: another gate is running in this checkout.
-        ConfigError, EnvironmentNotReadyError, EvidenceError: nothing was run, and no work folder is left.
+        ConfigError, EnvironmentNotReadyError, EvidenceError: nothing was run, and no work folder is left;
+            another process may own `out`, or it is not empty.
     """
     root = Path.cwd()
-    with _only_gate(root / LOCK):
+    # The bundle itself holds nothing but evidence, so the work folder beside it has the owner's lock.
+    work = out.with_name(out.name + ".work")
+    with owned(work, field="--out"), _only_gate(root / LOCK):
+        if replace and out.exists():
+            shutil.rmtree(out)
         require_fresh(out)
-        work = out.with_name(out.name + ".work")
-        if work.exists():
-            shutil.rmtree(work)
+        clear(work)
         with ExitStack() as failed_start:
-            failed_start.callback(shutil.rmtree, work, ignore_errors=True)
+            failed_start.callback(clear, work)
             ready = choose_profile(
                 profile, variant=variant, overrides=overrides, target=work / "train_config.json"
             )
@@ -208,8 +215,10 @@ def _start_bundle(out: Path, root: Path, launched_by: str, loaded: LoadedConfig)
 @contextmanager
 def _only_gate(path: Path) -> Generator[None]:
     """Hold the checkout's gate lock; the kernel frees it however this process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+", encoding="utf-8")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -16,6 +16,7 @@ import grpc
 from lerobot.rl.learner_service import LearnerService
 from lerobot.transport import services_pb2_grpc
 
+from pirl.guard import run_guarded
 from pirl.runtime.entry import stop_on_signals
 
 _SERVE_S = 300.0
@@ -48,4 +49,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -7,7 +7,6 @@ that `dvc metrics` and `dvc plots` show. Read `dvc.yaml` next.
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import signal
 import sys
@@ -15,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.errors import ExitCode
+from pirl.files import write_json, writing
 from pirl.guard import run_guarded
 from pirl.learning.main import learn, render
 from pirl.learning.proof import PRETRAINED
@@ -36,13 +37,11 @@ def main(argv: Sequence[str]) -> int:
     interrupt_on_signals()
     # DVC that is ended by a signal leaves its command running.
     end_with_parent(signal.SIGTERM)
-    if OUT.exists():
-        shutil.rmtree(OUT)
-    record = learn(read_settings(), OUT, videos=2, mlflow=True)
-    shutil.copytree(OUT / "run" / "checkpoints" / "last" / PRETRAINED, POLICY)
-    METRICS.parent.mkdir(parents=True, exist_ok=True)
-    METRICS.write_text(json.dumps(metrics(record), indent=1) + "\n", encoding="utf-8")
-    with CURVE.open("w", newline="", encoding="utf-8") as file:
+    record = learn(read_settings(), OUT, videos=2, mlflow=True, replace=True)
+    with writing(POLICY):
+        shutil.copytree(resolve_checkpoint(OUT / "run") / PRETRAINED, POLICY)
+    write_json(METRICS, metrics(record), indent=1, sort_keys=False)
+    with writing(CURVE), CURVE.open("w", newline="", encoding="utf-8") as file:
         names = ["update", "env_steps", "successes", "episodes", "mean_env_steps"]
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()

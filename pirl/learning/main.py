@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pirl.errors import ExitCode
+from pirl.errors import ConfigError, ExitCode, FieldError
+from pirl.evaluation.folder import require_new
+from pirl.evidence.raw import mapping, read_object
 from pirl.learning.arguments import bench_parser, judge_parser, learn_parser, study_parser
 from pirl.learning.judge import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
@@ -20,8 +22,10 @@ from pirl.learning.report import RECORD, conclude, judge_run, write_videos
 from pirl.learning.settings import LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
+from pirl.ownership import clear, owned
 from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import interrupt_on_signals
+from pirl.runtime.record import RunRecord
 
 
 def learn_main(argv: Sequence[str]) -> int:
@@ -46,29 +50,54 @@ def learn_main(argv: Sequence[str]) -> int:
     return int(ExitCode.OK if record["passed"] else ExitCode.CHECK_FAILED)
 
 
-def learn(settings: LearnSettings, out: Path, *, videos: int, mlflow: bool) -> dict[str, Any]:
-    """Run, judge, report; the record that was written."""
+def learn(
+    settings: LearnSettings, out: Path, *, videos: int, mlflow: bool, replace: bool = False
+) -> dict[str, Any]:
+    """Run, judge, report; the record that was written.
+
+    Args:
+        replace: remove what an earlier run left in `out`.
+
+    Raises:
+        ConfigError: another process owns `out`, or it is not empty.
+    """
     folder = LearnFolder(root=out)
-    with track_learning(settings, enabled=mlflow) as tracker:
-        run = run_learning(settings, folder=folder)
-        record = conclude(settings, run)
-        if videos > 0 and settings.control is None:
-            write_videos(settings, run, count=videos)
-        tracker.conclude(record, run)
+    with owned(out, field="--out"):
+        if replace:
+            clear(out)
+        require_new(out)
+        with (
+            RunRecord(folder.record, role="bench learn") as own_record,
+            track_learning(settings, enabled=mlflow) as tracker,
+        ):
+            run = run_learning(settings, folder=folder)
+            record = conclude(settings, run)
+            if videos > 0 and settings.control is None:
+                write_videos(settings, run, count=videos)
+            tracker.conclude(record, run)
+            own_record.write("finished", complete=True)
     return record
 
 
 def judge_main(argv: Sequence[str]) -> int:
     """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
     args = judge_parser().parse_args(list(argv))
-    written = json.loads((args.folder / RECORD).read_text(encoding="utf-8"))
-    settings = settings_from(written["settings"])
+    if not (args.folder / RECORD).is_file():
+        error = FieldError(
+            field="folder",
+            value=str(args.folder),
+            expected=f"the folder of a finished learning run, with {RECORD}",
+            fix="give the --out of `pirl bench learn`",
+        )
+        raise ConfigError([error], source="command line")
+    written = read_object(args.folder / RECORD)
+    settings = settings_from(dict(mapping(written, "settings")))
     run = load_run(LearnFolder(root=args.folder))
     judgement = judge_run(settings, run)
     again = judgement_record(judgement)
-    different = [name for name, value in again.items() if written[name] != value]
+    different = [name for name, value in again.items() if written.get(name) != value]
     for name in different:
-        sys.stdout.write(f"{name}: {written[name]} written, {again[name]} recomputed\n")
+        sys.stdout.write(f"{name}: {written.get(name)} written, {again[name]} recomputed\n")
     sys.stdout.write(
         f"{'passed' if judgement.passed else 'failed'}, {len(different)} differences\n"
     )
@@ -97,7 +126,9 @@ def study_main(argv: Sequence[str]) -> int:
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
-    records = run_study(args.name, out, mlflow=not args.no_mlflow)
+    with owned(out, field="--out"), RunRecord(out / "run.json", role="bench study") as own_record:
+        records = run_study(args.name, out, mlflow=not args.no_mlflow)
+        own_record.write("finished", complete=True)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)
 

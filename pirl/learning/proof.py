@@ -6,7 +6,6 @@ Owns the order and what is written where. The runtime is `pirl.runtime.launch`, 
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pirl.checkpoint.locate import resolve_checkpoint, step_folders
 from pirl.config.load import LoadedConfig, load_config
@@ -24,6 +23,8 @@ from pirl.envs.metaworld_config import task_names
 from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.metric_log import JsonLines, MetricRow, read_json_lines, read_metrics
+from pirl.evidence.raw import mapping, read_object, text
+from pirl.files import writing
 from pirl.learning.settings import LearnSettings
 from pirl.learning.warm_start import warm_start
 from pirl.records import EpisodeRecord
@@ -52,6 +53,11 @@ class LearnFolder:
     def warm_start(self) -> Path:
         """`pretrained_model/` of the starting policy, and how it was made."""
         return self.root / "warm_start"
+
+    @property
+    def record(self) -> Path:
+        """How the process that ran it ended."""
+        return self.root / "run.json"
 
     @property
     def run(self) -> RunFolder:
@@ -132,7 +138,7 @@ def load_run(folder: LearnFolder, *, costs: Mapping[str, Cost] | None = None) ->
     Raises:
         EvidenceError: a file is missing or malformed.
     """
-    learner: dict[str, Any] = json.loads(folder.run.run_record.read_text(encoding="utf-8"))
+    learner = read_object(folder.run.run_record)
     evaluations = {
         int(path.stem.removeprefix("update-")): [
             EpisodeRecord(**record) for record in read_json_lines(path)
@@ -143,8 +149,8 @@ def load_run(folder: LearnFolder, *, costs: Mapping[str, Cost] | None = None) ->
     actors = sorted((folder.run.root).glob("actor-*/metrics.jsonl"))
     return LearningRun(
         folder=folder,
-        config_hash=str(learner["identity"]["config_hash"]),
-        weights_sha256=str(learner["digests_after"]["trained"]),
+        config_hash=text(mapping(learner, "identity"), "config_hash"),
+        weights_sha256=text(mapping(learner, "digests_after"), "trained"),
         evaluations=evaluations,
         misled=[EpisodeRecord(**record) for record in misled],
         rows=read_metrics(folder.run.learner_metrics),
@@ -202,7 +208,8 @@ def _starting_policy(settings: LearnSettings, loaded: LoadedConfig, folder: Lear
             loaded.cfg, settings.warm_start, seed=settings.seed, folder=folder.warm_start
         )
     target = folder.warm_start / PRETRAINED
-    shutil.copytree(settings.start_from, target)
+    with writing(target):
+        shutil.copytree(settings.start_from, target)
     return target
 
 

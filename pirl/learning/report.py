@@ -11,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.config.load import load_config
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.environment import collect_environment
 from pirl.evidence.media import write_video
+from pirl.files import write_text, writing
 from pirl.learning.judge import Judgement, judge, judgement_record, spent
 from pirl.learning.pictures import draw_learning
 from pirl.learning.proof import PRETRAINED, LearningRun
@@ -79,17 +81,16 @@ def write_report(
 ) -> Path:
     """All files of a finished run; the folder's `report.md`."""
     root = run.folder.root
-    (root / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    draw_learning(
-        judgement.points,
-        run.rows,
-        spent(run.rows, run.actor_rows),
-        title=f"{settings.variant}, seed {settings.seed}: {_outcome(settings, judgement)}",
-        path=root / PICTURE,
-    )
-    path = root / REPORT
-    path.write_text(_markdown(settings, run, judgement), encoding="utf-8")
-    return path
+    write_text(root / RECORD, json.dumps(record, indent=1) + "\n")
+    with writing(root / PICTURE):
+        draw_learning(
+            judgement.points,
+            run.rows,
+            spent(run.rows, run.actor_rows),
+            title=f"{settings.variant}, seed {settings.seed}: {_outcome(settings, judgement)}",
+            path=root / PICTURE,
+        )
+    return write_text(root / REPORT, _markdown(settings, run, judgement))
 
 
 def _outcome(settings: LearnSettings, judgement: Judgement) -> str:
@@ -155,7 +156,7 @@ def write_videos(settings: LearnSettings, run: LearningRun, *, count: int) -> li
     loaded = load_config(settings.config_path, settings.all_overrides)
     policies = {
         "before": run.folder.warm_start / PRETRAINED,
-        "after": run.folder.run.root / "checkpoints" / "last" / PRETRAINED,
+        "after": resolve_checkpoint(run.folder.run.root) / PRETRAINED,
     }
     videos: list[Path] = []
     for label, policy in policies.items():

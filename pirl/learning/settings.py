@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import draccus
-import yaml
 from draccus.utils import DraccusException
 
 from pirl.config.recipe import VARIANTS
+from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
@@ -111,8 +111,7 @@ def read_settings(path: Path = PARAMS, **given: object) -> LearnSettings:
     Raises:
         ConfigError: unknown key, wrong type, unknown variant or control.
     """
-    document: dict[str, Any] = yaml.safe_load(locate(path).read_text(encoding="utf-8"))
-    found = settings_from(dict(document.get("learn") or {}))
+    found = settings_from(read_section(locate(path), "learn", field="--params"))
     found = replace(found, **{name: value for name, value in given.items() if value is not None})
     if found.variant not in VARIANTS:
         raise _wrong("learn.variant", found.variant, f"one of {', '.join(VARIANTS)}")

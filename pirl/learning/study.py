@@ -14,14 +14,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
 from tqdm import tqdm
 
 from pirl.config.load import load_config
+from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, FieldError
+from pirl.evidence.raw import read_object
 from pirl.evidence.stats import format_rate
+from pirl.files import write_text
 from pirl.learning.proof import PRETRAINED, LearnFolder, LearningRunError, run_learning
 from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from
@@ -40,9 +42,9 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there is no such study.
     """
-    document: dict[str, Any] = yaml.safe_load(locate(path).read_text(encoding="utf-8"))
-    studies: dict[str, dict[str, Any]] = document.get("studies") or {}
-    if name not in studies:
+    studies = read_section(locate(path), "studies", field="params")
+    rows = studies.get(name)
+    if not isinstance(rows, Mapping):
         error = FieldError(
             field="studies",
             value=name,
@@ -50,7 +52,17 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
             fix="choose one, or add it to params.yaml",
         )
         raise ConfigError([error], source=path.name)
-    return {str(label): dict(row or {}) for label, row in studies[name].items()}
+    found = cast("Mapping[str, Any]", rows)
+    for label, row in found.items():
+        if row is not None and not isinstance(row, Mapping):
+            error = FieldError(
+                field=f"studies.{name}.{label}",
+                value=row,
+                expected="settings of `learn`, as keys",
+                fix="correct params.yaml",
+            )
+            raise ConfigError([error], source=path.name)
+    return {str(label): dict(row or {}) for label, row in found.items()}
 
 
 def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
@@ -83,8 +95,8 @@ def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
                 row=f"{name}: {label}" if mlflow else None,
             )
         records.append({"label": label, **_summary(_read(folder))})
-        (out / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        (out / f"{name}.md").write_text(table(records), encoding="utf-8")
+        write_text(out / f"{name}.json", json.dumps(records, indent=1) + "\n")
+        write_text(out / f"{name}.md", table(records))
     return records
 
 
@@ -111,13 +123,13 @@ def _run_row(settings: LearnSettings, folder: LearnFolder, *, row: str | None) -
     except LearningRunError as error:
         last = (folder.logs / "learner.log").read_text(encoding="utf-8").strip().splitlines()[-1]
         record = {"control": settings.control, "stopped": str(error), "last_line": last}
-        (folder.root / FAILED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(folder.root / FAILED, json.dumps(record, indent=1) + "\n")
 
 
 def _read(folder: LearnFolder) -> dict[str, Any]:
     path = folder.root / RECORD
     found = path if path.exists() else folder.root / FAILED
-    return json.loads(found.read_text(encoding="utf-8"))
+    return dict(read_object(found))
 
 
 _SHOWN = (

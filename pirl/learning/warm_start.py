@@ -31,6 +31,7 @@ from pirl.contract.xvla import (
 from pirl.envs.demos import Demo, action_chunks, collect_demos
 from pirl.envs.schedule import stream_seed
 from pirl.errors import NumericsError
+from pirl.files import write_text, writing
 from pirl.learning.settings import WarmStart
 from pirl.records import Observation
 
@@ -167,7 +168,8 @@ def warm_start(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int, folder: 
         policy_of(cfg), executed_dims=cfg.pirl.executed_dims, device="cpu", seed=seed
     )
     losses = train_supervised(policy, demos, settings, seed=seed)
-    target = save_pretrained(policy, folder / "pretrained_model", for_libero=False)
+    with writing(folder):
+        target = save_pretrained(policy, folder / "pretrained_model", for_libero=False)
     record = {"seed": seed, "frames": len(demos), "loss": losses[-20:], **asdict(settings)}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     return target

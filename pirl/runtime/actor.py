@@ -6,7 +6,6 @@ Owns the loop and the actor's own records. Refuses to know how weights are train
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -14,7 +13,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,13 +24,15 @@ from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
 from pirl.errors import ExitCode, LinkClosedError, PirlError
 from pirl.evidence.metric_log import MetricLog
-from pirl.hooks import hooks_active
+from pirl.files import writing
+from pirl.ownership import owned
 from pirl.records import EpisodeRecord
 from pirl.runtime.arguments import actor_parser
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lockstep import FinishedEpisode, language_of
 from pirl.runtime.metrics import episode_metrics, system_metrics
+from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
     Session,
@@ -72,6 +72,7 @@ class Actor:
         env: VectorEnv,
         split: StateSplit,
         link: ActorLink,
+        record: RunRecord,
         rank: int,
         stop: threading.Event,
         video: Path | None = None,
@@ -80,6 +81,7 @@ class Actor:
         self._session = session
         self._runtime = cfg.runtime
         self._link = link
+        self._record = record
         self._rank = rank
         self._stop = stop
         self._timers = StageTimers()
@@ -117,11 +119,12 @@ class Actor:
             reason = "finished" if is_finished else "interrupted"
             return ExitCode.OK if is_finished else ExitCode.INTERRUPTED
         except PirlError as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             raise
         finally:
+            self._note(reason)
             self._link.close()
-            self._write_record(folder.actor_record(self._rank), reason)
+            self._note(reason, complete=True)
 
     def _loop(self, metrics: MetricLog) -> bool:
         """Act with one version after the other; True when the learner finished, False when told to stop."""
@@ -236,7 +239,8 @@ class Actor:
         if self._video is not None and episode.frames:
             self._video.parent.mkdir(parents=True, exist_ok=True)
             # Encoding would fork a process out of one that runs gRPC; whoever wants a video encodes.
-            np.savez_compressed(self._video, frames=np.stack(episode.frames))
+            with writing(self._video):
+                np.savez_compressed(self._video, frames=np.stack(episode.frames))
             self._video = None
 
     def _report(self, version: int, records: Sequence[EpisodeRecord]) -> None:
@@ -250,19 +254,15 @@ class Actor:
             }
         )
 
-    def _write_record(self, path: Path, reason: str) -> None:
-        record: dict[str, Any] = {
-            "role": f"actor-{self._rank}",
-            "identity": asdict(self._session.identity),
-            "exit_reason": reason,
-            "hooks": list(hooks_active()),
+    def _note(self, reason: str, *, complete: bool = False) -> None:
+        """Write the record with what is known now."""
+        self._record.facts |= {
             "handshake": self._link.handshake(),
             "met_identity": asdict(self._link.identity),
             "bytes_sent": self._link.bytes_sent,
             "totals": asdict(self._totals),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self._record.write(reason, complete=complete)
 
 
 def run_actor(
@@ -284,27 +284,39 @@ def run_actor(
     ) as link:
         link.connect(stop=stop)
         folder = RunFolder(run_root(cfg.output_dir, link.identity.run_id))
-        write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
-        split = load_split(
-            env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file
-        )
-        env = make_vector_env(
-            env_of(cfg),
-            num_envs=cfg.runtime.envs_per_actor,
-            num_workers=cfg.runtime.env_workers,
-            image_keys=session.image_keys,
-            split=split,
-            record_frames=record_video,
-        )
-        video = folder.actor_video(rank) if record_video else None
-        logger.info("ready: %d environments", cfg.runtime.envs_per_actor)
-        try:
-            actor = Actor(
-                session, env=env, split=split, link=link, rank=rank, stop=stop, video=video
+        own_part = folder.actor_record(rank).parent
+        # Not earlier: the learner wants its folder empty, and has it since before it answered.
+        with (
+            owned(own_part, field=f"output_dir (rank {rank})"),
+            RunRecord(folder.actor_record(rank), role=f"actor-{rank}") as record,
+        ):
+            record.facts["identity"] = asdict(session.identity)
+            write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
+            split = load_split(
+                env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file
             )
-            return actor.run(folder)
-        finally:
-            env.close()
+            env = make_vector_env(
+                env_of(cfg),
+                num_envs=cfg.runtime.envs_per_actor,
+                num_workers=cfg.runtime.env_workers,
+                image_keys=session.image_keys,
+                split=split,
+                record_frames=record_video,
+            )
+            logger.info("ready: %d environments", cfg.runtime.envs_per_actor)
+            try:
+                return Actor(
+                    session,
+                    env=env,
+                    split=split,
+                    link=link,
+                    record=record,
+                    rank=rank,
+                    stop=stop,
+                    video=folder.actor_video(rank) if record_video else None,
+                ).run(folder)
+            finally:
+                env.close()
 
 
 def main(argv: Sequence[str]) -> int:

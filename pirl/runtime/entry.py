@@ -7,6 +7,8 @@ import signal
 import threading
 from types import FrameType
 
+from pirl.runtime.procs import run_first_acts
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,6 +17,7 @@ def stop_on_signals() -> threading.Event:
     stop = threading.Event()
 
     def handler(signum: int, _frame: FrameType | None) -> None:
+        run_first_acts()
         logger.info("received %s, stopping", signal.Signals(signum).name)
         stop.set()
 

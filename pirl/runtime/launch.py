@@ -21,12 +21,15 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pirl.config.check import CheckedConfig, check_config
+from pirl.config.strictjson import read_json_object
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
+from pirl.ownership import owner_of
 from pirl.runtime.arguments import launch_parser
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import (
+    STOP_GRACE_S,
     Child,
     ProcessDiedError,
     ProcessGroup,
@@ -35,6 +38,7 @@ from pirl.runtime.procs import (
     spawn,
     wait_until,
 )
+from pirl.runtime.record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +100,13 @@ def launch(
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
     stop = stop or threading.Event()
-    with ProcessGroup() as group, _LogPump(log_dir, quiet=quiet) as pump:
+    folder = RunFolder(Path(output_dir))
+    with ProcessGroup(grace_s=STOP_GRACE_S) as group, _LogPump(log_dir, quiet=quiet) as pump:
         learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
+        record = RunRecord(
+            folder.launch_record, role="launch", is_ours=lambda: _owns(learner.pid, folder)
+        )
+        record.facts["processes"] = []
         workers = [
             group.add(
                 pump.spawn(
@@ -115,27 +124,49 @@ def launch(
             )
             for rank in range(actors)
         ]
-        progress = _Progress(Path(output_dir), loaded.cfg.runtime.total_updates, quiet=quiet)
-        code, reason = _watch(learner, workers, stop, progress, deadline_s)
-        dead = [child for child in group.children if child.poll()]
-        progress.close()
-        group.stop()
+        progress = _Progress(folder, loaded.cfg.runtime.total_updates, quiet=quiet)
+        with record:
+            record.facts["processes"] = [_without_command(child) for child in group.children]
+            code, reason = _watch(learner, workers, stop, progress, deadline_s)
+            dead = [child for child in group.children if child.poll()]
+            progress.close()
+            record.write(_ending(code))
+            group.stop()
+            record.facts["processes"] = [_without_command(child) for child in group.children]
+            record.write(_ending(code), complete=True)
         # Told to stop, the learner may still have ended of what it saw. An actor ends of losing its simulator.
         dead += [learner] if learner not in dead and learner.poll() in _OWN_FAILURE else []
         if code is not ExitCode.OK:
             reason = reason or how_they_ended(dead)
             logger.error("the run ends with exit code %d: %s", code, reason)
-        table = [
-            {
-                "role": child.role,
-                "pid": child.pid,
-                "argv": list(child.argv),
-                "exit_code": child.poll(),
-                "seconds": round((child.ended_unix or time.time()) - child.started_unix, 2),
-            }
-            for child in group.children
-        ]
+        table = [_without_command(c) | {"argv": list(c.argv)} for c in group.children]
     return LaunchResult(exit_code=code, processes=table, port=port, reason=reason)
+
+
+def _ending(code: ExitCode) -> str:
+    """How the run ended, as records of the other processes say it."""
+    return "finished" if code is ExitCode.OK else code.name.lower()
+
+
+def _without_command(child: Child) -> dict[str, Any]:
+    """A process for a record; a command line can carry the token."""
+    return {
+        "role": child.role,
+        "pid": child.pid,
+        "exit_code": child.poll(),
+        "seconds": round((child.ended_unix or time.time()) - child.started_unix, 2),
+    }
+
+
+def _owns(learner_pid: int, folder: RunFolder) -> bool:
+    """Whether the learner that was started has, or had, the folder: another one may have been there first."""
+    owner = owner_of(folder.root)
+    if owner is not None:
+        return owner.pid == learner_pid
+    try:
+        return read_json_object(folder.run_record).get("pid") == learner_pid
+    except (OSError, ValueError):
+        return False
 
 
 def _is_finished(loaded: CheckedConfig) -> bool:
@@ -251,8 +282,8 @@ class _LogPump:
 class _Progress:
     """Updates done, on stderr, read from the learner's metric rows."""
 
-    def __init__(self, output_dir: Path, total_updates: int, *, quiet: bool) -> None:
-        self._path = RunFolder(output_dir).learner_metrics
+    def __init__(self, folder: RunFolder, total_updates: int, *, quiet: bool) -> None:
+        self._path = folder.learner_metrics
         self._bar = tqdm(
             total=total_updates,
             unit="update",

@@ -32,6 +32,11 @@ class RunFolder:
         """Identity, digests before and after, counters, exit reason."""
         return self.root / "learner" / "run.json"
 
+    @property
+    def launch_record(self) -> Path:
+        """Processes of `pirl launch` and how the run ended."""
+        return self.root / "launch" / "run.json"
+
     def effective_config(self, role: str) -> Path:
         """The canonical config that a process really ran with; its SHA-256 is the config hash."""
         return self.root / role / "config.json"

@@ -6,16 +6,15 @@ the wire. Read `pirl.runtime.store` for what it waits on, `pirl.algorithm.update
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,19 +22,22 @@ from pirl.algorithm.pi_rl import metric_row
 from pirl.checkpoint.digests import state_digests
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import resolve_checkpoint
-from pirl.checkpoint.save import save_checkpoint
+from pirl.checkpoint.save import checkpoint_bytes, save_checkpoint
 from pirl.checkpoint.state import RunState
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
 from pirl.config.routing import split_config_path
+from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
-from pirl.errors import ConfigError, ExitCode, FieldError, PirlError
+from pirl.errors import CheckpointError, ConfigError, ExitCode, FieldError, PirlError
 from pirl.evidence.metric_log import JsonLines, MetricLog
-from pirl.hooks import hooks_active
+from pirl.files import Appender, human_bytes, require_space, write_bytes
+from pirl.ownership import contents, disown, own
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.metrics import episode_metrics, system_metrics
+from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -48,6 +50,9 @@ from pirl.runtime.timers import StageTimers
 from pirl.transport.server import LearnerServer
 
 logger = logging.getLogger(__name__)
+
+_EPISODE_BYTES, _UPDATE_BYTES, _RUN_BYTES = 512, 8 * 2**10, 4 * 2**20
+"""Room for a record of an episode, for a row of an update, and for a run's own records."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,8 +70,12 @@ class Books:
 class Learner:
     """One run, from a fresh start or a checkpoint, to its last update."""
 
-    def __init__(self, session: Session, *, folder: RunFolder, stop: threading.Event) -> None:
+    def __init__(
+        self, session: Session, *, folder: RunFolder, record: RunRecord, stop: threading.Event
+    ) -> None:
         cfg = session.loaded.cfg
+        record.facts["identity"] = asdict(session.identity)
+        self._record = record
         session.algorithm.make_optimizers_and_scheduler()
         self._session = session
         self._cfg = cfg
@@ -103,10 +112,16 @@ class Learner:
         )
         self._version = state.policy_version
         counters = dict(state.counters)
-        self._books = Books(**counters.pop("books"))
-        self._store.restore_counters(counters)
+        try:
+            self._books = Books(**counters.pop("books"))
+            self._store.restore_counters(counters)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{step_dir}: the counters are not those of a learner", parts=[repr(error)]
+            ) from error
         self._settled = self._store.settled_counters()
         self._loaded_digests = self._digests()
+        self._record.facts["books"] = asdict(self._books)
         for path in (self._folder.learner_metrics, self._folder.episodes):
             _set_aside_rows_after(path, self._version)
 
@@ -116,12 +131,20 @@ class Learner:
         Raises:
             PirlError: the reason is in `run.json` before the error leaves.
         """
-        before = self._digests()
-        tensors_before = tensor_digests(self._session.policy)
-        write_effective_config(self._folder.effective_config("learner"), self._cfg)
-        self._server.start()
         reason = "failed"
         try:
+            if self._stop.is_set():
+                reason = "interrupted"
+                return ExitCode.INTERRUPTED
+            self._record.facts |= {
+                "torch_threads": torch.get_num_threads(),
+                "books": asdict(self._books),
+                "digests_before": self._digests(),
+                "digests_loaded": self._loaded_digests,
+                "tensors": {"before": tensor_digests(self._session.policy)},
+            }
+            write_effective_config(self._folder.effective_config("learner"), self._cfg)
+            self._server.start()
             with (
                 MetricLog(self._folder.learner_metrics) as metrics,
                 JsonLines(self._folder.episodes) as episodes,
@@ -130,14 +153,49 @@ class Learner:
             reason = "finished" if code is ExitCode.OK else "interrupted"
             return code
         except PirlError as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             raise
+        finally:
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """Tell the actors, close the books; what is known already is written before all that takes time."""
+        try:
+            self._record.write(reason)
         finally:
             if reason == "finished":
                 self._server.finish()
             self._server.stop()
             self._store.drop_held("run_ended")
-            self._write_record(before, tensors_before, reason)
+        self._record.facts |= {
+            "counters": self._store.counters(),
+            "server": self._server.counters(),
+            "handshakes": [asdict(handshake) for handshake in self._server.handshakes()],
+        }
+        self._record.write(reason)
+        if "tensors" in self._record.facts:
+            self._record.facts["digests_after"] = self._digests()
+            self._record.facts["tensors"]["after"] = tensor_digests(self._session.policy)
+        self._record.write(reason, complete=True)
+
+    def require_space(self) -> None:
+        """Stop before the first rollout when the disk cannot take what the run will write.
+
+        Raises:
+            EnvironmentNotReadyError: with what is needed and what is free.
+        """
+        runtime = self._cfg.runtime
+        left = runtime.total_updates - self._version
+        every = runtime.checkpoint_every_updates
+        checkpoints = -(-left // every) if every > 0 else min(left, 1)
+        each = checkpoint_bytes(self._session.policy, self._session.algorithm)
+        rows = left * (_UPDATE_BYTES + runtime.rollout_chunks * _EPISODE_BYTES)
+        require_space(
+            self._folder.root,
+            checkpoints * each + rows + _RUN_BYTES,
+            what=f"{checkpoints} checkpoints of {human_bytes(each)} and the metrics of {left} updates",
+            fix="raise runtime.checkpoint_every_updates",
+        )
 
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
         runtime = self._cfg.runtime
@@ -155,6 +213,8 @@ class Learner:
                 return ExitCode.INTERRUPTED
             row = self._update(taken)
             self._publish()
+            # Now: a signal may write the record at any moment.
+            self._record.facts["books"] = asdict(self._books)
             for record in taken.episodes:
                 episodes.write(asdict(record) | {"update": self._version})
             # Before the checkpoint: a crash in between leaves a row too many, which a resume sets aside, and
@@ -256,76 +316,54 @@ class Learner:
     def _digests(self) -> dict[str, str]:
         return dict(state_digests(self._session.policy, self._session.algorithm, self._run_state()))
 
-    def _write_record(
-        self, before: Mapping[str, str], tensors_before: Mapping[str, Any], reason: str
-    ) -> None:
-        record: dict[str, Any] = {
-            "role": "learner",
-            "identity": asdict(self._session.identity),
-            "exit_reason": reason,
-            "hooks": list(hooks_active()),
-            "torch_threads": torch.get_num_threads(),
-            "digests_before": dict(before),
-            "digests_after": self._digests(),
-            "digests_loaded": self._loaded_digests,
-            "tensors": {
-                "before": dict(tensors_before),
-                "after": tensor_digests(self._session.policy),
-            },
-            "counters": self._store.counters(),
-            "books": asdict(self._books),
-            "server": self._server.counters(),
-            "handshakes": [asdict(handshake) for handshake in self._server.handshakes()],
-        }
-        path = self._folder.run_record
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
 
 def _set_aside_rows_after(path: Path, version: int) -> None:
     """Move rows of updates that a crash undid to a file of their own; nothing is deleted.
 
-    The torn last line of a killed process is moved as well.
+    A line that a killed process left torn or damaged is moved as well.
     """
     if not path.exists():
         return
     kept: list[bytes] = []
     undone: list[bytes] = []
     for line in path.read_bytes().splitlines(keepends=True):
-        is_whole = line.endswith(b"\n")
-        row = json.loads(line) if is_whole else {}
-        update = row.get("update", row.get("step", version + 1))
-        (kept if is_whole and update <= version else undone).append(line)
+        (kept if _update_of(line) <= version else undone).append(line)
     if not undone:
         return
-    with path.with_suffix(f".undone-{os.getpid()}.jsonl").open("ab") as aside:
-        aside.writelines(undone)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    with Appender(path.with_suffix(f".undone-{os.getpid()}.jsonl")) as aside:
+        aside.write(b"".join(undone))
+    write_bytes(path, b"".join(kept))
+
+
+def _update_of(line: bytes) -> float:
+    """The update that a row belongs to; infinite for a row that a crash left torn or damaged."""
+    try:
+        row = parse_json(line) if line.endswith(b"\n") else {}
+        return float(row.get("update", row.get("step", math.inf)))
+    except (ValueError, TypeError, AttributeError):
+        return math.inf
 
 
 def open_run_folder(loaded: LoadedConfig, run_id: str) -> RunFolder:
-    """The run's output folder; a folder that holds another run is refused.
+    """The run's output folder, owned by this process from now on; `disown` gives it back.
 
     Raises:
-        ConfigError: the folder exists and the run does not resume.
+        ConfigError: another process owns the folder, or it holds a run and this one does not resume.
+        EnvironmentNotReadyError: it cannot be written.
     """
     folder = RunFolder(run_root(loaded.cfg.output_dir, run_id))
-    if not loaded.cfg.resume and folder.root.exists() and any(folder.root.iterdir()):
-        raise ConfigError(
-            [
-                FieldError(
-                    field="output_dir",
-                    value=str(folder.root),
-                    expected="a folder that does not exist yet, or --resume=true",
-                    fix="choose another output_dir, or resume with --resume=true "
-                    "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
-                )
-            ]
-        )
-    folder.root.mkdir(parents=True, exist_ok=True)
-    return folder
+    own(folder.root, field="output_dir")
+    if loaded.cfg.resume or not contents(folder.root):
+        return folder
+    disown(folder.root)
+    error = FieldError(
+        field="output_dir",
+        value=str(folder.root),
+        expected="a folder that does not exist yet, or --resume=true",
+        fix="choose another output_dir, or resume with --resume=true "
+        "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
+    )
+    raise ConfigError([error])
 
 
 def run_learner(
@@ -336,15 +374,21 @@ def run_learner(
     Args:
         build: `build_session`, or a control's own.
     """
-    run_id = read_origin(loaded).run_id or uuid.uuid4().hex
-    folder = open_run_folder(loaded, run_id)
-    session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
-    learner = Learner(session, folder=folder, stop=stop)
-    if loaded.cfg.resume:
-        learner.restore(resolve_checkpoint(loaded.source_path))
-    else:
-        write_resolved(loaded.cfg, folder.root / "train_config.json")
-    return learner.run()
+    # Before anything of the run is read: a resumed run has its folder from its checkpoint.
+    folder = open_run_folder(loaded, new_id := uuid.uuid4().hex)
+    try:
+        with RunRecord(folder.run_record, role="learner", keep_earlier=True) as record:
+            run_id = read_origin(loaded).run_id or new_id
+            session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
+            learner = Learner(session, folder=folder, record=record, stop=stop)
+            if loaded.cfg.resume:
+                learner.restore(resolve_checkpoint(loaded.source_path))
+            learner.require_space()
+            if not loaded.cfg.resume:
+                write_resolved(loaded.cfg, folder.root / "train_config.json")
+            return learner.run()
+    finally:
+        disown(folder.root)
 
 
 def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) -> int:

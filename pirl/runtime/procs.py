@@ -11,13 +11,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Protocol, Self
 
 from pirl.errors import PirlError
+from pirl.files import writing
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -26,13 +28,49 @@ _LINE_CHARS = 400
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+STOP_GRACE_S = 60.0
+"""How long a process of a run that was told to stop may take to end; then it is killed. Its record is written
+in the first moment of it; a learner that is in the middle of an update ends that first."""
+
+_first_acts: list[Callable[[], None]] = []
+
+
+@contextmanager
+def first_act(act: Callable[[], None]) -> Generator[None]:
+    """While the block runs, `act` is the first thing that happens when SIGINT or SIGTERM arrives.
+
+    For what must be done however soon the process is killed: its record. It runs in the main thread between two
+    instructions of the block, so it may take no lock that the block takes.
+    """
+    _first_acts.append(act)
+    try:
+        yield
+    finally:
+        _first_acts.remove(act)
+
+
+def run_first_acts() -> None:
+    """What a signal handler does first; an act that fails is reported and the stop goes on."""
+    for act in list(_first_acts):
+        try:
+            act()
+        except PirlError as error:
+            # Not by logging: the handler may have interrupted it.
+            os.write(2, f"error: {error}\n".encode(errors="replace"))
+
+
 def interrupt_on_signals() -> None:
     """SIGTERM ends this process as Ctrl-C does: by an exception, so that every block cleans up.
 
     SIGINT is set too, because a shell starts background jobs with it ignored.
     """
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        run_first_acts()
+        signal.default_int_handler(signum, frame)
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.default_int_handler)
+        signal.signal(signum, handler)
 
 
 def end_with_parent(signum: int = signal.SIGKILL) -> None:
@@ -216,8 +254,9 @@ def spawn(
     stream: int | IO[bytes] | None = stdout
     opened: IO[bytes] | None = None
     if log_path is not None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        opened = log_path.open("ab")
+        with writing(log_path):
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            opened = log_path.open("ab")
         stream = opened
     try:
         process = subprocess.Popen(

@@ -26,6 +26,7 @@ from pirl.contract.xvla import (
 from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import describe_env
 from pirl.errors import ConfigError, FieldError
+from pirl.files import write_text
 from pirl.runtime.identity import identity_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
@@ -144,8 +145,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
 
 def write_effective_config(path: Path, cfg: PiRLTrainConfig) -> None:
     """Write the exact text whose SHA-256 is the config hash of this process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(canonical_json(cfg), encoding="ascii")
+    write_text(path, canonical_json(cfg), encoding="ascii")
 
 
 def tensor_digests(policy: XVLAFlowPolicy) -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pirl.checkpoint.atomic import point_last_at, publish_folder, remove_leftovers
-from pirl.checkpoint.locate import newest_step
+from pirl.checkpoint.locate import newest_step, resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
-from pirl.errors import CheckpointError
+from pirl.config.jsonfile import find_config_file, follow_last
+from pirl.errors import CheckpointError, EnvironmentNotReadyError
 
 
 def fill(folder: Path) -> None:
@@ -102,7 +104,7 @@ def test_a_failure_at_any_call_leaves_the_previous_checkpoint_and_a_valid_link(
         point_last_at(checkpoints / "000002")
         trace.calls.clear()
         trace.fail_at = position
-        with pytest.raises(CheckpointError, match="injected"):
+        with pytest.raises(EnvironmentNotReadyError, match="injected"):
             publish(checkpoints, "000004")
         trace.fail_at = None
         assert verify_manifest(checkpoints / "000002") == []
@@ -127,6 +129,51 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
         publish(tmp_path, "000004")
     assert (tmp_path / "000004" / "a.bin").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_symbolic_links_the_newest_step_is_last(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """exFAT, many SMB and FUSE mounts: one warning, and every way to name `last` still works."""
+
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "symlink", no_links)
+    checkpoints = tmp_path / "checkpoints"
+    for name in ("000002", "000010"):
+        publish(checkpoints, name)
+        (checkpoints / name / "pretrained_model").mkdir()
+        (checkpoints / name / "pretrained_model" / "train_config.json").write_text("{}")
+    assert caplog.text.count("no symbolic links") == 1
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["000002", "000010"]
+    given = checkpoints / "last" / "pretrained_model" / "train_config.json"
+    newest = checkpoints / "000010" / "pretrained_model" / "train_config.json"
+    assert find_config_file(given) == find_config_file(given.parent) == newest
+    assert resolve_checkpoint(tmp_path) == resolve_checkpoint(given) == checkpoints / "000010"
+    (checkpoints / "000010" / MANIFEST_NAME).unlink()
+    assert follow_last(given).parts[-3] == "000002"
+    assert "does not point" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["last", "a/last/b", "checkpoints/last", "checkpoints"])
+def test_only_a_missing_link_of_a_run_is_replaced(path: str, tmp_path: Path) -> None:
+    assert follow_last(tmp_path / path) == tmp_path / path
+
+
+def test_a_full_disk_is_an_error_about_the_step_and_leaves_nothing(tmp_path: Path) -> None:
+    publish(tmp_path, "000002")
+
+    def full(folder: Path) -> None:
+        fill(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EnvironmentNotReadyError) as caught:
+        publish_folder(tmp_path, "000004", full, need=123 * 2**20)
+    for word in (str(tmp_path / "000004"), "123.0 MiB", "free there", "resumed"):
+        assert word in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000002", "last"]
 
 
 def test_a_failing_writer_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -167,11 +167,11 @@ def test_checkpoint_folder_and_its_file_are_the_same_config(tmp_path):
 
 
 def test_resume_points_at_the_checkpoint_and_keeps_the_hash(tmp_path):
-    folder = tmp_path / "000003" / "pretrained_model"
+    folder = tmp_path / "checkpoints" / "000003" / "pretrained_model"
     folder.mkdir(parents=True)
     file = write_resolved(load_config(EMBEDDED).cfg, folder / "train_config.json")
     resumed = load_config(file, ["--resume=true"])
-    assert resumed.cfg.checkpoint_path == tmp_path / "000003"
+    assert resumed.cfg.checkpoint_path == tmp_path / "checkpoints" / "000003"
     assert resumed.cfg.policy.pretrained_path is None
     assert resumed.identity == load_config(file).identity
 

@@ -35,8 +35,10 @@ LIGHT = (
     "pirl.config.schema",
     "pirl.config.sections",
     "pirl.config.spelling",
+    "pirl.config.strictjson",
     "pirl.config.validate",
     "pirl.config.view",
+    "pirl.config.yamlfile",
 )
 
 DOORS = {"load", "snapshot", "train", "__main__"}

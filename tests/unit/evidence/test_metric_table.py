@@ -104,10 +104,14 @@ def test_torn_tail_is_refused_unless_the_process_was_killed_on_purpose(tmp_path)
     assert read_json_lines(path, allow_torn_tail=True) == [{"a": 1}]
 
 
-def test_log_does_not_append_to_a_torn_line(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"a":')
-    with pytest.raises(EvidenceError, match="torn"):
-        MetricLog(tmp_path / "m.jsonl")
+def test_log_moves_a_torn_line_away_before_it_appends(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"a":1}\n{"a":')
+    with MetricLog(path) as log:
+        log.write_row(1, version=0, metrics={"update/policy_loss": 1.0})
+    assert len(read_json_lines(path)) == 2
+    (aside,) = tmp_path.glob("m.torn-*.jsonl")
+    assert aside.read_text() == '{"a":\n'
 
 
 @pytest.mark.parametrize(

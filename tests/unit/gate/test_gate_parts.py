@@ -687,19 +687,21 @@ def start_gate(tmp_path, **arguments) -> None:
     "wrong", [{"overrides": ["--pirl.gamma=7"]}, {"variant": "flow-ode"}, {"launched_by": "cron"}]
 )
 def test_a_start_that_fails_leaves_no_work_folder(monkeypatch, tmp_path, wrong):
+    monkeypatch.chdir(REPO)
     monkeypatch.setattr(session, "LOCK", tmp_path / ".gate.lock")
     with pytest.raises((ConfigError, EvidenceError)):
-        start_gate(tmp_path, repo_root=REPO, **wrong)
+        start_gate(tmp_path, **wrong)
     assert [path.name for path in tmp_path.iterdir()] == [".gate.lock"]
 
 
 def test_a_bundle_that_is_there_keeps_its_work_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(REPO)
     monkeypatch.setattr(session, "LOCK", tmp_path / ".gate.lock")
     for name in ("bundle", "bundle.work"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "kept").touch()
     with pytest.raises(EvidenceError, match="not empty"):
-        start_gate(tmp_path, repo_root=REPO)
+        start_gate(tmp_path)
     assert (tmp_path / "bundle.work" / "kept").exists()
 
 

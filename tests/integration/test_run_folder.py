@@ -1,0 +1,174 @@
+"""A run folder has one owner and loses nothing: second starts, copies, stops, torn files; real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_runtime import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, wait_for
+
+from pirl.errors import ExitCode
+from pirl.evidence.metric_log import read_json_lines
+from pirl.gate import forked
+from pirl.ownership import contents, owned
+from pirl.runtime.launch import free_port, launch
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_repository() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        yield
+
+
+def second_learner(run: Run, *argv: str, log: str) -> Any:
+    """Another learner in the folder of `run`, on a port of its own."""
+    port = f"--runtime.port={free_port('127.0.0.1')}"
+    return run.start("pirl.learner", *argv, port, log=log)
+
+
+def steps(path: Path) -> list[int]:
+    return [row["step"] for row in read_json_lines(path)]
+
+
+def test_of_two_learners_at_one_moment_exactly_one_has_the_folder(tmp_path: Path):
+    with a_run(tmp_path / "twice") as run:
+        argv = ["--config_path", CONFIG, *run.overrides, f"--output_dir={run.folder.root}"]
+        both = [second_learner(run, *argv, log=f"learner-{i}") for i in range(2)]
+        wait_for(lambda: any(not p.is_alive() for p in both))
+        (loser,) = (i for i in range(2) if not both[i].is_alive())
+        assert forked.wait(both[loser], 10.0) == ExitCode.USAGE
+        said = (run.root / f"learner-{loser}.log").read_text()
+        assert f"pid {both[1 - loser].pid}" in said
+        assert "started 20" in said
+        both[1 - loser].terminate()
+        assert forked.wait(both[1 - loser], DEADLINE_S) == ExitCode.INTERRUPTED
+        assert run.record()["exit_reason"] == "interrupted"
+        assert run.record()["pid"] == both[1 - loser].pid
+
+
+def test_a_resume_of_a_living_run_takes_nothing_from_it(tmp_path: Path):
+    with a_run(tmp_path / "living") as run:
+        learner = run.learner()
+        actors = [run.actor(rank, pace_s=0.3) for rank in range(2)]
+        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        last = run.folder.root / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+        late = second_learner(run, "--config_path", str(last), "--resume=true", log="late")
+        assert forked.wait(late, DEADLINE_S) == ExitCode.USAGE
+        assert f"pid {learner.pid}" in (run.root / "late.log").read_text()
+        run.expect_end(learner, *actors)
+        assert steps(run.folder.learner_metrics) == list(range(1, UPDATES + 1))
+        assert list(run.folder.root.rglob("*undone*")) == []
+        assert run.record()["complete"] is True
+        # As before, a finished folder is refused to a new run, whatever its owner left.
+        argv = ["--config_path", CONFIG, *run.overrides, f"--output_dir={run.folder.root}"]
+        again = second_learner(run, *argv, log="again")
+        assert forked.wait(again, DEADLINE_S) == ExitCode.USAGE
+        assert "--resume=true" in (run.root / "again.log").read_text()
+        _copy_goes_on_in_the_copy(run)
+
+
+def _copy_goes_on_in_the_copy(run: Run) -> None:
+    """Everything of the run is as it was; the copy has two updates more."""
+    before = {p: p.read_bytes() for p in run.folder.root.rglob("*") if p.is_file()}
+    copy = Run(run.root / "copy", run.overrides, processes=run.processes)
+    shutil.copytree(run.folder.root, copy.folder.root, symlinks=True)
+    # The actor's log of the copy ends in the middle of a row.
+    with copy.folder.actor_metrics(1).open("ab") as file:
+        file.write(b'{"format":1,"st')
+    last = copy.folder.root / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
+    more = [f"--runtime.total_updates={UPDATES + 1}", f"--runtime.port={copy.port}"]
+    argv = ["--config_path", str(last), "--resume=true", *more]
+    learner = copy.start("pirl.learner", *argv, log="learner")
+    actors = [
+        copy.start("toy_actor", *argv, "--rank", str(rank), log=f"actor-{rank}")
+        for rank in range(2)
+    ]
+    copy.expect_end(learner, *actors)
+    assert steps(copy.folder.learner_metrics) == list(range(1, UPDATES + 2))
+    assert len(list(copy.folder.root.rglob("metrics.torn-*.jsonl"))) == 1
+    assert {p: p.read_bytes() for p in run.folder.root.rglob("*") if p.is_file()} == before
+
+
+def test_an_actor_whose_rank_has_its_folder_open_elsewhere_is_refused(tmp_path: Path):
+    with a_run(tmp_path / "rank") as run:
+        learner = run.learner()
+        wait_for(lambda: run.folder.effective_config("learner").exists())
+        with owned(run.folder.actor_record(0).parent, field="test"):
+            actor = run.actor(0)
+            assert forked.wait(actor, DEADLINE_S) == ExitCode.USAGE
+        said = (run.root / "actor-0.log").read_text()
+        assert f"pid {os.getpid()}" in said
+        assert "rank 0" in said
+        run.expect_end(run.actor(0, log="replacement"), run.actor(1), learner)
+
+
+def test_every_process_that_is_stopped_leaves_its_record(tmp_path: Path):
+    with a_run(tmp_path / "stopped") as run:
+        learner = run.learner()
+        actors = [run.actor(rank, pace_s=0.5) for rank in range(2)]
+        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        for process in (learner, *actors):
+            os.kill(process.pid, signal.SIGTERM)
+        codes = [forked.wait(process, DEADLINE_S) for process in (learner, *actors)]
+        assert codes == [ExitCode.INTERRUPTED] * 3
+        for record in (run.record(), *(run.actor_record(rank) for rank in range(2))):
+            assert record["exit_reason"] == "interrupted"
+            assert record["complete"] is True
+        assert run.record()["digests_after"].keys() == run.record()["digests_before"].keys()
+        assert [p.name for p in run.folder.root.rglob(".*")] == []
+
+
+def test_a_launch_that_is_stopped_waits_for_the_records_of_its_children(tmp_path: Path):
+    """The real processes of `pirl launch`, started from scratch."""
+    stop = threading.Event()
+    root = tmp_path / "run"
+    results: list[Any] = []
+    settings = ["--env.episode_length=20", "--runtime.rollout_chunks=4", "--pirl.global_batch=4"]
+    settings += ["--pirl.micro_batch=4", "--runtime.checkpoint_every_updates=0"]
+
+    def start() -> None:
+        results.append(
+            launch(
+                CONFIG,
+                actors=1,
+                overrides=[*settings, "--runtime.total_updates=1000", f"--output_dir={root}"],
+                log_dir=tmp_path / "logs",
+                quiet=True,
+                stop=stop,
+                deadline_s=DEADLINE_S,
+            )
+        )
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        wait_for(lambda: (root / "learner" / "metrics.jsonl").exists() or not thread.is_alive())
+    finally:
+        stop.set()
+        thread.join(DEADLINE_S)
+    (result,) = results
+    assert result.exit_code is ExitCode.INTERRUPTED
+    assert [row["exit_code"] for row in result.processes] == [ExitCode.INTERRUPTED] * 2
+    records = {name: json.loads((root / name / "run.json").read_text()) for name in ROLES}
+    assert {record["exit_reason"] for record in records.values()} == {"interrupted"}
+    assert {record["complete"] for record in records.values()} == {True}
+    table = records["launch"]["processes"]
+    assert [(row["role"], row["exit_code"]) for row in table] == [("learner", 4), ("actor-0", 4)]
+    assert {p.name for p in contents(root)} >= set(ROLES)
+
+
+ROLES = ("learner", "actor-0", "launch")

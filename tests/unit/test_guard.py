@@ -1,0 +1,264 @@
+"""The edge: every entry point is guarded, every kind of exception ends with a message and a code."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
+from pirl.foreign import as_pirl_error, machine_error
+from pirl.guard import run_guarded
+from pirl.secrecy import hide, shown_command, without_secrets
+
+ROOT = Path(__file__).parents[2]
+
+
+def entry_points() -> list[Path]:
+    """Modules of the shipped packages that somebody may start: `-m`, or a console script."""
+    started = [
+        path
+        for package in ("pirl", "flows", "tasks")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if '__name__ == "__main__"' in path.read_text()
+    ]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    named = [
+        ROOT / (target.partition(":")[0].replace(".", "/") + ".py") for target in scripts.values()
+    ]
+    return sorted({*started, *named})
+
+
+@pytest.mark.parametrize("path", entry_points(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_entry_point_ends_at_the_guard(path: Path):
+    """The last statement under `__main__` exits with what `run_guarded`, or the guarded `main`, returns."""
+    tree = ast.parse(path.read_text())
+    calls = [
+        n.func.id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
+    assert "run_guarded" in calls
+    main = next(n for n in tree.body if isinstance(n, ast.If) and "__main__" in ast.unparse(n.test))
+    assert ast.unparse(main.body[-1]).startswith(("sys.exit(run_guarded(", "sys.exit(main())"))
+
+
+def test_every_entry_point_is_known():
+    names = {str(path.relative_to(ROOT)) for path in entry_points()}
+    assert {
+        "pirl/cli.py",
+        "pirl/learner.py",
+        "pirl/actor.py",
+        "pirl/envs/worker.py",
+        "flows/serve.py",
+    } <= names
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+class SafetensorError(Exception):
+    """As safetensors names it: no OSError."""
+
+
+class AcceleratorError(RuntimeError):
+    """As torch names it."""
+
+
+def deep_json() -> None:
+    json.loads("[" * 100_000)
+
+
+def deep_yaml() -> None:
+    yaml.safe_load("[" * 5_000)
+
+
+def raising(error: BaseException) -> Callable[[Sequence[str]], int]:
+    def command(argv: Sequence[str]) -> int:
+        raise error
+
+    return command
+
+
+KNOWN: list[tuple[BaseException, ExitCode, str]] = [
+    (OSError(errno.ENOSPC, "No space left on device", "/data/x"), ExitCode.NOT_READY, "/data/x"),
+    (PermissionError(errno.EACCES, "Permission denied", "/data/x"), ExitCode.NOT_READY, "/data/x"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "x"), ExitCode.NOT_READY, "shorter"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), ExitCode.NOT_READY, "memory"),
+    (OSError(errno.EMFILE, "Too many open files"), ExitCode.NOT_READY, "Too many open files"),
+    (MemoryError(), ExitCode.NOT_READY, "memory"),
+    (
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        ExitCode.NOT_READY,
+        "micro_batch",
+    ),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ExitCode.NOT_READY, "memory"),
+    (RuntimeError("Found no NVIDIA driver on your system."), ExitCode.NOT_READY, "learner_device"),
+    (AcceleratorError("CUDA error: invalid device ordinal"), ExitCode.NOT_READY, "learner_device"),
+    (AssertionError("Torch not compiled with CUDA enabled"), ExitCode.NOT_READY, "learner_device"),
+    (SafetensorError("I/O error: File too large (os error 27)"), ExitCode.NOT_READY, "ulimit"),
+    (SafetensorError("Error while deserializing header"), ExitCode.USAGE, "safetensors"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ExitCode.USAGE, "UTF-8"),
+    (json.JSONDecodeError("Expecting value", "x", 0), ExitCode.USAGE, "JSON"),
+    (yaml.YAMLError("bad"), ExitCode.USAGE, "YAML"),
+    (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.CHECK_FAILED, "gone"),
+    (
+        ModuleNotFoundError("No module named 'metaworld'", name="metaworld"),
+        ExitCode.NOT_READY,
+        "pip install",
+    ),
+    (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "word"), KNOWN, ids=lambda v: type(v).__name__)
+def test_known_kinds_teach(error, code, word, capsys):
+    assert run_guarded(raising(error), []) == code
+    shown = capsys.readouterr().err
+    assert word in shown
+    assert "Traceback" not in shown
+    assert "pirl-report" not in shown
+
+
+@pytest.mark.parametrize("parse", [deep_json, deep_yaml])
+def test_nesting_of_an_input_is_its_fault(parse, capsys):
+    def command(argv: Sequence[str]) -> int:
+        parse()
+        return 0
+
+    assert run_guarded(command, []) == ExitCode.USAGE
+    assert "too deeply" in capsys.readouterr().err
+
+
+def test_recursion_elsewhere_is_not_blamed_on_an_input(capsys):
+    def endless(argv: Sequence[str]) -> int:
+        return endless(argv)
+
+    assert run_guarded(endless, []) == ExitCode.CHECK_FAILED
+    assert "unexpected RecursionError" in capsys.readouterr().err
+
+
+SECRETS = ("from-the-config", "key-from-environment", "on-the-line", "after-it")
+
+
+def test_anything_else_leaves_a_report_without_secrets(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("SOME_API_KEY", "key-from-environment")
+    monkeypatch.setattr(
+        sys,
+        "orig_argv",
+        ["pirl", "x", "--runtime.token=on-the-line", "--runtime.token", "after-it"],
+    )
+    hide("from-the-config")
+
+    def command(argv: Sequence[str]) -> int:
+        raise KeyError(f"{' '.join(SECRETS)} token='in-the-text'")
+
+    assert run_guarded(command, []) == ExitCode.CHECK_FAILED
+    shown = capsys.readouterr().err
+    (report,) = tmp_path.iterdir()
+    assert str(report) in shown
+    assert "gh issue create" in shown
+    assert "Traceback" not in shown
+    assert report.stat().st_mode & 0o077 == 0
+    text = report.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "in-the-text" not in text
+    assert not [secret for secret in SECRETS if secret in text or secret in shown]
+
+
+def test_no_report_without_a_place_for_it(capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    assert run_guarded(raising(KeyError("x")), []) == ExitCode.CHECK_FAILED
+    assert "no report could be written" in capsys.readouterr().err
+
+
+def test_nothing_can_prompt(capsys):
+    given = sys.stdin
+
+    def command(argv: Sequence[str]) -> int:
+        input("run the code? [y/N] ")
+        return 0
+
+    assert run_guarded(command, []) == ExitCode.CHECK_FAILED
+    assert "EOFError" in capsys.readouterr().err
+    assert sys.stdin is given
+
+
+@pytest.mark.parametrize(("target", "code"), [("/dev/full", 3), ("a closed pipe", 1)])
+def test_output_that_cannot_be_written_is_one_message(target, code):
+    """In a process: the interpreter itself writes once more when it ends."""
+    code_text = "import sys; from pirl.cli import main; sys.exit(main(['--help']))"
+    if target == "/dev/full":
+        out: int = os.open(target, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", code_text], stdout=out, stderr=subprocess.PIPE, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(out)
+    assert run.returncode == code
+    assert run.stderr.startswith("error: ")
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+
+
+def test_what_no_encoding_can_carry_is_escaped(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def command(argv: Sequence[str]) -> int:
+        sys.stdout.write("\ud800")
+        return 0
+
+    assert run_guarded(command, []) == ExitCode.OK
+    assert out.buffer.getvalue() == b"\\ud800"
+
+
+def test_argparse_ends_as_it_likes():
+    with pytest.raises(SystemExit):
+        run_guarded(raising(SystemExit(2)), [])
+
+
+def test_own_errors_keep_their_message(capsys):
+    wrong = FieldError(field="a", value=1, expected="2", fix="set 2")
+    assert run_guarded(raising(ConfigError([wrong])), []) == ExitCode.USAGE
+    assert "fix: set 2" in capsys.readouterr().err
+
+
+def test_errors_about_an_input_are_not_the_machines():
+    assert machine_error(RuntimeError("Error(s) in loading state_dict for XVLAPolicy")) is None
+    assert machine_error(ValueError("out of memory")) is None
+    assert as_pirl_error(KeyError("x")) is None
+    assert as_pirl_error(ModuleNotFoundError("no", name="pirl.gone")) is None
+    assert isinstance(as_pirl_error(RuntimeError("CUDA out of memory")), EnvironmentNotReadyError)
+
+
+def test_a_shown_command_hides_tokens_and_nothing_else():
+    line = [
+        "pirl",
+        "learner",
+        "--runtime.token=s3cret",
+        "--policy.tokenizer_name=x",
+        "--runtime.token",
+        "s3cret2",
+    ]
+    shown = shown_command(line)
+    assert "s3cret" not in shown
+    assert "--policy.tokenizer_name=x" in shown
+    assert without_secrets("tokens = 3, tokenizer: y", guess=True) == "tokens = 3, tokenizer: y"
