@@ -130,9 +130,10 @@ def wait(process: Forked, timeout_s: float) -> int | None:
 
 def exit_code(process: Forked, timeout_s: float = 0.0) -> int | None:
     """Exit code, or None while the process runs; the only reader of exit codes of forked processes."""
-    if not sentinels_ready([process.sentinel], timeout_s):
-        return None
+    sentinels_ready([process.sentinel], timeout_s)
     with _exit_code_pipes:
+        # Not only where the pipe is ready: the server writes the code and then closes the pipe, and in between a
+        # code that was read already leaves it empty. Python remembers the code.
         return process.process.exitcode
 
 

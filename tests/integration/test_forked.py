@@ -46,6 +46,17 @@ def test_exit_code_survives_another_start_at_the_moment_it_is_read(module, tmp_p
         assert forked.wait(second, 60.0) == 2
 
 
+def test_exit_code_stays_known_while_the_fork_server_has_not_closed_its_pipe(
+    module, tmp_path, monkeypatch
+):
+    with ForkedGroupOf(module, tmp_path) as start:
+        process = start(5)
+        assert forked.wait(process, 60.0) == 5
+        # What a reader sees between the server's write and its close, after the code was read.
+        monkeypatch.setattr(forked, "sentinels_ready", lambda *_: [])
+        assert process.poll() == 5
+
+
 def test_process_that_outlives_its_deadline_is_killed_and_has_no_exit_code(tmp_path, monkeypatch):
     (tmp_path / "sleeper.py").write_text(
         "import time\n\ndef main(argv):\n    time.sleep(600)\n    return 0\n"
