@@ -150,7 +150,11 @@ class _Writer:
     def _choices(self, cls: Any) -> None:
         known: dict[str, type] = cls.get_known_choices()
         accepted = ACCEPTED.get(cls, ())
-        others = tuple(sorted(set(known) - set(accepted)))
+        # What pirl registers itself depends on which of its modules this process has imported.
+        lerobots = {
+            name for name, choice in known.items() if choice.__module__.startswith("lerobot.")
+        }
+        others = tuple(sorted(lerobots - set(accepted)))
         self.classes.append(
             f"@dataclass(kw_only=True)\nclass {cls.__name__}(draccus.ChoiceRegistry):\n"
             f"    OTHER_CHOICES: ClassVar[tuple[str, ...]] = {others!r}\n{_TYPE_PROPERTY}"
