@@ -41,7 +41,7 @@ class GroupAdvantages:
 def episode_layout(
     episode_id: Int64[Tensor, " B"], chunk_idx: Int64[Tensor, " B"]
 ) -> EpisodeLayout:
-    """Sort by (episode, chunk) and link each decision to its successor (`algorithm.md` 9, Order).
+    """Sort by (episode, chunk) and link each decision to its successor (`algorithm.md` 9.2).
 
     Raises:
         NumericsError: a decision is repeated, or one in the middle of an episode is missing.
@@ -91,7 +91,7 @@ def gae(
 
     A fragment that ends without either flag bootstraps with V(next). Without
     `bootstrap_on_truncation` a time limit counts as terminal.
-    Source: `algorithm.md` 9; gamma and lambda are per chunk.
+    Source: `algorithm.md` 9.2, 9.3; gamma and lambda are per chunk.
     """
     done = terminated if bootstrap_on_truncation else terminated | truncated
     ends = done | truncated | (layout.next_row < 0).to(done.device)
@@ -114,11 +114,13 @@ def grpo_advantages(
     finished: Bool[Tensor, " B"],
     group_size: int,
     reward_filter: tuple[float, float],
+    std_floor: float = 0.0,
 ) -> GroupAdvantages:
     """Group-relative scores (score - mean) / (std + 1e-6), shared by all decisions of an episode.
 
-    A group takes part when it has exactly `group_size` finished episodes and its mean score lies
-    inside `reward_filter`. Score = sum of rewards of the episode; std is unbiased.
+    A group takes part when it has exactly `group_size` finished episodes, its mean score lies
+    inside `reward_filter` and its std is at least `std_floor`. Score = sum of rewards of the
+    episode; std is unbiased.
     Source: `algorithm.md` 11.
 
     Args:
@@ -143,6 +145,8 @@ def grpo_advantages(
         usable = group >= 0 and scores.numel() == group_size and bool(complete[members].all())
         if not usable or not low <= float(scores.mean()) <= high:
             continue
+        if float(scores.std()) < std_floor:
+            continue
         advantage[members] = (scores - scores.mean()) / (scores.std() + 1e-6)
         kept[members] = True
         kept_groups += 1
@@ -154,13 +158,19 @@ def grpo_advantages(
     )
 
 
-def normalize(advantage: Float[Tensor, " B"], *, valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """(A - mean) / (std + 1e-5) with the statistics of valid decisions only; 0 elsewhere."""
+def normalize(
+    advantage: Float[Tensor, " B"], *, valid: Bool[Tensor, " B"], std_floor: float = 0.0
+) -> Float[Tensor, " B"]:
+    """(A - mean) / (max(std, floor) + 1e-5) with the statistics of valid decisions; 0 elsewhere.
+
+    Source: `algorithm.md` 9.4.
+    """
     if not bool(valid.any()):
         return torch.zeros_like(advantage)
     chosen = advantage[valid].double()
     # Population std: defined, and harmless, for a batch with a single valid decision.
-    scaled = (advantage.double() - chosen.mean()) / (chosen.std(correction=0) + 1e-5)
+    std = chosen.std(correction=0).clamp(min=std_floor)
+    scaled = (advantage.double() - chosen.mean()) / (std + 1e-5)
     return torch.where(valid, scaled, torch.zeros_like(scaled)).to(advantage.dtype)
 
 

@@ -88,7 +88,7 @@ def sample_chunk(
             after it); the chunk then has no log-prob and `fields` is empty.
 
     Returns:
-        The chunk x_K in model space and the fields 9-17 of `algorithm.md` 13.1, fp32.
+        The chunk x_K in model space and its log-prob and chain fields of `algorithm.md` 13.1, fp32.
 
     Raises:
         ContractError: the number of generators or the noise head does not fit.

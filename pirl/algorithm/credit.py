@@ -30,6 +30,8 @@ class Credit:
     critic_inputs: Float[Tensor, "B F"]
     old_value: Float[Tensor, " B"]
     target: Float[Tensor, " B"]
+    floored: bool
+    """The spread of the advantages is below `adv_std_floor`: noise of the critic, not credit."""
     metrics: Mapping[str, float]
 
 
@@ -43,7 +45,7 @@ def assign_credit(
     valid: Bool[Tensor, " B"],
     pirl: PiRLConfig,
 ) -> Credit:
-    """Advantages of section 9 or 11, and the critic's inputs and targets; no gradient.
+    """Advantages of `algorithm.md` 9 or 11, and the critic's inputs and targets; no gradient.
 
     Args:
         context: encoded `batch.observation`.
@@ -77,18 +79,28 @@ def assign_credit(
         bootstrap_on_truncation=pirl.bootstrap_on_truncation,
     )
     target = advantage + value
+    spread = _advantage_metrics(advantage, valid)
+    floored = (
+        pirl.normalize_advantages
+        and bool(valid.any())
+        and spread["advantage_std"] < pirl.adv_std_floor
+    )
+    if pirl.normalize_advantages:
+        advantage = normalize(advantage, valid=valid, std_floor=pirl.adv_std_floor)
     metrics = {
-        **_advantage_metrics(advantage, valid),
+        **spread,
+        "advantage_floored": float(floored),
         "return_mean": float(target.mean()),
         "value_mean": float(value.mean()),
         "explained_variance": explained_variance(value, target),
     }
     return Credit(
-        advantage=normalize(advantage, valid=valid) if pirl.normalize_advantages else advantage,
+        advantage=advantage,
         valid=valid,
         critic_inputs=inputs,
         old_value=value,
         target=target,
+        floored=floored,
         metrics=metrics,
     )
 
@@ -142,6 +154,7 @@ def _group_credit(
         finished=(batch.terminated | batch.truncated).to(valid.device),
         group_size=pirl.group_size,
         reward_filter=pirl.reward_filter,
+        std_floor=pirl.adv_std_floor,
     )
     nothing = torch.zeros_like(reward)
     valid = valid & groups.kept
@@ -151,6 +164,7 @@ def _group_credit(
         critic_inputs=nothing.unsqueeze(-1),
         old_value=nothing,
         target=nothing,
+        floored=False,
         metrics={
             **_advantage_metrics(groups.advantage, valid),
             "groups": float(groups.num_groups),

@@ -1,7 +1,7 @@
 """Which coordinates of a chunk are noised, and whose density counts.
 
 Owns the masks of `algorithm.md` 7 (channels per step, executed rows, interventions) and the
-per-channel std of the last step (3.9). Refuses to know densities and networks. Read
+per-channel std of the last step (section 3.9). Refuses to know densities and networks. Read
 `pirl.algorithm.transition` next.
 """
 

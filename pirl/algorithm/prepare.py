@@ -51,6 +51,8 @@ class Prepared:
     old_value: Float[Tensor, " B"]
     target: Float[Tensor, " B"]
     critic_weight: Float[Tensor, " B"]
+    floored: bool
+    """The advantages hold nothing to learn from (`adv_std_floor`)."""
     reference_mean: Float[Tensor, "B S E D"] | None
     metrics: Mapping[str, float]
 
@@ -141,6 +143,7 @@ def prepare(
         critic_weight=(
             trajectory_weights(layout, valid=everyone) if by_trajectory else everyone.float()
         ),
+        floored=credit.floored,
         reference_mean=reference_mean,
         metrics=credit.metrics,
         micro_size=size,

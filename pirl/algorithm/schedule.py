@@ -50,7 +50,7 @@ def step_noise(
     Raises:
         ConfigError: unknown method or rule.
 
-    Source: `algorithm.md` 3.2, 3.5, 3.10; piRL (arXiv 2510.25889) eq. 7-9 with time reversed (3.4).
+    Source: `algorithm.md` 3.2, 3.4, 3.5, 3.10; piRL (arXiv 2510.25889) eq. 7-9 with time reversed.
     """
     next_time = flow_time(step + 1, num_steps)
     if method == "ode":

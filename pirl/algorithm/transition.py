@@ -1,8 +1,8 @@
 """One denoising step as a Gaussian: the only place where a transition's mean and std are computed.
 
 Owns the step tables of a recipe and the transition of `algorithm.md` 3.2 with both base samplers
-(4) and the last-step rule (3.9). Refuses to know how steps are chosen, recorded or scored. Read
-`pirl.algorithm.chain` next.
+(section 4) and the last-step rule (section 3.9). Refuses to know how steps are chosen, recorded or
+scored. Read `pirl.algorithm.chain` next.
 
     x_{k+1} = (1 - t') clean + w n + s z,   n = carried noise (native) or noise estimate (Euler)
 """
@@ -64,8 +64,7 @@ def build_tables(
         ConfigError: the variant's section is missing, or a method or rule is unknown.
         ContractError: `gripper_mode=bernoulli` on an action mode without gripper logits.
 
-    Source: `algorithm.md` 3.2 (table), 3.8 (channels without noise), 3.9 (last step), 6
-    (Flow-Noise).
+    Source: `algorithm.md` 3.2, 3.8 (channels without noise), 3.9 (last step), 6 (Flow-Noise).
     """
     require_hidden_gripper(spec, pirl)
     num_steps = spec.denoising_steps

@@ -7,6 +7,7 @@ Owns the loop of `algorithm.md` 14.1; the loss is in `pirl.algorithm.objective`,
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pirl.algorithm.prepare import Prepared
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
+
+logger = logging.getLogger(__name__)
 
 DemoBatches = Iterator[Mapping[str, Tensor]]
 
@@ -53,15 +56,29 @@ def update(
     train_actor: bool,
     demos: DemoBatches | None,
 ) -> UpdateStats:
-    """Train on one prepared batch, in place.
+    """Train on one prepared batch, in place; the actor only if there is something to learn.
+
+    AdamW takes the same step for a gradient of any scale, so dividing advantages by a floor does
+    not bound what a batch without credit does: without demonstrations the actor takes no step.
 
     Raises:
         NumericsError: parity or the first ratio is off (no weight has changed then), or a loss,
             gradient or parameter is not finite.
 
-    Source: `algorithm.md` 14.1.
+    Source: `algorithm.md` 9.4, 14.1.
     """
     stats = UpdateStats()
+    if prepared.floored:
+        logger.warning(
+            "version %d: advantages of %d decisions have std %.3g, below pirl.adv_std_floor=%g: "
+            "nothing to learn from, %s",
+            prepared.version,
+            len(prepared),
+            prepared.metrics["advantage_std"],
+            pirl.adv_std_floor,
+            "the actor takes no step" if demos is None else "demonstrations outweigh them",
+        )
+        train_actor = train_actor and demos is not None
     everything = torch.arange(len(prepared), device=prepared.lag.device)
     if prepared.proximal is not None:
         stats.parity = checks.require_parity(

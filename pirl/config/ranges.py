@@ -64,6 +64,7 @@ RANGES: dict[str, Range] = {
     "pirl.executed_dims": Range(0, 4096, "index of a model action dim"),
     "pirl.gamma": Range(0, 1, "discount per chunk", low_open=True),
     "pirl.gae_lambda": Range(0, 1),
+    "pirl.adv_std_floor": Range(0, unit="reward; 0 is off"),
     "pirl.group_size": _COUNT,
     "pirl.reward_filter": Range(0, 1, "mean reward of a group"),
     "pirl.clip_low": Range(0, 1, low_open=True, high_open=True),

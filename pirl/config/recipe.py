@@ -1,8 +1,7 @@
 """The knobs of a piRL run: one frozen-in-spirit dataclass per owner, a docstring under each field.
 
-Owns names, types, defaults and units (`algorithm.md` 15.4 for the algorithm; `product.md` 4-5 for
-the runtime). Refuses to know torch, LeRobot or how a file is read: rules live in
-`pirl.config.rules`, loading in `pirl.config.load`.
+Owns names, types, defaults and units (`algorithm.md` 15.4 for the algorithm). Refuses to know torch,
+LeRobot or how a file is read: rules live in `pirl.config.rules`, loading in `pirl.config.load`.
 """
 
 from __future__ import annotations
@@ -105,6 +104,10 @@ class PiRLConfig:
     """Discount per chunk."""
     gae_lambda: float = 0.95
     normalize_advantages: bool = True
+    adv_std_floor: float = 0.01
+    """Least std of an iteration's advantages, in reward: below it the actor takes no step. 0 is
+    off (`algorithm.md` 9.4).
+    """
     shuffle_advantages: bool = False
     """Negative control: permute advantages within the batch. A run with it must not learn."""
     bootstrap_on_truncation: bool = False

@@ -86,7 +86,7 @@ def check_step_sampling(view: View) -> Iterator[FieldError]:
 
 
 def check_last_step(view: View) -> Iterator[FieldError]:
-    """Flow-CPS adds no noise at the last step, so that step needs the additive rule (3.10)."""
+    """Flow-CPS adds no noise at the last step, so that step needs the additive rule (section 3.10)."""
     if view.text("pirl.flow_sde.noise_method") != "flow_cps":
         return
     leaves_last_out = view.text("pirl.flow_sde.step_sampling") == "exclude_last"

@@ -60,9 +60,7 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
 @EnvConfig.register_subclass("pirl_metaworld")
 @dataclass
 class PiRLMetaWorldEnvConfig(EnvConfig):
-    """MetaWorld driven by pirl: rendered only when the policy looks (`learning.md`, 64 px, one
-    camera).
-    """
+    """MetaWorld driven by pirl: rendered only when the policy looks, one camera."""
 
     task: str | None = "button-press-topdown-v3"
     tasks: list[str] | None = None

@@ -1,7 +1,7 @@
 """Demonstrations from MetaWorld's scripted experts, slow and slightly disturbed.
 
 Owns their collection and their cut into action chunks. Refuses to know policies and losses. The
-settings come from `learning.md`: a policy trained on slow demonstrations is accurate but misses the
+settings are explained in `docs/learning.md`: a policy trained on slow demonstrations is accurate but misses the
 time limit, which is what RL then mends. Read `pirl.envs.metaworld` next.
 """
 

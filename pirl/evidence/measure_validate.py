@@ -180,7 +180,7 @@ def gaussian_log_prob(record: Record) -> float:
 
 
 def advantages(record: Record) -> list[float]:
-    """GAE of `algorithm.md` 9, per decision, before normalisation."""
+    """GAE of `algorithm.md` 9.2, per decision, before normalisation."""
     gamma, lam = number(record, "gamma"), number(record, "lambda")
     rewards, values = numbers(record, "rewards"), numbers(record, "values")
     next_values = numbers(record, "next_values")

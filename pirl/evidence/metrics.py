@@ -58,13 +58,13 @@ _LINK = "the link; sent = received = consumed + dropped once a run has ended"
 # fmt: off
 _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
     # name, unit, low, high, meaning, suspect
-    ("update/policy_loss", "1", -_INF, _INF, "clipped surrogate, weighted (algorithm 10.1)", ""),
+    ("update/policy_loss", "1", -_INF, _INF, "clipped surrogate, weighted (`algorithm.md` 10.1)", ""),
     ("update/value_loss", "reward^2", 0, _INF, "clipped Huber loss of the critic",
      "critic features, value learning rate"),
-    ("update/total_loss", "1", -_INF, _INF, "the sum that is differentiated (10.4)", ""),
+    ("update/total_loss", "1", -_INF, _INF, "the sum that is differentiated (`algorithm.md` 10.4)", ""),
     ("update/entropy", "nats", -_INF, _INF, "entropy of the sampled transition", ""),
     ("update/bc_loss", "1", 0, _INF, "the policy's supervised loss on demonstrations", ""),
-    ("update/approx_kl", "nats", 0, 0.1, "k3 estimate of KL(behaviour, current)", _RATE),
+    ("update/approx_kl", "nats", 0, 0.1, "k3 estimate of KL(proximal, current)", _RATE),
     ("update/kl_reference", "nats", 0, _INF, "exact KL to the reference policy", ""),
     ("update/ratio_mean", "1", 0.9, 1.1, "mean ratio of the update", _RATE),
     ("update/ratio_min", "1", 0, _INF, "smallest ratio of the update", _RATE),
@@ -92,6 +92,9 @@ _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
     ("update/masked_fraction", "share", 0, 0.2, "decisions that the loss ignores", _STALE),
     ("update/advantage_mean", "reward", -_INF, _INF, "mean advantage before normalisation", ""),
     ("update/advantage_std", "reward", 1e-8, _INF, "std of the advantage before normalisation",
+     "all episodes end alike: nothing to learn from"),
+    ("update/advantage_floored", "count", 0, 0,
+     "1 when that std is below pirl.adv_std_floor: the actor took no step",
      "all episodes end alike: nothing to learn from"),
     ("update/return_mean", "reward", -_INF, _INF, "mean return per decision", ""),
     ("update/value_mean", "reward", -_INF, _INF, "mean value per decision", ""),

@@ -1,6 +1,6 @@
 """`pirl doctor`: what this machine can run, one remedy per failure.
 
-Owns the checks of `product.md` 8. Changes nothing but LIBERO's own config file, which it writes where it is
+Owns its checks. Changes nothing but LIBERO's own config file, which it writes where it is
 missing, because LIBERO would otherwise ask on standard input.
 """
 

@@ -34,7 +34,7 @@ CONTROLS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStart:
-    """How to make the starting policy; the defaults leave it accurate but too slow (`learning.md`)."""
+    """How to make the starting policy; the defaults leave it accurate but too slow."""
 
     demos_per_task: int = 120
     speed: float = 0.65

@@ -35,7 +35,7 @@ type Claims = Mapping[str, str | int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What learner and actor must agree on (`product.md` 4-5)."""
+    """What learner and actor must agree on (`docs/envelope.md`, Identity)."""
 
     protocol_version: int = PROTOCOL_VERSION
     recipe: str

@@ -108,7 +108,14 @@ def test_a_fragment_may_start_in_the_middle_of_an_episode():
     assert layout.next_row.tolist() == [-1, 0]
 
 
-def group(scores: list[float], *, group_id: int = 3, size: int = 4, finished: bool = True):
+def group(
+    scores: list[float],
+    *,
+    group_id: int = 3,
+    size: int = 4,
+    finished: bool = True,
+    std_floor: float = 0.0,
+):
     """GRPO over episodes of two decisions each, the score on the second."""
     count = len(scores)
     episode = torch.arange(count).repeat_interleave(2)
@@ -123,6 +130,7 @@ def group(scores: list[float], *, group_id: int = 3, size: int = 4, finished: bo
         finished=done,
         group_size=size,
         reward_filter=(0.1, 0.9),
+        std_floor=std_floor,
     )
 
 
@@ -159,6 +167,34 @@ def test_equal_scores_inside_the_filter_give_zero_advantage():
     result = group([0.5, 0.5, 0.5, 0.5])
     assert bool(result.kept.all())
     assert result.advantage.abs().max() == 0.0
+
+
+def test_a_group_whose_scores_hardly_differ_is_dropped_by_the_floor():
+    scores = [0.5, 0.501, 0.5, 0.5]
+    without = group(scores)
+    assert bool(without.kept.all())
+    assert float(without.advantage.max()) == pytest.approx(1.5, abs=5e-3)
+    dropped = group(scores, std_floor=0.005)
+    assert dropped.num_kept_groups == 0
+    assert dropped.advantage.abs().max() == 0.0
+
+
+def test_the_floor_never_meets_rewards_of_zero_and_one_inside_the_default_filter():
+    for successes in range(1, 8):
+        scores = [1.0] * successes + [0.0] * (8 - successes)
+        plain, floored = (group(scores, size=8, std_floor=floor) for floor in (0.0, 0.35))
+        assert torch.equal(plain.kept, floored.kept)
+        assert torch.equal(plain.advantage, floored.advantage)
+
+
+def test_a_std_above_the_floor_keeps_every_bit_and_one_below_it_is_raised():
+    advantage = torch.tensor([0.1, -0.2, 0.4, 0.0])
+    valid = torch.ones(4, dtype=torch.bool)
+    std = float(advantage.double().std(correction=0))
+    plain = normalize(advantage, valid=valid)
+    assert torch.equal(normalize(advantage, valid=valid, std_floor=std * 0.999), plain)
+    raised = normalize(advantage, valid=valid, std_floor=2.0)
+    torch.testing.assert_close(raised, (advantage - advantage.mean()) / (2.0 + 1e-5))
 
 
 def test_masked_decisions_do_not_enter_the_statistics():
@@ -212,3 +248,21 @@ def test_trajectory_weighting_is_the_mean_of_per_trajectory_means():
     ]
     assert float(weighted) == pytest.approx(float(torch.stack(means).mean()), abs=1e-7)
     assert bool((weight[~valid] == 0).all())
+
+
+def test_rlinf_weighs_by_executed_env_steps_and_pirl_by_decisions():
+    """The example of `algorithm.md` 10.1: the two rules differ where an episode ends inside a chunk."""
+    steps, rows = torch.tensor([95, 83, 60], dtype=torch.float64), 10
+    decisions = torch.ceil(steps / rows).long()
+    episode = torch.arange(3).repeat_interleave(decisions)
+    loss = torch.tensor([0.9, 0.3, 0.6], dtype=torch.float64)[episode]
+    layout = episode_layout(episode, torch.cat([torch.arange(n) for n in decisions.tolist()]))
+    weight = trajectory_weights(layout, valid=torch.ones_like(episode, dtype=torch.bool))
+    assert float((weight * loss).mean()) == pytest.approx(0.6, abs=1e-7)
+    # RLinf: mean over all cells [most decisions, episodes] of mask * loss * max_steps / steps.
+    cells = int(decisions.max()) * 3
+    max_steps = int(decisions.max()) * rows
+    theirs = (loss * max_steps / steps[episode]).sum() / cells
+    assert float(theirs) == pytest.approx(0.6242, abs=5e-5)
+    full = (loss * max_steps / (decisions[episode] * rows)).sum() / cells
+    assert float(full) == pytest.approx(0.6, abs=1e-12)

@@ -1,7 +1,7 @@
 """PPO over the chain learns: a three-mode 2-D policy finds an off-mode goal; a control does not.
 
 Judged with the deterministic native sampler, which is what stock evaluation runs. Settings and
-levels: `algorithm.md` 17.3, I45 and I46. Every batch of decisions is a function of the version, so
+levels: `algorithm.md` I45 and I46. Every batch of decisions is a function of the version, so
 results repeat on one machine; the bounds leave room for the rounding of others.
 """
 

@@ -479,6 +479,79 @@ def test_normalisation_is_a_knob():
     torch.testing.assert_close(b.advantage, b.target - b.old_value)
 
 
+def hopeless_update(**knobs: object) -> tuple[PiRLAlgorithm, DecisionBatch]:
+    """Every episode fails; all that the advantages hold is a random critic's noise."""
+    algorithm = an_update(**{"actor_lr": 0.05, **knobs})
+    generator = torch.Generator().manual_seed(0)
+    algorithm.critic.last.weight.data.normal_(std=2e-3, generator=generator)
+    batch = a_batch(algorithm)
+    return algorithm, replace(batch, reward=torch.zeros_like(batch.reward))
+
+
+def test_a_batch_with_nothing_to_learn_does_not_move_the_actor(caplog):
+    """One step on it reaches KL 1 and more without the floor; with it the actor stays."""
+    loose, batch = hopeless_update(adv_std_floor=0.0)
+    row = metric_row(loose.update(iter([batch])))
+    assert 0.0005 < row["update/advantage_std"] < 0.005
+    assert row["update/advantage_floored"] == 0.0
+    assert row["update/approx_kl"] > 1.0
+    assert row["update/ratio_min"] < 1e-3
+    assert caplog.text == ""
+
+    floored, batch = hopeless_update()
+    before = weights(floored)
+    row = metric_row(floored.update(iter([batch])))
+    after = weights(floored)
+    assert row["update/advantage_floored"] == 1.0
+    assert row["update/optimiser_steps"] > 0
+    critic = {name for name in before if name.startswith("critic.")}
+    assert all(torch.equal(after[name], before[name]) for name in before.keys() - critic)
+    assert any(not torch.equal(after[name], before[name]) for name in critic)
+    kl = floored.forward_batch(batch).metrics["update/approx_kl"]
+    assert kl < 1e-9
+    message = (
+        r"version 0: advantages of 11 decisions have std 0\.00\d+, below pirl.adv_std_floor=0.01"
+    )
+    assert len(re.findall(message, caplog.text)) == 1
+    assert "the actor takes no step" in caplog.text
+
+
+def test_a_larger_divisor_alone_would_not_bound_the_step():
+    """Why the actor is left out: AdamW's step does not depend on the scale of the gradient."""
+    moved = []
+    for scale in (1.0, 0.01):
+        algorithm, batch = hopeless_update(adv_std_floor=0.0, actor_lr=1e-3, weight_decay=0.0)
+        prepared = algorithm._prepare(batch)
+        shrunk = replace(prepared, advantage=prepared.advantage * scale)
+        algorithm._prepare = lambda _, shrunk=shrunk: shrunk
+        before = algorithm.get_weights()
+        algorithm.update(iter([batch]))
+        after = algorithm.get_weights()
+        moved.append(torch.cat([(after[n] - before[n]).flatten() for n in before]))
+    assert float(moved[0].abs().max()) > 1e-3
+    assert float((moved[0] - moved[1]).norm()) < 0.02 * float(moved[0].norm())
+
+
+def test_the_adaptive_rate_ignores_an_update_that_left_the_actor_out():
+    algorithm, batch = hopeless_update(lr_schedule="kl_adaptive", target_kl=0.03, actor_lr_max=1.0)
+    algorithm.update(iter([batch]))
+    assert algorithm.training_state()["lr_scale"] == 1.0
+
+
+def test_demonstrations_still_train_when_the_advantages_hold_nothing(caplog):
+    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demo_batches=demos())
+    batch = a_batch(algorithm)
+    before = algorithm.get_weights()
+    algorithm.update(iter([replace(batch, reward=torch.zeros_like(batch.reward))]))
+    assert not equal(algorithm.get_weights(), before)
+    assert "demonstrations outweigh them" in caplog.text
+
+
+def test_advantages_that_are_not_normalised_have_no_floor():
+    algorithm, batch = hopeless_update(normalize_advantages=False)
+    assert not algorithm._prepare(batch).floored
+
+
 @pytest.mark.parametrize("source", ["vlm", "vlm_tokens", "action_tokens"])
 @pytest.mark.parametrize("bootstrap", [True, False])
 def test_only_ends_that_may_go_on_look_at_their_next_observation(source, bootstrap):

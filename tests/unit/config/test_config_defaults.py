@@ -22,6 +22,7 @@ SHARED = {
     "gamma": 0.99,
     "gae_lambda": 0.95,
     "normalize_advantages": True,
+    "adv_std_floor": 0.01,
     "bootstrap_on_truncation": False,
     "adv_type": "gae",
     "group_size": 8,
