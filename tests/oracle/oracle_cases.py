@@ -127,6 +127,8 @@ CASES: dict[str, Case] = {
     # Credit.
     "gamma-lambda": sde(gamma=0.8, gae_lambda=0.6),
     "raw-advantages": sde(normalize_advantages=False),
+    "std-floor": sde(adv_std_floor=50.0),
+    "std-floor-demonstrations": sde(adv_std_floor=50.0, bc_weight=0.7),
     "shuffled": sde(shuffle_advantages=True),
     "bootstrap-on-truncation": sde(bootstrap_on_truncation=True),
     "grpo": replace(sde(adv_type="grpo", group_size=4), episodes=GROUPS),
@@ -138,6 +140,10 @@ CASES: dict[str, Case] = {
     "grpo-high-bound": replace(
         sde(adv_type="grpo", group_size=4, reward_filter=(0.25, 0.75)),
         episodes=a_group(1.0, 1.0, 0.0, 1.0, group=1) + a_group(1.0, 1.0, 0.125, 1.0, group=2),
+    ),
+    "grpo-std-floor": replace(
+        sde(adv_type="grpo", group_size=4, adv_std_floor=0.4),
+        episodes=a_group(0.0, 0.0, 0.0, 1.0, group=1) + a_group(0.25, 0.5, 0.25, 0.5, group=2),
     ),
     "grpo-nothing-kept": replace(
         sde(adv_type="grpo", group_size=4), episodes=a_group(1.0, 1.0, 1.0, 1.0, group=1)
