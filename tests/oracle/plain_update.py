@@ -218,10 +218,10 @@ class PlainLearner:
             name: value / (minibatches if "norm" not in name else 1)
             for name, value in totals.items()
         }
-        critic_steps, critic_loss = self.critic_epochs(fixed)
-        optimiser_steps += critic_steps
         for name in [n for n in report if "norm" in n]:
             report[name] /= max(1, optimiser_steps)
+        critic_steps, critic_loss = self.critic_epochs(fixed)
+        optimiser_steps += critic_steps
         if critic_loss is not None:
             report["value_epoch_loss"] = critic_loss
         moved = mean(last_epoch.k3) if last_epoch.k3 and minibatches > 1 else None
