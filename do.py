@@ -140,7 +140,7 @@ def main() -> int:
         if code != 0:
             return 1
     # Tests without sockets and simulators run side by side; the others start processes of their own.
-    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract"]
+    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract", "tests/oracle"]
     for arguments in [rest] if rest else [parallel, ["tests/integration", "tests/e2e"]]:
         say("$ pytest " + " ".join(arguments))
         argv = [python, "-m", "pytest", *arguments]

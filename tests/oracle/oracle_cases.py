@@ -75,7 +75,7 @@ CASES: dict[str, Case] = {
     "base-noise": replace(noise(), steps=3, updates=2),
     "noise-level": sde(flow_sde__noise_level=0.9),
     "w-rule-vp": sde(flow_sde__w_rule="vp"),
-    "flow-cps": sde(flow_sde__noise_method="flow_cps"),
+    "flow-cps": sde(flow_sde__noise_method="flow_cps", flow_sde__noise_level=0.3),
     "flow-cps-own-last-step": sde(
         flow_sde__noise_method="flow_cps",
         flow_sde__step_sampling="exclude_last",
@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
     ),
     # Losses.
     "clip": sde(clip_low=0.02, clip_high=0.04, **FAST),
-    "clip-dual": sde(clip_dual=1.02, clip_low=0.4, clip_high=0.01, **FAST),
+    "clip-dual": sde(clip_dual=1.02, logprob_level="token", actor_lr=0.08),
     "log-ratio-clamp": sde(log_ratio_clamp=0.03, clip_low=0.5, clip_high=0.5, **FAST),
     "value-clip": sde(value_clip=0.01),
     "huber": sde(huber_delta=0.05),

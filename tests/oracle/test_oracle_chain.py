@@ -40,6 +40,7 @@ CHAINS = (
     "base", "base-noise", "noise-level", "w-rule-vp", "flow-cps", "flow-cps-own-last-step",
     "step-weights", "exclude-last", "all-steps", "all-steps-euler", "euler", "euler-noise",
     "last-step-sde", "last-step-sde-noise", "one-step", "one-step-noise", "noise-on-unused",
+    "noise-on-unused-no-gripper",
     "executed-dims", "bernoulli", "bernoulli-all-steps", "bernoulli-noise", "no-gripper",
     "joint-sum", "std-range", "head-hidden",
 )  # fmt: skip
