@@ -134,6 +134,8 @@ class UpdateStats:
     """How far the policy moved: the last epoch only."""
     minibatches: int = 0
     optimiser_steps: int = 0
+    critic_steps: int = 0
+    """Those of the critic epochs among them; `grad_norms` does not cover these."""
     epochs: int = 0
     value_epoch_loss: float | None = None
     noise_std: list[float] = field(default_factory=list[float])

@@ -19,7 +19,7 @@ def training_stats(
 ) -> TrainingStats:
     """Metrics of an update; `metric_row` gives them the names of `docs/metrics.md`."""
     passes = max(1, stats.minibatches)
-    steps = max(1, stats.optimiser_steps)
+    steps = max(1, stats.optimiser_steps - stats.critic_steps)
     extra = {
         **stats.ratio.metrics(),
         **stats.parity.metrics(),

@@ -272,4 +272,5 @@ def _critic_epochs(
             optimizer.step()
             total, steps = total + float(loss.detach()), steps + 1
     stats.optimiser_steps += steps
+    stats.critic_steps = steps
     stats.value_epoch_loss = total / steps

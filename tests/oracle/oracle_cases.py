@@ -75,7 +75,7 @@ CASES: dict[str, Case] = {
     "base-noise": replace(noise(), steps=3, updates=2),
     "noise-level": sde(flow_sde__noise_level=0.9),
     "w-rule-vp": sde(flow_sde__w_rule="vp"),
-    "flow-cps": sde(flow_sde__noise_method="flow_cps"),
+    "flow-cps": sde(flow_sde__noise_method="flow_cps", flow_sde__noise_level=0.3),
     "flow-cps-own-last-step": sde(
         flow_sde__noise_method="flow_cps",
         flow_sde__step_sampling="exclude_last",
@@ -127,6 +127,8 @@ CASES: dict[str, Case] = {
     # Credit.
     "gamma-lambda": sde(gamma=0.8, gae_lambda=0.6),
     "raw-advantages": sde(normalize_advantages=False),
+    "std-floor": sde(adv_std_floor=50.0),
+    "std-floor-demonstrations": sde(adv_std_floor=50.0, bc_weight=0.7),
     "shuffled": sde(shuffle_advantages=True),
     "bootstrap-on-truncation": sde(bootstrap_on_truncation=True),
     "grpo": replace(sde(adv_type="grpo", group_size=4), episodes=GROUPS),
@@ -139,12 +141,16 @@ CASES: dict[str, Case] = {
         sde(adv_type="grpo", group_size=4, reward_filter=(0.25, 0.75)),
         episodes=a_group(1.0, 1.0, 0.0, 1.0, group=1) + a_group(1.0, 1.0, 0.125, 1.0, group=2),
     ),
+    "grpo-std-floor": replace(
+        sde(adv_type="grpo", group_size=4, adv_std_floor=0.4),
+        episodes=a_group(0.0, 0.0, 0.0, 1.0, group=1) + a_group(0.25, 0.5, 0.25, 0.5, group=2),
+    ),
     "grpo-nothing-kept": replace(
         sde(adv_type="grpo", group_size=4), episodes=a_group(1.0, 1.0, 1.0, 1.0, group=1)
     ),
     # Losses.
     "clip": sde(clip_low=0.02, clip_high=0.04, **FAST),
-    "clip-dual": sde(clip_dual=1.02, clip_low=0.4, clip_high=0.01, **FAST),
+    "clip-dual": sde(clip_dual=1.02, logprob_level="token", actor_lr=0.08),
     "log-ratio-clamp": sde(log_ratio_clamp=0.03, clip_low=0.5, clip_high=0.5, **FAST),
     "value-clip": sde(value_clip=0.01),
     "huber": sde(huber_delta=0.05),

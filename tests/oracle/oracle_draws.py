@@ -15,6 +15,7 @@ OUTER = {
     "gamma": (0.99, 0.7),
     "gae_lambda": (0.95, 0.0, 1.0),
     "normalize_advantages": (True, False),
+    "adv_std_floor": (0.0, 0.3),
     "shuffle_advantages": (False, True),
     "bootstrap_on_truncation": (False, True),
     "clip_low": (0.2, 0.02),

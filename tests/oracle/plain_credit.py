@@ -74,13 +74,13 @@ def gae(
 
 
 def normalized(advantage: Sequence[float], valid: Sequence[bool], pirl: PiRLConfig) -> list[float]:
-    """(A - mean) / (std + 1e-5) over the valid rows; 0 elsewhere."""
+    """(A - mean) / (max(std, floor) + 1e-5) over the valid rows; 0 elsewhere."""
     chosen = [a for a, counts in zip(advantage, valid, strict=True) if counts]
     if not chosen:
         return [0.0] * len(advantage)
     mean = sum(chosen) / len(chosen)
     std = math.sqrt(sum((a - mean) ** 2 for a in chosen) / len(chosen))
-    std = max(std, getattr(pirl, "adv_std_floor", 0.0))
+    std = max(std, pirl.adv_std_floor)
     return [
         (a - mean) / (std + NORMALIZE_EPS) if counts else 0.0
         for a, counts in zip(advantage, valid, strict=True)
@@ -88,7 +88,7 @@ def normalized(advantage: Sequence[float], valid: Sequence[bool], pirl: PiRLConf
 
 
 def grpo(outcomes: Sequence[Outcome], pirl: PiRLConfig) -> tuple[list[float], list[bool]]:
-    """Section 11: (advantage, kept) of every row; a kept group is whole, finished and mixed."""
+    """Section 11: (advantage, kept) of every row; kept groups are whole, finished, mixed."""
     episodes = episodes_of(outcomes)
     score = {e: sum(outcomes[row].reward for row in rows) for e, rows in episodes.items()}
     finished = {
@@ -107,6 +107,8 @@ def grpo(outcomes: Sequence[Outcome], pirl: PiRLConfig) -> tuple[list[float], li
         if group < 0 or not whole or mean < low or mean > high:
             continue
         std = math.sqrt(sum((s - mean) ** 2 for s in scores) / (len(scores) - 1))
+        if std < pirl.adv_std_floor:
+            continue
         for e in group_episodes:
             for row in episodes[e]:
                 advantage[row] = (score[e] - mean) / (std + GROUP_EPS)

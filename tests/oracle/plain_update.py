@@ -88,6 +88,8 @@ class Fixed:
     target: list[float]
     critic_weight: list[float]
     reference: list[dict[Element, float]] | None
+    floored: bool
+    """Whether the advantages hold nothing to learn from (9.4)."""
     numbers: dict[str, float]
 
 
@@ -181,6 +183,7 @@ class PlainLearner:
         self.set_scale()
         fixed = self.fix(batch)
         train_actor = self.updates >= pirl.critic_warmup_steps
+        train_actor = train_actor and not (fixed.floored and self.demos is None)
         everything, last_epoch, first = Sums(), Sums(), None
         totals: dict[str, float] = {}
         minibatches = optimiser_steps = epochs = 0
@@ -215,10 +218,10 @@ class PlainLearner:
             name: value / (minibatches if "norm" not in name else 1)
             for name, value in totals.items()
         }
-        critic_steps, critic_loss = self.critic_epochs(fixed)
-        optimiser_steps += critic_steps
         for name in [n for n in report if "norm" in n]:
             report[name] /= max(1, optimiser_steps)
+        critic_steps, critic_loss = self.critic_epochs(fixed)
+        optimiser_steps += critic_steps
         if critic_loss is not None:
             report["value_epoch_loss"] = critic_loss
         moved = mean(last_epoch.k3) if last_epoch.k3 and minibatches > 1 else None
@@ -256,7 +259,7 @@ class PlainLearner:
         counted = [len(samples) > 0 for samples in recorded]
         nothing = [0.0] * count
         inputs: list[Tensor] = []
-        old_value, target = nothing, nothing
+        old_value, target, floored = nothing, nothing, False
         if pirl.adv_type == "grpo":
             advantage, kept = grpo(outcomes, pirl)
             valid = [a and b for a, b in zip(counted, kept, strict=True)]
@@ -272,8 +275,10 @@ class PlainLearner:
             raw = gae(outcomes, old_value, after, pirl)
             target = [a + v for a, v in zip(raw, old_value, strict=True)]
             numbers = advantage_report(raw, valid)
-            numbers |= value_report(old_value, target)
             advantage = normalized(raw, valid, pirl) if pirl.normalize_advantages else raw
+            small = numbers["advantage_std"] < pirl.adv_std_floor
+            floored = pirl.normalize_advantages and any(valid) and small
+            numbers |= value_report(old_value, target) | {"advantage_floored": float(floored)}
         if pirl.shuffle_advantages:
             rng = stream(self.seed, SHUFFLE, batch.policy_version)
             advantage = shuffled(advantage, valid, rng)
@@ -301,6 +306,7 @@ class PlainLearner:
             target=target,
             critic_weight=trajectory_weights(outcomes, [True] * count, pirl),
             reference=reference,
+            floored=floored,
             numbers=numbers,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -170,6 +171,11 @@ class World:
         return now, after
 
 
+def members(outcomes: list[Outcome]) -> set[tuple[int, int]]:
+    """(group, episode) pairs."""
+    return {(o.group, o.episode) for o in outcomes}
+
+
 def same(ours: torch.Tensor, theirs: list[float]) -> None:
     expected = torch.tensor(theirs, dtype=torch.float64)
     torch.testing.assert_close(ours.double(), expected, **EXACT)
@@ -246,6 +252,8 @@ def test_group_advantages_are_those_of_the_raw_episodes(kind):
     prepared = world.algorithm._prepare(world.batch)
     outcomes = world.outcomes()
     advantage, kept = grpo(outcomes, world.pirl)
+    # Slots start together, so every group is whole.
+    assert set(Counter(group for group, _ in members(outcomes)).values()) == {SLOTS}
     # Both verdicts of the filter occur; the kept group's mean score is not on a bound.
     assert set(kept) == {True, False}
     same(prepared.advantage, advantage)
