@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from pirl.config.load import load_config, write_resolved
 from pirl.config.train import policy_of
 from pirl.contract.xvla import build_policy, save_pretrained
 from pirl.errors import ExitCode
+from pirl.evaluation import main as evaluation
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint, prepare
 from pirl.evaluation.main import main
 from pirl.evidence.media import BLANK_SPREAD, inspect_video
@@ -123,6 +126,35 @@ def test_two_checkpoints_are_evaluated_verified_and_compared_by_command(
     }
     film.write_bytes(film.read_bytes()[:-1])
     assert command(capsys, "--verify", str(tmp_path / "a"))[0] == ExitCode.CHECK_FAILED
+
+
+def test_a_stopped_evaluation_keeps_its_records_and_says_so(
+    checkpoint, cfg, tmp_path, capsys, monkeypatch
+):
+    write_resolved(cfg, tmp_path / "config.json")
+    given = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    append = evaluation.append_record
+
+    def append_and_stop(root, record):
+        append(root, record)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(evaluation, "append_record", append_and_stop)
+    arguments = ("--policy_path", str(checkpoint), "--config_path", str(tmp_path / "config.json"))
+    try:
+        code, _ = command(capsys, *arguments, "--out", str(tmp_path / "out"), "--num-workers=0")
+    finally:
+        for signum, handler in given.items():
+            signal.signal(signum, handler)
+    assert code == ExitCode.INTERRUPTED
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["role"], record["exit_reason"]) == ("eval", "interrupted")
+    assert len((tmp_path / "out" / "episodes.jsonl").read_text().splitlines()) == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "episodes.jsonl",
+        "run.json",
+        "schedule.json",
+    ]
 
 
 def test_the_peer_comparable_split_is_labelled(checkpoint, cfg):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -48,27 +47,27 @@ def test_of_two_learners_at_one_moment_exactly_one_has_the_folder(tmp_path: Path
     with a_run(tmp_path / "twice") as run:
         argv = ["--config_path", CONFIG, *run.overrides, f"--output_dir={run.folder.root}"]
         both = [second_learner(run, *argv, log=f"learner-{i}") for i in range(2)]
-        wait_for(lambda: any(not p.is_alive() for p in both))
-        (loser,) = (i for i in range(2) if not both[i].is_alive())
+        wait_for(lambda: any(p.poll() is not None for p in both))
+        (loser,) = (i for i in range(2) if both[i].poll() is not None)
         assert forked.wait(both[loser], 10.0) == ExitCode.USAGE
         said = (run.root / f"learner-{loser}.log").read_text()
-        assert f"pid {both[1 - loser].pid}" in said
+        assert f"pid {both[1 - loser].process.pid}" in said
         assert "started 20" in said
         both[1 - loser].terminate()
         assert forked.wait(both[1 - loser], DEADLINE_S) == ExitCode.INTERRUPTED
         assert run.record()["exit_reason"] == "interrupted"
-        assert run.record()["pid"] == both[1 - loser].pid
+        assert run.record()["pid"] == both[1 - loser].process.pid
 
 
 def test_a_resume_of_a_living_run_takes_nothing_from_it(tmp_path: Path):
     with a_run(tmp_path / "living") as run:
         learner = run.learner()
         actors = [run.actor(rank, pace_s=0.3) for rank in range(2)]
-        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        wait_for(lambda: run.has_checkpoint(1) or learner.poll() is not None)
         last = run.folder.root / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
         late = second_learner(run, "--config_path", str(last), "--resume=true", log="late")
         assert forked.wait(late, DEADLINE_S) == ExitCode.USAGE
-        assert f"pid {learner.pid}" in (run.root / "late.log").read_text()
+        assert f"pid {learner.process.pid}" in (run.root / "late.log").read_text()
         run.expect_end(learner, *actors)
         assert steps(run.folder.learner_metrics) == list(range(1, UPDATES + 1))
         assert list(run.folder.root.rglob("*undone*")) == []
@@ -120,9 +119,9 @@ def test_every_process_that_is_stopped_leaves_its_record(tmp_path: Path):
     with a_run(tmp_path / "stopped") as run:
         learner = run.learner()
         actors = [run.actor(rank, pace_s=0.5) for rank in range(2)]
-        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        wait_for(lambda: run.has_checkpoint(1) or learner.poll() is not None)
         for process in (learner, *actors):
-            os.kill(process.pid, signal.SIGTERM)
+            process.terminate()
         codes = [forked.wait(process, DEADLINE_S) for process in (learner, *actors)]
         assert codes == [ExitCode.INTERRUPTED] * 3
         for record in (run.record(), *(run.actor_record(rank) for rank in range(2))):
@@ -156,7 +155,9 @@ def test_a_launch_that_is_stopped_waits_for_the_records_of_its_children(tmp_path
     thread = threading.Thread(target=start)
     thread.start()
     try:
-        wait_for(lambda: (root / "learner" / "metrics.jsonl").exists() or not thread.is_alive())
+        # Both are at work: a process that is still being imported has no record to write.
+        row = root / "actor-0" / "metrics.jsonl"
+        wait_for(lambda: (row.exists() and row.stat().st_size > 0) or not thread.is_alive())
     finally:
         stop.set()
         thread.join(DEADLINE_S)

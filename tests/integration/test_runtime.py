@@ -283,11 +283,11 @@ def test_actors_outlive_a_killed_learner_and_the_resumed_run_is_bit_identical(
     with a_run(tmp_path / "killed") as run:
         learner = run.learner()
         actors = [run.actor(rank, pace_s=0.3) for rank in range(2)]
-        wait_for(lambda: run.has_checkpoint(2) or not learner.is_alive())
+        wait_for(lambda: run.has_checkpoint(2) or learner.poll() is not None)
         # The rollout of version 2 takes over a second: the learner dies in the middle of it.
         time.sleep(0.4)
         learner.kill()
-        learner.join(10)
+        forked.exit_code(learner, 10.0)
         assert not run.folder.run_record.exists()
         run.expect_end(run.learner(resume=True), *actors)
         record = run.record()
@@ -309,7 +309,7 @@ def test_an_actor_that_may_not_wait_for_its_learner_ends_with_the_reason(tmp_pat
     with a_run(tmp_path / "lost", runtime_reconnect_s="0") as run:
         learner = run.learner()
         actors = [run.actor(rank, pace_s=0.3) for rank in range(2)]
-        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        wait_for(lambda: run.has_checkpoint(1) or learner.poll() is not None)
         learner.kill()
         codes = [forked.wait(actor, DEADLINE_S) for actor in actors]
         assert codes == [ExitCode.CHECK_FAILED] * 2
@@ -328,10 +328,10 @@ def test_a_killed_actor_is_replaced_by_hand_and_the_weights_are_the_same(
     with a_run(tmp_path / "replaced") as run:
         learner = run.learner()
         survivor, victim = run.actor(0), run.actor(1, pace_s=0.3)
-        wait_for(lambda: run.has_checkpoint(1) or not learner.is_alive())
+        wait_for(lambda: run.has_checkpoint(1) or learner.poll() is not None)
         time.sleep(0.7)
         victim.kill()
-        victim.join(10)
+        forked.exit_code(victim, 10.0)
         run.expect_end(run.actor(1, log="replacement"), learner, survivor)
         record = run.record()
         counters = record["counters"]
