@@ -88,8 +88,9 @@ def main(argv: Sequence[str]) -> int:
     """Set the process up, then `run`."""
     descriptor, parent_pid = int(argv[0]), int(argv[1])
     die_with_parent(parent_pid)
-    # Ctrl-C reaches the whole foreground group; the parent decides what a worker does then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both reach the whole group; the parent decides what a worker does then, and its death kills the worker.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     # Simulators write notices to standard output, which belongs to results.
     os.dup2(2, 1)
     connection = Connection(descriptor)

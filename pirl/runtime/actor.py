@@ -22,7 +22,7 @@ from pirl.config.train import env_of, policy_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
-from pirl.errors import ExitCode, LinkClosedError, PirlError
+from pirl.errors import EnvError, ExitCode, LinkClosedError, PirlError
 from pirl.evidence.metric_log import MetricLog
 from pirl.files import writing
 from pirl.ownership import owned
@@ -118,6 +118,9 @@ class Actor:
                 is_finished = self._loop(metrics)
             reason = "finished" if is_finished else "interrupted"
             return ExitCode.OK if is_finished else ExitCode.INTERRUPTED
+        except (EnvError, LinkClosedError) as error:
+            reason = "interrupted" if self._stop.is_set() else reason_of(error)
+            raise
         except PirlError as error:
             reason = reason_of(error)
             raise
@@ -329,7 +332,8 @@ def main(argv: Sequence[str]) -> int:
     stop = stop_on_signals()
     try:
         return int(run_actor(loaded, rank=args.rank, stop=stop, record_video=args.record_video))
-    except LinkClosedError as error:
+    except (EnvError, LinkClosedError) as error:
+        # Told to stop, it lost what was told to stop as well.
         if not stop.is_set():
             raise
         logger.info("%s", error)
