@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pirl.errors import ConfigError, FieldError
 
 TOKEN_VARIABLE = "PIRL_TOKEN"
 MIN_TOKEN_LENGTH = 16
+_OPTION = "--runtime.token"
 _MAX_FILE_BYTES = 4096
 
 
@@ -38,6 +40,24 @@ def with_token(runtime: RuntimeConfig) -> RuntimeConfig:
     if not is_token(token):
         raise _wrong(where, "(hidden)", TOKEN_FORM, f"make one with: {MAKE_TOKEN}")
     return replace(runtime, token=token)
+
+
+def without_token(overrides: Sequence[str]) -> list[str]:
+    """`overrides` without the token, in both forms of writing it."""
+    kept: list[str] = []
+    is_value = False
+    for part in overrides:
+        name, equals, _ = part.partition("=")
+        if not is_value and name != _OPTION:
+            kept.append(part)
+        is_value = name == _OPTION and not equals
+    return kept
+
+
+def token_environment(runtime: RuntimeConfig, env: Mapping[str, str] | None) -> dict[str, str]:
+    """`env` with the token of `runtime`, for processes that are started with `without_token`."""
+    token = with_token(runtime).token
+    return {**(env or {}), **({} if token is None else {TOKEN_VARIABLE: token})}
 
 
 def has_token_elsewhere(token_file: object) -> bool:

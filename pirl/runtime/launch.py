@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.checkpoint.record import read_record
 from pirl.config.load import LoadedConfig, load_config
+from pirl.config.secret import token_environment, without_token
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
 from pirl.runtime.layout import RunFolder
@@ -75,6 +76,8 @@ def launch(
     """
     given = [o for o in overrides if not o.startswith("--runtime.actors=")]
     loaded = load_config(config_path, [*given, f"--runtime.actors={actors}"])
+    # Everybody on the machine can read the arguments of a process; its environment is its own.
+    given, env = without_token(given), token_environment(loaded.cfg.runtime, env)
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
     if _is_finished(loaded):
         return LaunchResult(exit_code=ExitCode.OK, processes=[], port=port)

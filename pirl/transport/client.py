@@ -79,6 +79,7 @@ class ActorLink:
         self._contact: Contact | None = None
         self._is_closing = threading.Event()
         self._channel: grpc.Channel | None = None
+        self._stop: threading.Event | None = None
         self._parameter_call: Any = None
         self._uploads: dict[str, Any] = {}
         self._transitions = Outbox(max_bytes=_OUTBOX_BYTES)
@@ -120,14 +121,16 @@ class ActorLink:
 
         Args:
             timeout_s: deadline for all of it; None means `runtime.connect_timeout_s`.
-            stop: ends the wait for a learner early.
+            stop: ends the wait for a learner early, and later every wait for room to send.
 
         Raises:
+            EnvironmentNotReadyError: TLS with the learner fails.
             MismatchError: the two sides differ; every field with both values.
             LinkClosedError: no learner answered in time, or `stop` was set.
             TransportError: the learner has no room for this actor.
         """
         limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
+        self._stop = stop
         self._channel = open_channel(self._runtime)
         stub = services_pb2_grpc.LearnerServiceStub(self._channel)
         try:
@@ -389,11 +392,14 @@ class ActorLink:
 
     def _put(self, outbox: Outbox, payload: bytes) -> None:
         try:
-            outbox.put(payload, timeout_s=self._send_timeout_s)
+            outbox.put(payload, timeout_s=self._send_timeout_s, give_up=self._is_told_to_stop)
         except LinkClosedError as error:
             if self._error is not None:
                 raise self._error from error
             raise
+
+    def _is_told_to_stop(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
     def _say_goodbye(self, flush_s: float) -> None:
         end = time.monotonic() + flush_s

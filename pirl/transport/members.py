@@ -70,7 +70,9 @@ class Member:
     """The public half of its secret."""
     last_seen: float
     last_decision_piece: float = 0.0
-    """When a piece of a transition message arrived last."""
+    """When a piece of a transition message arrived last, or could have."""
+    is_held_up: bool = False
+    """Its decisions wait for room at the learner."""
     calls: list[Call] = field(default_factory=list[Call])
     """Open calls; those that send to us are also in `uploads`."""
     uploads: list[Call] = field(default_factory=list[Call])
@@ -241,6 +243,7 @@ class Members:
             _logger.warning("no sweep for %g s or more: members are not judged", timeout_s / 2)
             for member in self.alive():
                 member.seen()
+                member.last_decision_piece = now
             return
         self._cut_off(max_leaving=self._actors)
         for member in self.alive():

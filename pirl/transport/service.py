@@ -181,7 +181,7 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
             ):
                 num_bytes = len(message)
                 transitions = wire.decode_transitions(message, self._schema, limits=self._limits)
-                self._sink.wait_for_room(member.rank, goes_on=self._goes_on(member, context))
+                self._hold_up(member, context)
                 self._deliver_transitions(member, transitions, num_bytes)
         return EMPTY
 
@@ -316,12 +316,21 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
 
         return goes_on
 
+    def _hold_up(self, member: Member, context: grpc.ServicerContext) -> None:
+        """Let the stream wait while the runtime holds enough of this actor; it is no debtor meanwhile."""
+        member.is_held_up = True
+        self._sink.wait_for_room(member.rank, goes_on=self._goes_on(member, context))
+        member.last_decision_piece = time.monotonic()
+        member.is_held_up = False
+
     def give_up_debtors(self, timeout_s: float) -> None:
         """Give up actors that announced decisions and have sent no piece of them for `timeout_s`."""
         now = time.monotonic()
         for member in self.members.alive():
             since = self._sink.owes_since(member.rank, member.actor_id)
-            if since is None or now - max(since, member.last_decision_piece) <= timeout_s:
+            if since is None or member.is_held_up:
+                continue
+            if now - max(since, member.last_decision_piece) <= timeout_s:
                 continue
             text = f"announced decisions that did not come for {timeout_s:g} s"
             self.count(messages_refused=1, messages_refused_missing=1)
