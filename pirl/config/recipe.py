@@ -188,8 +188,8 @@ class RuntimeConfig:
     token: str | None = None
     """Shared secret carried as gRPC metadata; host-local, never written to evidence."""
     token_file: str | None = None
-    """File with the token that only its owner may read; without `token` and `token_file` the
-    environment variable `PIRL_TOKEN` is used. Host-local.
+    """File with the token that only its owner may read; `token` and the environment variable
+    `PIRL_TOKEN` come first. Host-local.
     """
     tls_cert: str | None = None
     """PEM certificate file: the learner's own; on actors the trust root, or with `tls_ca` their

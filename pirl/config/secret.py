@@ -22,19 +22,16 @@ _MAX_FILE_BYTES = 4096
 
 
 def with_token(runtime: RuntimeConfig) -> RuntimeConfig:
-    """`runtime` with its token: `runtime.token`, else the text of `token_file`, else `PIRL_TOKEN`.
+    """`runtime` with its token: `runtime.token`, else `PIRL_TOKEN`, else the text of `token_file`.
 
     Raises:
         ConfigError: the file cannot be read, others may read it, or the token is none.
     """
     if runtime.token:
         return runtime
-    if runtime.token_file:
-        token = _read(Path(runtime.token_file))
-        where = "runtime.token_file"
-    else:
-        token = os.environ.get(TOKEN_VARIABLE)
-        where = TOKEN_VARIABLE
+    where, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
+    if not token and runtime.token_file:
+        where, token = "runtime.token_file", _read(Path(runtime.token_file))
     if not token:
         return runtime
     if not is_token(token):
@@ -43,14 +40,17 @@ def with_token(runtime: RuntimeConfig) -> RuntimeConfig:
 
 
 def without_token(overrides: Sequence[str]) -> list[str]:
-    """`overrides` without the token, in both forms of writing it."""
+    """`overrides` without the token, in both forms of writing it.
+
+    In its place stands that there is none, so that one in the config file does not come back.
+    """
     kept: list[str] = []
     is_value = False
     for part in overrides:
         name, equals, _ = part.partition("=")
-        if not is_value and name != _OPTION:
-            kept.append(part)
-        is_value = name == _OPTION and not equals
+        if not is_value:
+            kept.append(f"{_OPTION}=null" if name == _OPTION else part)
+        is_value = not is_value and name == _OPTION and not equals
     return kept
 
 
