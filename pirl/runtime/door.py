@@ -44,6 +44,8 @@ class RolloutBounds:
     max_control_steps: Mapping[int, int]
     """Time limit in control actions by task id."""
     sim_steps_per_action: int
+    is_async: bool
+    """Episodes are reported one by one."""
     min_decisions: int
     """Every `sync` rollout of one actor has as many: its share of `runtime.rollout_chunks`."""
     max_decisions: int
@@ -84,6 +86,7 @@ def bounds_of(
         executed_steps=spec.executed_steps,
         max_control_steps=env.max_control_steps,
         sim_steps_per_action=env.sim_steps_per_action,
+        is_async=runtime.mode == "async",
         min_decisions=share,
         # A slot starts an episode only while fewer than the share were executed.
         max_decisions=share + runtime.envs_per_actor * longest,
@@ -188,7 +191,12 @@ class Rollout:
         episode = self.arrived.setdefault(number, Episode(self.rank, self.version, number))
         episode.add(transition, bounds)
         self.transitions.append(transition)
-        self._check_complete(bounds)
+        try:
+            self._check_complete(bounds)
+        except RefusedMessageError:
+            # Not kept, so that whoever counts what was refused counts it once.
+            self.transitions.pop()
+            raise
 
     def announce(
         self, decisions: int, records: Sequence[EpisodeRecord], bounds: RolloutBounds | None
@@ -341,12 +349,10 @@ def _has_records(said: Announcement, _: RolloutBounds | None) -> str | None:
 
 
 def _has_size(said: Announcement, bounds: RolloutBounds | None) -> str | None:
-    if bounds is None or bounds.min_decisions <= said.decisions <= bounds.max_decisions:
+    low = 1 if bounds is None or bounds.is_async else bounds.min_decisions
+    if bounds is None or low <= said.decisions <= bounds.max_decisions:
         return None
-    return (
-        f"announced {said.decisions} decisions, a rollout has {bounds.min_decisions} to "
-        f"{bounds.max_decisions}"
-    )
+    return f"announced {said.decisions} decisions, a rollout has {low} to {bounds.max_decisions}"
 
 
 def _is_of_run(said: Announcement, bounds: RolloutBounds | None) -> str | None:
