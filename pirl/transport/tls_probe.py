@@ -13,6 +13,7 @@ from pirl.config.recipe import RuntimeConfig
 from pirl.transport.channel import own_certificate, trust_root
 
 _TIMEOUT_S = 2.0
+_NOT_TAKEN = "the learner wants a certificate of this actor that its runtime.tls_ca signed"
 
 
 def tls_failure(runtime: RuntimeConfig) -> str | None:
@@ -42,13 +43,19 @@ def tls_failure(runtime: RuntimeConfig) -> str | None:
             with context.wrap_socket(plain, server_hostname=runtime.host) as wrapped:
                 if root is None:
                     return "the learner speaks TLS and this actor has no runtime.tls_cert"
-                # A learner that misses our certificate says so after its own part of the handshake.
-                wrapped.recv(1)
+                return None if _is_taken(wrapped) else _NOT_TAKEN
         except ssl.SSLError as error:
             return None if root is None else _text(error)
         except OSError:
             return None
-    return None
+
+
+def _is_taken(wrapped: ssl.SSLSocket) -> bool:
+    """Whether the learner goes on after the handshake; one that misses our certificate hangs up then."""
+    try:
+        return bool(wrapped.recv(1))
+    except ConnectionError:
+        return False
 
 
 def _text(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import pickle
@@ -15,15 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from lerobot.rl.actor import establish_learner_connection
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import (
@@ -876,38 +871,6 @@ def test_a_taken_port_is_reported_and_never_shared():
         a_learner(port=learner.server.port),
     ):
         pass
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
-def test_tls_carries_the_link_and_a_client_without_it_is_refused(certificate: tuple[str, str]):
-    cert, key = certificate
-    with a_learner(tls_cert=cert, tls_key=key) as learner:
-        learner.server.publish(0, some_weights())
-        with learner.link(tls_key=None).connect(20) as link:
-            assert link.wait_for_version(0, 10) is not None
-        with pytest.raises(LinkClosedError):
-            learner.link(tls_cert=None, tls_key=None).connect(1.0)
 
 
 def test_a_closed_link_and_a_stopped_learner_leave_no_thread_and_no_port():
