@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import socket
 import sys
 import threading
 import time
@@ -348,6 +351,77 @@ def test_a_final_status_of_deep_json_is_a_refusal():
         learner.Ready = Deep.Ready.__get__(learner)  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.raises(TransportError, match="without readable fields"):
             ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(10)
+
+
+# -- a connection that damages what it carries -----------------------------------------------------
+
+
+class DamagingProxy:
+    """Forwards one TCP port to another and flips bits, while it is told to."""
+
+    def __init__(self, target: int, *, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.damages = False
+        self.target = target
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets: list[socket.socket] = [self.listener]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self.forward, args=pair, daemon=True).start()
+
+    def forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := bytearray(source.recv(2**16)):
+                if self.damages:
+                    data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for end in self.sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damage_on_the_way_is_a_closed_link_and_the_actor_comes_back(seed: int):
+    with a_learner() as learner:
+        learner.server.publish(0, some_weights())
+        proxy = DamagingProxy(learner.server.port, seed=seed)
+        runtime = replace(learner.runtime, port=proxy.port)
+        link = ActorLink(
+            an_identity(run_id=""), runtime=runtime, rank=0, expected=some_weights()
+        ).connect(20)
+        try:
+            assert link.wait_for_version(0, 20) is not None
+            proxy.damages = True
+            end = time.monotonic() + 30
+            broken: list[Exception] = []
+            while not broken:
+                assert time.monotonic() < end, "nothing ever broke"
+                try:
+                    link.send_transitions(some_transitions(20))
+                    link.wait_for_version(1, 0.05)
+                except TransportError as error:
+                    broken.append(error)
+            assert isinstance(broken[0], LinkClosedError), broken[0]
+            proxy.damages = False
+            link = link.reconnect(20)
+            assert link.wait_for_version(0, 20) is not None
+        finally:
+            link.close(flush_s=0.0)
+            proxy.close()
 
 
 # -- memory ----------------------------------------------------------------------------------------
