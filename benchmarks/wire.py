@@ -76,6 +76,12 @@ IDENTITY = Identity(
     action_mode=SPEC.action_mode,
     denoising_steps=SPEC.denoising_steps,
     executed_steps=SPEC.executed_steps,
+    environment="none",
+    control_mode="absolute",
+    cameras="image,image2 of 3 views",
+    domain_id=0,
+    state_split="none",
+    noise_settings="none",
 )
 
 

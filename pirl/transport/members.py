@@ -192,11 +192,14 @@ class Members:
         # A client that opens its calls one after the other goes on with the same secret.
         self.lose(member, reason, for_good=False)
 
-    def lose(self, member: Member, reason: str, *, for_good: bool = True) -> None:
+    def lose(
+        self, member: Member, reason: str, *, for_good: bool = True, is_logged: bool = False
+    ) -> None:
         """Free `member`'s rank and end its calls; tells the runtime once.
 
         Args:
             for_good: its secret is worthless from now on.
+            is_logged: whoever calls has said so already.
         """
         with member.lock:
             if member.lost_because is not None:
@@ -213,7 +216,10 @@ class Members:
                 if self._by_rank.get(member.rank) is member:
                     del self._by_rank[member.rank]
             level = logging.INFO if member.said_goodbye else logging.WARNING
-            _logger.log(level, "actor %r (rank %d) left: %s", member.actor_id, member.rank, reason)
+            if not is_logged:
+                _logger.log(
+                    level, "actor %r (rank %d) left: %s", member.actor_id, member.rank, reason
+                )
             self._on_lost(member.rank, member.actor_id, reason)
         for call in uploads:
             call.cancel()

@@ -305,7 +305,7 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
             if member.lost_because is None:
                 member.refused = "" if reason == UNREADABLE else reason
                 self._sink.on_actor_refused(member.rank, member.actor_id, reason)
-                self.members.lose(member, text[:_MAX_DETAILS])
+                self.members.lose(member, text[:_MAX_DETAILS], is_logged=True)
 
     def _goes_on(self, member: Member, context: grpc.ServicerContext) -> Callable[[], bool]:
         """Whether somebody waits for what a call is about to do."""
@@ -334,6 +334,7 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
                 continue
             text = f"announced decisions that did not come for {timeout_s:g} s"
             self.count(messages_refused=1, messages_refused_missing=1)
+            self._refusals.line("message missing", f"rank {member.rank} {text}")
             self._give_up(member, "missing", f"{text} (runtime.actor_timeout_s)")
 
     # -- liveness and books ------------------------------------------------------------------------
