@@ -342,15 +342,16 @@ def test_a_run_id_that_is_a_path_is_refused(run_id: str):
     assert [m.field for m in caught.value.fields] == ["run_id"]
 
 
-def test_a_final_status_of_deep_json_is_a_refusal():
-    class Deep(HostileLearner):
-        def Ready(self, request: Any, context: Any) -> Any:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "[" * 4000)
+def test_a_final_status_of_deep_json_is_a_refusal(monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: Any, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "[" * 4000)
 
-    with a_hostile_learner(lambda: iter(())) as (learner, runtime):
-        learner.Ready = Deep.Ready.__get__(learner)  # pyright: ignore[reportAttributeAccessIssue]
-        with pytest.raises(TransportError, match="without readable fields"):
-            ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(10)
+    monkeypatch.setattr(HostileLearner, "Ready", refuse)
+    with (
+        a_hostile_learner(lambda: iter(())) as (_, runtime),
+        pytest.raises(TransportError, match="without readable fields"),
+    ):
+        ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(10)
 
 
 # -- a connection that damages what it carries -----------------------------------------------------
