@@ -76,6 +76,12 @@ IDENTITY = Identity(
     action_mode=SPEC.action_mode,
     denoising_steps=SPEC.denoising_steps,
     executed_steps=SPEC.executed_steps,
+    environment="none",
+    control_mode="absolute",
+    cameras="image,image2 of 3 views",
+    domain_id=0,
+    state_split="none",
+    noise_settings="none",
 )
 
 
@@ -134,7 +140,10 @@ def bench_version(scale: float, repeats: int) -> dict[str, Any]:
 class NoSink:
     def on_transitions(self, *_: object) -> None: ...
     def on_interaction(self, *_: object) -> None: ...
+    def on_actor_refused(self, *_: object) -> None: ...
     def on_actor_lost(self, *_: object) -> None: ...
+    def wait_for_room(self, *_: object, **__: object) -> None: ...
+    def owes_since(self, *_: object) -> None: ...
 
 
 def bench_delivery(scale: float, versions: int) -> dict[str, Any]:

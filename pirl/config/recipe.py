@@ -17,7 +17,7 @@ VARIANTS = ("flow-sde", "flow-noise")
 QUALIFIED_POLICIES = ("xvla",)
 """Policy types with a contract adapter (`pirl.contract`)."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of identity tensors, metadata keys and `pirl_*` transition fields."""
 
 
@@ -183,17 +183,29 @@ class RuntimeConfig:
     """Knobs of learner, actors and the link between them; never part of the policy config."""
 
     host: str = "127.0.0.1"
-    """Address the learner binds and actors dial; anything but loopback needs `token`.
-    Host-local.
+    """Address the learner binds and actors dial; anything but loopback needs a token, and TLS or
+    `insecure`. Host-local.
     """
     port: int = 50051
     """Host-local; 0 lets `pirl launch` pick a free one."""
     token: str | None = None
     """Shared secret carried as gRPC metadata; host-local, never written to evidence."""
+    token_file: str | None = None
+    """File with the token that only its owner may read; `token` and the environment variable
+    `PIRL_TOKEN` come first. Host-local.
+    """
     tls_cert: str | None = None
-    """PEM certificate file; host-local."""
+    """PEM certificate file: the learner's own; on actors the trust root, or with `tls_ca` their
+    own. Host-local.
+    """
     tls_key: str | None = None
-    """PEM key file of the learner; host-local."""
+    """PEM key file that belongs to `tls_cert`; host-local."""
+    tls_ca: str | None = None
+    """PEM file of the authority that signed the other side: a learner that has it lets in only
+    actors with a certificate of their own (mutual TLS). Host-local.
+    """
+    insecure: bool = False
+    """Let a learner be reached, and an actor dial, beyond loopback without TLS. Host-local."""
     actors: int = 1
     envs_per_actor: int = 1
     env_workers: int = 1
@@ -220,7 +232,9 @@ class RuntimeConfig:
     reconnect_s: float = 0.0
     """An actor that lost its learner tries this long to get it back; 0 ends at once."""
     rollout_timeout_s: float = 1800.0
-    """The learner stops when no decision arrives for this long."""
+    """The learner stops when no usable decision arrives for this long."""
+    version_timeout_s: float = 14400.0
+    """An actor gives its learner up when it publishes nothing for this long. Host-local."""
     heartbeat_s: float = 5.0
     actor_timeout_s: float = 30.0
     """A silent actor is given up after this long."""

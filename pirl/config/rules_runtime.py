@@ -10,11 +10,17 @@ import re
 from collections.abc import Iterator
 
 from pirl.config.recipe import RECIPE
+from pirl.config.secret import (
+    MAKE_TOKEN,
+    TOKEN_FORM,
+    TOKEN_VARIABLE,
+    has_token_elsewhere,
+    is_token,
+)
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?|mps")
-MIN_TOKEN_LENGTH = 16
 
 INERT_FIELDS: dict[str, tuple[object, str]] = {
     "algorithm": (None, "remove it: the algorithm comes from `pirl`"),
@@ -91,7 +97,7 @@ def check_groups(view: View) -> Iterator[FieldError]:
 
 
 def check_address(view: View) -> Iterator[FieldError]:
-    """Anything but loopback needs a token; a key needs a certificate."""
+    """Anything but loopback needs a token and TLS; certificate files come in sets."""
     host, token = view.text("runtime.host"), view.get("runtime.token")
     if host is not None and (not host.strip() or host != host.strip()):
         yield FieldError(
@@ -100,22 +106,34 @@ def check_address(view: View) -> Iterator[FieldError]:
             expected="a host name or an IP address",
             fix="set runtime.host=127.0.0.1",
         )
-    elif host is not None and not is_loopback(host) and token in (None, ABSENT):
-        yield FieldError(
-            field="runtime.host",
-            value=host,
-            expected="a loopback address, unless runtime.token is set",
-            fix="pass --runtime.token=SECRET to learner and actors, or use 127.0.0.1",
+    elif host is not None and not is_loopback(host):
+        is_known = token not in (None, ABSENT) or has_token_elsewhere(
+            view.text("runtime.token_file")
         )
-    if isinstance(token, str) and not _is_token(token):
+        if not is_known:
+            yield FieldError(
+                field="runtime.host",
+                value=host,
+                expected="a loopback address, unless there is a token",
+                fix=f"set {TOKEN_VARIABLE} or runtime.token_file for learner and actors, or use 127.0.0.1",
+            )
+        elif view.text("runtime.tls_cert") is None and view.flag("runtime.insecure") is not True:
+            yield FieldError(
+                field="runtime.host",
+                value=host,
+                expected="a loopback address, unless the link is encrypted",
+                fix="set runtime.tls_cert (and runtime.tls_key on the learner), or accept that token "
+                "and decisions can be read on the way with runtime.insecure=true",
+            )
+    if isinstance(token, str) and not is_token(token):
         yield FieldError(
             field="runtime.token",
             value="(hidden)",
-            expected=f"{MIN_TOKEN_LENGTH} or more printable ASCII characters without blanks",
-            fix="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            expected=TOKEN_FORM,
+            fix=f"make one with: {MAKE_TOKEN}",
         )
-    cert, key = view.get("runtime.tls_cert"), view.get("runtime.tls_key")
-    if isinstance(key, str) and cert in (None, ABSENT):
+    key = view.text("runtime.tls_key")
+    if key is not None and view.text("runtime.tls_cert") is None:
         yield FieldError(
             field="runtime.tls_key",
             value=key,
@@ -194,11 +212,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _is_token(token: str) -> bool:
-    printable = token.isascii() and token.isprintable() and " " not in token
-    return printable and len(token) >= MIN_TOKEN_LENGTH
 
 
 RUNTIME_RULES = (

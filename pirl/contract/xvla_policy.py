@@ -114,6 +114,11 @@ class XVLAFlowPolicy:
         return int(self._model.config.hidden_size)
 
     @property
+    def vocabulary(self) -> int:
+        """Token ids are below this: rows of the text encoder's embedding."""
+        return int(self._model.vlm.get_input_embeddings().num_embeddings)
+
+    @property
     def primary_view_shape(self) -> tuple[int, int]:
         """(tokens, Wv) of the primary view: the first tokens of `Context.vlm_features`."""
         return self._view_shape

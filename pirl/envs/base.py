@@ -98,6 +98,8 @@ class EnvInfo:
     sim_steps_per_action: int
     reset_mode: str
     """`hard` (LIBERO: the model is rebuilt) or `seeded` (MetaWorld)."""
+    max_step_reward: float = 1.0
+    """Largest |reward| of one control action; a decision with more is refused by the learner."""
 
     def max_decisions(self, executed_steps: int) -> int:
         """Decisions in the longest episode of any task when `executed_steps` rows run per chunk."""

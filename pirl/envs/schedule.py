@@ -13,7 +13,7 @@ from pirl.envs.split import StateSplit
 from pirl.episodes import EpisodePlan
 from pirl.errors import ConfigError, FieldError
 
-_EPISODES_PER_VERSION = 2**16
+EPISODES_PER_VERSION = 2**16
 """Episode ids of one actor within one policy version."""
 _VERSIONS = 2**16
 
@@ -52,7 +52,7 @@ def plan_episode(
         ConfigError: a counter exceeds what an episode id can hold.
     """
     turn = episode_index * num_envs + env_index
-    _check_counter("episode_index", turn, _EPISODES_PER_VERSION)
+    _check_counter("episode_index", turn, EPISODES_PER_VERSION)
     _check_counter("policy_version", policy_version, _VERSIONS)
     # Position among all episodes that all actors start under this version.
     place = (episode_index * num_actors + rank) * num_envs + env_index
@@ -67,9 +67,14 @@ def plan_episode(
         task_id=task_id,
         init_state_id=state,
         seed=_simulator_seed(split, state, seed, "simulator", policy_version, unit),
-        episode_id=rank * 2**32 + policy_version * _EPISODES_PER_VERSION + turn,
+        episode_id=first_episode_id(rank, policy_version) + turn,
         group_id=policy_version * 2**32 + unit if grouped else -1,
     )
+
+
+def first_episode_id(rank: int, policy_version: int) -> int:
+    """Ids of an actor's episodes under a version count up from here."""
+    return rank * 2**32 + policy_version * EPISODES_PER_VERSION
 
 
 def evaluation_plans(

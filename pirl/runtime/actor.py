@@ -46,6 +46,7 @@ from pirl.transport.wire import ParameterMessage
 logger = logging.getLogger(__name__)
 
 _WAIT_SLICE_S = 0.5
+_RECONNECT_PAUSE_S = 0.2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +88,8 @@ class Actor:
         self._timers = StageTimers()
         self._totals = _Totals()
         self._rollouts = 0
+        self._acted_version = -1
+        self._lost_since: float | None = None
         self._video = video
         self._started = time.monotonic()
         self._collector = RolloutCollector(
@@ -137,6 +140,10 @@ class Actor:
                 message = self._next_version(at_least)
                 if message is None or message.final:
                     return message is not None
+                if message.version != self._acted_version:
+                    # Only a new version shows that a link which was made again is of use.
+                    self._lost_since = None
+                self._acted_version = message.version
                 self._act(message, metrics)
                 # In async mode the same version goes on until there is a newer one.
                 at_least = message.version + (self._runtime.mode == "sync")
@@ -149,9 +156,20 @@ class Actor:
         return False
 
     def _next_version(self, at_least: int) -> ParameterMessage | None:
-        """The newest published version from `at_least` on; None when told to stop."""
+        """The newest published version from `at_least` on; None when told to stop.
+
+        Raises:
+            LinkClosedError: the learner is gone, or published nothing for `runtime.version_timeout_s`.
+        """
+        limit_s = self._runtime.version_timeout_s
+        end = time.monotonic() + limit_s
         with self._timers.stage("wait"):
             while not self._stop.is_set():
+                if time.monotonic() > end:
+                    raise LinkClosedError(
+                        f"the learner published no version from {at_least} on for {limit_s:g} s "
+                        "(runtime.version_timeout_s)"
+                    )
                 message = self._link.wait_for_version(at_least, timeout_s=_WAIT_SLICE_S)
                 if message is not None:
                     self._totals.versions_received.append(message.version)
@@ -159,19 +177,23 @@ class Actor:
         return None
 
     def _reconnect(self, lost: LinkClosedError) -> None:
-        """Get the learner back within `runtime.reconnect_s`.
+        """Get the learner back within `runtime.reconnect_s`, counted from the first of the losses that
+        no new version came between: a link that breaks again and again has no more time than one.
 
         Raises:
             LinkClosedError: it did not come back, or nobody asked for that (`reconnect_s` is 0).
             MismatchError: another run answers now.
         """
-        if self._runtime.reconnect_s <= 0 or self._stop.is_set():
+        now = time.monotonic()
+        self._lost_since = now if self._lost_since is None else self._lost_since
+        left_s = self._runtime.reconnect_s - (now - self._lost_since)
+        if left_s <= 0 or self._stop.is_set():
             raise lost
-        logger.warning(
-            "lost the learner (%s); waiting %g s for it", lost, self._runtime.reconnect_s
-        )
+        logger.warning("lost the learner (%s); waiting %g s for it", lost, left_s)
         with self._timers.stage("wait"):
-            self._link = self._link.reconnect(stop=self._stop)
+            # So that a learner which takes the contact and drops the link is not called without a pause.
+            self._stop.wait(_RECONNECT_PAUSE_S)
+            self._link = self._link.reconnect(left_s, stop=self._stop)
         self._totals.reconnects += 1
 
     def _act(self, message: ParameterMessage, metrics: MetricLog) -> None:
@@ -284,6 +306,8 @@ def run_actor(
         rank=rank,
         actor_id=actor_id,
         expected=session.algorithm.get_weights(),
+        # In `async` mode a learner that is in the middle of an update lets its actors wait.
+        send_timeout_s=cfg.runtime.version_timeout_s,
     ) as link:
         link.connect(stop=stop)
         folder = RunFolder(run_root(cfg.output_dir, link.identity.run_id))

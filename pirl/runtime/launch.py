@@ -21,6 +21,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pirl.config.check import CheckedConfig, check_config
+from pirl.config.secret import token_environment, without_token
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
@@ -88,6 +89,8 @@ def launch(
     """
     given = [o for o in overrides if not o.startswith("--runtime.actors=")]
     loaded = check_config(config_path, [*given, f"--runtime.actors={actors}"])
+    # Everybody on the machine can read the arguments of a process; its environment is its own.
+    given, env = without_token(given), token_environment(loaded.cfg.runtime, env)
     port = loaded.cfg.runtime.port or free_port(loaded.cfg.runtime.host)
     if _is_finished(loaded):
         return LaunchResult(exit_code=ExitCode.OK, processes=[], port=port)

@@ -48,6 +48,7 @@ from pirl.runtime.session import (
 from pirl.runtime.store import RolloutStore, TakenRollouts
 from pirl.runtime.timers import StageTimers
 from pirl.transport.server import LearnerServer
+from pirl.transport.wire import limits_of_rollout
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +91,15 @@ class Learner:
             actors=cfg.runtime.actors,
             mode=cfg.runtime.mode,
             staleness_threshold=cfg.pirl.staleness_threshold,
+            bounds=session.bounds,
         )
         self._settled = self._store.settled_counters()
         self._server = LearnerServer(
-            session.identity, runtime=cfg.runtime, schema=session.schema, sink=self._store
+            session.identity,
+            runtime=cfg.runtime,
+            schema=session.schema,
+            sink=self._store,
+            limits=limits_of_rollout(session.schema, decisions=session.bounds.max_decisions),
         )
         self._started = time.monotonic()
 

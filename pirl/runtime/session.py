@@ -24,9 +24,10 @@ from pirl.contract.xvla import (
     weights_digest,
 )
 from pirl.contract.xvla_inputs import real_cameras
-from pirl.envs import describe_env
+from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
+from pirl.runtime.door import RolloutBounds, bounds_of
 from pirl.runtime.identity import identity_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
@@ -44,6 +45,8 @@ class Session:
     """The policy's cameras in its order."""
     schema: TransitionSchema
     """What a transition of this recipe must look like."""
+    bounds: RolloutBounds
+    """What a rollout of it can mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +134,11 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         image_shapes={name: env.image_shapes[name] for name in image_keys},
         state_dim=env.state_width,
         language_tokens=policy_of(cfg).tokenizer_max_length,
+        vocabulary=policy.vocabulary,
         domains=policy_of(cfg).num_domains,
+        max_step_reward=env.max_step_reward,
     )
+    split = load_split(env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
     return Session(
         loaded=loaded,
         policy=policy,
@@ -140,6 +146,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         identity=identity,
         image_keys=image_keys,
         schema=schema,
+        bounds=bounds_of(cfg, spec=policy.spec, env=env, split=split, domain_id=identity.domain_id),
     )
 
 

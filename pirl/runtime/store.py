@@ -1,8 +1,9 @@
 """The on-policy rollout store: every decision is consumed once or dropped with a reason.
 
-Owns versions, completeness and the counters sent = received = consumed + dropped. Called from the
-server's threads (deposit) and the learner's loop (take). Why not LeRobot's `ReplayBuffer`: it converts
-to float32, augments and samples with replacement (`algorithm.md` 13.4). Read `pirl.runtime.learner` next.
+Owns versions, who delivered what, and the counters sent = received = consumed + dropped. Called from the
+server's threads (deposit) and the learner's loop (take). What a rollout may mean is `pirl.runtime.door`.
+Why not LeRobot's `ReplayBuffer`: it converts to float32, augments and samples with replacement
+(`algorithm.md` 13.4). Read `pirl.runtime.learner` next.
 """
 
 from __future__ import annotations
@@ -10,33 +11,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lerobot.utils.transition import Transition
 
 from pirl.errors import LinkClosedError, TransportError
 from pirl.records import EpisodeRecord
+from pirl.runtime.door import Rollout, RolloutBounds
+from pirl.transport.refusal import RefusedMessageError
 
 _WHOLE_VERSION = -1
+_MAX_OPEN = 8192
+"""`async`: episodes of one actor that may be under way; announcements overtake decisions that wait."""
 
 type _Key = tuple[int, int, str, int]
 """Version, rank, actor, and what is complete at once: in `sync` mode all that the actor has for the version, in
 `async` mode one episode, by its id."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Rollout:
-    """What one actor incarnation has delivered under one key."""
-
-    transitions: list[Transition] = field(default_factory=list[Transition])
-    episodes: list[EpisodeRecord] = field(default_factory=list[EpisodeRecord])
-    expected_decisions: int | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        return self.expected_decisions == len(self.transitions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +42,26 @@ class TakenRollouts:
 class RolloutStore:
     """Collects rollouts by version and actor until an update may consume them."""
 
-    def __init__(self, *, actors: int, mode: str, staleness_threshold: int) -> None:
+    def __init__(
+        self,
+        *,
+        actors: int,
+        mode: str,
+        staleness_threshold: int,
+        bounds: RolloutBounds | None = None,
+    ) -> None:
         self._ranks = range(actors)
         self._mode = mode
         self._staleness_threshold = staleness_threshold
-        self._rollouts: dict[_Key, _Rollout] = {}
+        self._bounds = bounds
+        self._rollouts: dict[_Key, Rollout] = {}
         self._owners: dict[tuple[int, int], str] = {}
+        """`async`: who delivers, or delivered, which episode of which version."""
+        self._used: set[_Key] = set()
+        """Keys of admissible versions that an update has consumed."""
         self._losses = 0
         self._current_version = 0
-        self._last_arrival = time.monotonic()
+        self._begun = time.monotonic()
         self._error: TransportError | None = None
         self._ready = threading.Condition()
         self.received = 0
@@ -71,46 +74,67 @@ class RolloutStore:
     def on_transitions(
         self, rank: int, actor_id: str, transitions: Sequence[Transition], num_bytes: int
     ) -> None:
-        """Accept decisions; stale or future ones are counted and dropped."""
+        """Keep decisions; stale ones and copies of what another actor delivered are counted and dropped.
+
+        Raises:
+            RefusedMessageError: the actor may not send that; all it delivered is dropped with the reason.
+        """
         with self._ready:
-            self._last_arrival = time.monotonic()
             self.bytes_received += num_bytes
-            for transition in transitions:
-                self.received += 1
-                version, episode = _identifiers(transition)
-                if self._is_too_old(version):
-                    self.dropped["stale"] += 1
-                elif version > self._current_version:
-                    self.dropped["version_from_the_future"] += 1
-                elif self._is_repeat(version, episode, actor_id):
-                    self.dropped["superseded"] += 1
-                else:
-                    self._rollout(version, rank, actor_id, episode).transitions.append(transition)
+            self.received += len(transitions)
+            for place, transition in enumerate(transitions):
+                try:
+                    self._keep(rank, actor_id, transition)
+                except RefusedMessageError as error:
+                    self.dropped[error.reason] += len(transitions) - place
+                    self.on_actor_refused(rank, actor_id, error.reason)
+                    raise
             self._ready.notify_all()
 
     def on_interaction(self, rank: int, actor_id: str, message: Mapping[str, Any]) -> None:
         """Accept an actor's end-of-rollout message; heartbeats only show life.
 
         Raises:
-            TransportError: in `async` mode, the message is not about exactly one episode.
+            RefusedMessageError: as `on_transitions`.
         """
         if message.get("type") != "rollout_done":
             return
-        episodes = [EpisodeRecord(**episode) for episode in message["episodes"]]
-        if self._mode == "async" and len(episodes) != 1:
-            raise TransportError(
-                f"rollout_done of rank {rank} has {len(episodes)} episodes; async mode reports each by itself"
-            )
+        records = [EpisodeRecord(**episode) for episode in message["episodes"]]
         with self._ready:
-            self._last_arrival = time.monotonic()
-            version = int(message["version"])
-            episode = episodes[0].episode_id if episodes else _WHOLE_VERSION
-            if self._is_too_old(version) or self._is_repeat(version, episode, actor_id):
-                return
-            rollout = self._rollout(version, rank, actor_id, episode)
-            rollout.expected_decisions = int(message["decisions"])
-            rollout.episodes = episodes
+            try:
+                self._announce(rank, actor_id, message, records)
+            except RefusedMessageError as error:
+                self.on_actor_refused(rank, actor_id, error.reason)
+                raise
             self._ready.notify_all()
+
+    def on_actor_refused(self, rank: int, actor_id: str, reason: str) -> None:
+        """Discard all that an actor delivered and no update has consumed, complete or not."""
+        with self._ready:
+            for key in self._keys_of(rank, actor_id):
+                version, _, _, episode = key
+                self.dropped[reason] += len(self._rollouts.pop(key).transitions)
+                self._owners.pop((version, episode), None)
+            self._ready.notify_all()
+
+    def wait_for_room(self, rank: int, *, goes_on: Callable[[], bool]) -> None:
+        """Hold up a `async` actor that is ahead of the learner; a `sync` one has a limit of its own."""
+        if self._mode != "async" or self._bounds is None:
+            return
+        with self._ready:
+            while self._held_of(rank) >= self._room and goes_on():
+                self._ready.wait(timeout=0.2)
+
+    def owes_since(self, rank: int, actor_id: str) -> float | None:
+        """Since when decisions are missing that the actor announced, or an episode's announcement."""
+        with self._ready:
+            owed = [
+                rollout.changed
+                for key in self._keys_of(rank, actor_id)
+                if not (rollout := self._rollouts[key]).is_complete
+                and (rollout.announced is not None or self._mode == "async")
+            ]
+            return min(owed, default=None)
 
     def on_actor_lost(self, rank: int, actor_id: str, reason: str) -> None:
         """Forget what a lost actor delivered only in part; its replacement collects it again.
@@ -120,7 +144,7 @@ class RolloutStore:
         with self._ready:
             self._losses += 1
             kept_as = f"{actor_id} (loss {self._losses})"
-            for key in [k for k in self._rollouts if k[1:3] == (rank, actor_id)]:
+            for key in self._keys_of(rank, actor_id):
                 version, _, _, episode = key
                 rollout = self._rollouts.pop(key)
                 if rollout.is_complete:
@@ -143,11 +167,13 @@ class RolloutStore:
         """Admit decisions of `version`; called before it is published, so that none arrives too early."""
         with self._ready:
             self._current_version = version
-            self._last_arrival = time.monotonic()
+            self._begun = time.monotonic()
+            self._used = {key for key in self._used if not self._is_too_old(key[0])}
             for key in [k for k in self._rollouts if self._is_too_old(k[0])]:
                 self.dropped["stale"] += len(self._rollouts.pop(key).transitions)
             for owned in [k for k in self._owners if self._is_too_old(k[0])]:
                 del self._owners[owned]
+            self._ready.notify_all()
 
     def take(
         self, *, min_decisions: int, timeout_s: float, stop: threading.Event
@@ -158,8 +184,7 @@ class RolloutStore:
         episode of an admissible version, once they have at least `min_decisions` decisions in all.
 
         Raises:
-            LinkClosedError: nothing arrived for `timeout_s`.
-            TransportError: a rollout is inconsistent.
+            LinkClosedError: nothing that is still held arrived for `timeout_s`.
         """
         with self._ready:
             while True:
@@ -170,10 +195,12 @@ class RolloutStore:
                     return self._consume(keys)
                 if stop.is_set():
                     return None
-                silent_s = time.monotonic() - self._last_arrival
+                # Of what is held only: decisions that were dropped must not put the deadline off.
+                arrivals = (rollout.changed for rollout in self._rollouts.values())
+                silent_s = time.monotonic() - max((self._begun, *arrivals))
                 if silent_s > timeout_s:
                     raise LinkClosedError(
-                        f"no decision for version {self._current_version} arrived for {silent_s:.0f} s "
+                        f"no usable decision for version {self._current_version} arrived for {silent_s:.0f} s "
                         f"(runtime.rollout_timeout_s = {timeout_s}); have: {self._summary()}"
                     )
                 self._ready.wait(timeout=0.2)
@@ -215,9 +242,76 @@ class RolloutStore:
 
     # -- inside the lock ---------------------------------------------------------------------------
 
-    def _rollout(self, version: int, rank: int, actor_id: str, episode: int) -> _Rollout:
+    def _keep(self, rank: int, actor_id: str, transition: Transition) -> None:
+        version, episode = _identifiers(transition)
+        rollout = self._open(rank, actor_id, version=version, episode=episode)
+        if isinstance(rollout, str):
+            self.dropped[rollout] += 1
+            return
+        rollout.add(transition, self._bounds)
+        rollout.changed = time.monotonic()
+
+    def _announce(
+        self,
+        rank: int,
+        actor_id: str,
+        message: Mapping[str, Any],
+        records: Sequence[EpisodeRecord],
+    ) -> None:
+        version = int(message["version"])
+        if self._mode == "async" and len(records) != 1:
+            raise RefusedMessageError(
+                "records",
+                f"rollout_done of rank {rank} has {len(records)} episodes; async mode reports each "
+                "by itself",
+            )
+        episode = records[0].episode_id if records else _WHOLE_VERSION
+        rollout = self._open(rank, actor_id, version=version, episode=episode)
+        if isinstance(rollout, str):
+            return
+        rollout.announce(int(message["decisions"]), records, self._bounds)
+        rollout.changed = time.monotonic()
+
+    def _open(self, rank: int, actor_id: str, *, version: int, episode: int) -> Rollout | str:
+        """The rollout that a message is about; a text when it is about none that an update can use.
+
+        Raises:
+            RefusedMessageError: no actor can have acted with `version` yet, or the actor's own share of
+                it is complete and was consumed.
+        """
+        if self._is_too_old(version):
+            return "stale"
+        if version > self._current_version:
+            raise RefusedMessageError(
+                "version_from_the_future",
+                f"version {version}, the learner is at {self._current_version}",
+            )
         unit = episode if self._mode == "async" else _WHOLE_VERSION
-        return self._rollouts.setdefault((version, rank, actor_id, unit), _Rollout())
+        key = (version, rank, actor_id, unit)
+        if key in self._used:
+            raise RefusedMessageError("surplus", f"version {version} again, after it was used")
+        if self._is_repeat(version, episode, actor_id) or self._is_used(version, rank):
+            return "superseded"
+        if key not in self._rollouts:
+            if len(self._keys_of(rank, actor_id)) >= _MAX_OPEN:
+                raise RefusedMessageError("surplus", f"more than {_MAX_OPEN} rollouts at once")
+            self._rollouts[key] = Rollout(rank=rank, version=version, changed=time.monotonic())
+        return self._rollouts[key]
+
+    def _is_used(self, version: int, rank: int) -> bool:
+        """`sync`: whether the rank's rollout was consumed, which another actor had delivered."""
+        return self._mode == "sync" and any(key[:2] == (version, rank) for key in self._used)
+
+    def _keys_of(self, rank: int, actor_id: str) -> list[_Key]:
+        return [key for key in self._rollouts if key[1:3] == (rank, actor_id)]
+
+    def _held_of(self, rank: int) -> int:
+        return sum(len(r.transitions) for key, r in self._rollouts.items() if key[1] == rank)
+
+    @property
+    def _room(self) -> int:
+        """`async`: decisions of one rank that may be held; one actor alone can fill an update."""
+        return 0 if self._bounds is None else self._bounds.max_held
 
     def _is_repeat(self, version: int, episode: int, actor_id: str) -> bool:
         """Whether another actor already owns this episode (`async`; whole versions are compared when taken).
@@ -240,16 +334,8 @@ class RolloutStore:
             return complete if held >= max(min_decisions, 1) else []
         chosen: dict[int, _Key] = {}
         for key in sorted(self._rollouts):
-            version, rank, actor_id, _ = key
-            rollout = self._rollouts[key]
-            expected = rollout.expected_decisions
-            if expected is not None and len(rollout.transitions) > expected:
-                raise TransportError(
-                    f"actor {actor_id} (rank {rank}) sent {len(rollout.transitions)} decisions for "
-                    f"version {version} and announced {expected}"
-                )
-            if rollout.is_complete:
-                chosen.setdefault(rank, key)
+            if self._rollouts[key].is_complete:
+                chosen.setdefault(key[1], key)
         return list(chosen.values()) if len(chosen) == len(self._ranks) else []
 
     def _consume(self, keys: Sequence[_Key]) -> TakenRollouts:
@@ -257,18 +343,19 @@ class RolloutStore:
         taken = [self._rollouts.pop(key) for key in keys]
         transitions = [t for rollout in taken for t in rollout.transitions]
         self.consumed += len(transitions)
+        self._used.update(keys)
         if self._mode == "sync":
             # What a replaced actor had delivered for this version is a second copy of the same decisions.
             for key in [k for k in self._rollouts if k[0] == version]:
                 self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
         return TakenRollouts(
             transitions=transitions,
-            episodes=[episode for rollout in taken for episode in rollout.episodes],
+            episodes=[record for rollout in taken for record in rollout.records],
         )
 
     def _summary(self) -> str:
         parts = [
-            f"version {v} rank {rank}: {len(r.transitions)}/{r.expected_decisions or '?'}"
+            f"version {v} rank {rank}: {len(r.transitions)}/{r.announced or '?'}"
             for (v, rank, *_), r in sorted(self._rollouts.items())
         ]
         return ", ".join(parts) or "nothing"

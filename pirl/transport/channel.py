@@ -26,6 +26,9 @@ EMPTY: Any = PB.Empty()
 FINISHED_KEY = "pirl-finished"
 """Trailing metadata of a parameter stream that ended because the run is complete."""
 
+REFUSED_KEY = "pirl-refused"
+"""Trailing metadata of a refusal that another try would meet again: its short name."""
+
 
 _MIN_PING_TIMEOUT_S = 2.0
 
@@ -99,28 +102,45 @@ def is_loopback(host: str) -> bool:
 
 
 def require_safe_bind(runtime: RuntimeConfig) -> None:
-    """An address that others can reach needs a token.
+    """What a learner must have before it listens; `runtime.token` is already looked up.
 
     Raises:
-        ConfigError: `runtime.host` is not loopback and there is no token, or half of TLS is set.
+        ConfigError: `runtime.host` is not loopback and there is no token or no TLS, or TLS is set
+            by half.
     """
     errors: list[FieldError] = []
-    if not is_loopback(runtime.host) and not runtime.token:
+    is_open = not is_loopback(runtime.host)
+    if is_open and not runtime.token:
         errors.append(
             FieldError(
                 field="runtime.token",
-                value=runtime.token,
+                value=None,
                 expected=f"a shared secret, as runtime.host = {runtime.host!r} is not loopback",
-                fix="set runtime.token on learner and actors, or runtime.host=127.0.0.1",
+                fix="set PIRL_TOKEN or runtime.token_file for learner and actors, or "
+                "runtime.host=127.0.0.1",
             )
         )
-    if runtime.tls_key and not runtime.tls_cert:
+    if is_open and not runtime.tls_key and not runtime.insecure:
         errors.append(
             FieldError(
-                field="runtime.tls_cert",
+                field="runtime.insecure",
+                value=False,
+                expected=f"TLS, as runtime.host = {runtime.host!r} is not loopback",
+                fix="set runtime.tls_cert and runtime.tls_key, or accept that token and decisions can "
+                "be read on the way with runtime.insecure=true",
+            )
+        )
+    given = {name: getattr(runtime, name) for name in ("tls_cert", "tls_key", "tls_ca")}
+    missing = [name for name in ("tls_cert", "tls_key") if not given[name]]
+    if any(given.values()) and missing:
+        errors.append(
+            FieldError(
+                field=f"runtime.{missing[0]}",
                 value=None,
-                expected="the certificate that belongs to runtime.tls_key",
-                fix="set both on the learner, runtime.tls_cert alone on actors",
+                expected="certificate and key together: a learner would serve in plain text "
+                "without one of them",
+                fix="set runtime.tls_cert and runtime.tls_key on the learner; on actors "
+                "runtime.tls_cert or runtime.tls_ca",
             )
         )
     if errors:
@@ -128,7 +148,7 @@ def require_safe_bind(runtime: RuntimeConfig) -> None:
 
 
 def server_credentials(runtime: RuntimeConfig) -> grpc.ServerCredentials | None:
-    """TLS credentials of the learner, None without TLS.
+    """TLS credentials of the learner, None without TLS; with `tls_ca` actors must have their own.
 
     Raises:
         EnvironmentNotReadyError: a file cannot be read.
@@ -136,20 +156,36 @@ def server_credentials(runtime: RuntimeConfig) -> grpc.ServerCredentials | None:
     if not runtime.tls_cert or not runtime.tls_key:
         return None
     pair = (_read(runtime.tls_key), _read(runtime.tls_cert))
-    return grpc.ssl_server_credentials([pair])
+    authority = _read(runtime.tls_ca) if runtime.tls_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def trust_root(runtime: RuntimeConfig) -> str | None:
+    """The file by which an actor knows its learner; None without TLS."""
+    return runtime.tls_ca or runtime.tls_cert
+
+
+def own_certificate(runtime: RuntimeConfig) -> tuple[str, str] | None:
+    """An actor's certificate and key for mutual TLS."""
+    if runtime.tls_ca and runtime.tls_cert and runtime.tls_key:
+        return runtime.tls_cert, runtime.tls_key
+    return None
 
 
 def open_channel(runtime: RuntimeConfig) -> grpc.Channel:
     """The actor's channel; nothing is dialled yet.
 
     Raises:
-        EnvironmentNotReadyError: the certificate cannot be read.
+        EnvironmentNotReadyError: a certificate cannot be read.
     """
     target = address_of(runtime, runtime.port)
     options = client_options(runtime.heartbeat_s)
-    if not runtime.tls_cert:
+    root = trust_root(runtime)
+    if root is None:
         return grpc.insecure_channel(target, options)
-    credentials = grpc.ssl_channel_credentials(root_certificates=_read(runtime.tls_cert))
+    own = own_certificate(runtime)
+    cert, key = (None, None) if own is None else (_read(own[0]), _read(own[1]))
+    credentials = grpc.ssl_channel_credentials(_read(root), key, cert)
     return grpc.secure_channel(target, credentials, options)
 
 
@@ -159,5 +195,5 @@ def _read(path: str) -> bytes:
     except OSError as error:
         raise EnvironmentNotReadyError(
             f"TLS file {Path(path).name} cannot be read: {error.strerror}",
-            remedy="check runtime.tls_cert and runtime.tls_key",
+            remedy="check runtime.tls_cert, runtime.tls_key and runtime.tls_ca",
         ) from error

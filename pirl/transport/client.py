@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import grpc
@@ -19,12 +20,14 @@ from lerobot.utils.transition import Transition
 from torch import Tensor
 
 from pirl.config.recipe import RuntimeConfig
+from pirl.config.secret import with_token
 from pirl.errors import LinkClosedError, PirlError, TransportError
 from pirl.transport import identity, messages, status, wire
 from pirl.transport.channel import EMPTY, FINISHED_KEY, PB, address_of, open_channel
 from pirl.transport.contact import Contact, meet_learner, verify_learner
 from pirl.transport.identity import Claims, Identity
 from pirl.transport.outbox import Outbox
+from pirl.transport.refusal import UNREADABLE, RefusedMessageError
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +45,9 @@ class ActorLink:
         rank: this actor's rank, below `runtime.actors`.
         actor_id: unique per process; None makes one.
         expected: tensors whose names, shapes and dtypes a publication must have; None takes any.
+        secret: what the learner gave to this actor's incarnation before, if there was one.
         send_timeout_s: a send that finds no room for this long ends the link.
+        limits: None means what `expected` needs.
     """
 
     def __init__(
@@ -53,16 +58,20 @@ class ActorLink:
         rank: int,
         actor_id: str | None = None,
         expected: Mapping[str, Tensor] | None = None,
+        secret: str | None = None,
         send_timeout_s: float = 60.0,
-        limits: wire.Limits = wire.DEFAULT_LIMITS,
+        limits: wire.Limits | None = None,
     ) -> None:
         self._ours = ours
-        self._runtime = runtime
+        self._runtime = with_token(runtime)
         self._rank = rank
         self.actor_id = actor_id or f"actor-{rank}-{uuid.uuid4().hex[:12]}"
         self._expected = expected
         self._send_timeout_s = send_timeout_s
-        self._limits = limits
+        self._secret = secret
+        self._limits = limits or (
+            wire.DEFAULT_LIMITS if expected is None else wire.limits_of_parameters(expected)
+        )
         self._changed = threading.Condition()
         self._latest: wire.ParameterMessage | None = None
         self._error: PirlError | None = None
@@ -70,6 +79,7 @@ class ActorLink:
         self._contact: Contact | None = None
         self._is_closing = threading.Event()
         self._channel: grpc.Channel | None = None
+        self._stop: threading.Event | None = None
         self._parameter_call: Any = None
         self._uploads: dict[str, Any] = {}
         self._transitions = Outbox(max_bytes=_OUTBOX_BYTES)
@@ -111,14 +121,16 @@ class ActorLink:
 
         Args:
             timeout_s: deadline for all of it; None means `runtime.connect_timeout_s`.
-            stop: ends the wait for a learner early.
+            stop: ends the wait for a learner early, and later every wait for room to send.
 
         Raises:
+            EnvironmentNotReadyError: TLS with the learner fails.
             MismatchError: the two sides differ; every field with both values.
             LinkClosedError: no learner answered in time, or `stop` was set.
             TransportError: the learner has no room for this actor.
         """
         limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
+        self._stop = stop
         self._channel = open_channel(self._runtime)
         stub = services_pb2_grpc.LearnerServiceStub(self._channel)
         try:
@@ -128,6 +140,7 @@ class ActorLink:
                 runtime=self._runtime,
                 metadata=self._metadata(),
                 limit_s=limit_s,
+                is_first=not self._ours.run_id,
                 stop=stop,
             )
         except PirlError:
@@ -135,6 +148,7 @@ class ActorLink:
             raise
         self._contact = contact
         self._ours = contact.identity
+        self._secret = contact.secret
         self._open_streams(stub)
         _logger.info(
             "linked to the learner at %s as rank %d, run %s",
@@ -165,6 +179,7 @@ class ActorLink:
             rank=self._rank,
             actor_id=self.actor_id,
             expected=self._expected,
+            secret=self._secret,
             send_timeout_s=self._send_timeout_s,
             limits=self._limits,
         )
@@ -262,7 +277,10 @@ class ActorLink:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         who = identity.caller_metadata(
-            actor_id=self.actor_id, rank=self._rank, token=self._runtime.token
+            actor_id=self.actor_id,
+            rank=self._rank,
+            token=self._runtime.token,
+            secret=self._secret,
         )
         return (*self._ours.to_metadata(), *who)
 
@@ -296,8 +314,8 @@ class ActorLink:
 
     def _receive(self) -> None:
         """Body of the receiving thread: every complete publication replaces the one before."""
-        call = self._parameter_call
-        try:
+        with self._ends_the_link("receiving parameters"):
+            call = self._parameter_call
             for message in wire.assemble(
                 call, max_bytes=self._limits.parameter_bytes, what="parameters"
             ):
@@ -309,19 +327,32 @@ class ActorLink:
                         limits=self._limits,
                     )
                 )
+            if any(key == FINISHED_KEY for key, _ in call.trailing_metadata() or ()):
+                _logger.info("the learner finished its run")
+                with self._changed:
+                    self._is_finished = True
+                    self._changed.notify_all()
+                return
+            raise LinkClosedError("the learner ended the parameter stream")
+
+    @contextmanager
+    def _ends_the_link(self, doing: str) -> Generator[None]:
+        """Whatever ends a thread of this link ends the link with that reason, foreign errors too."""
+        reason: PirlError | None = TransportError(f"{doing}: the thread died, see its traceback")
+        try:
+            yield
+            reason = None
         except grpc.RpcError as error:
-            self._fail(status.from_rpc_error(error, doing="receiving parameters"))
-            return
+            reason = status.from_rpc_error(error, doing=doing, was_admitted=True)
+        except RefusedMessageError as error:
+            # Damaged on the way; whole but wrong parameters would be so again.
+            is_damaged = error.reason == UNREADABLE
+            reason = LinkClosedError(f"{doing}: {error}") if is_damaged else error
         except PirlError as error:
-            self._fail(error)
-            return
-        if any(key == FINISHED_KEY for key, _ in call.trailing_metadata() or ()):
-            _logger.info("the learner finished its run")
-            with self._changed:
-                self._is_finished = True
-                self._changed.notify_all()
-            return
-        self._fail(LinkClosedError("the learner ended the parameter stream"))
+            reason = error
+        finally:
+            if reason is not None:
+                self._fail(reason)
 
     def _accept(self, message: wire.ParameterMessage) -> None:
         with self._changed:
@@ -335,14 +366,9 @@ class ActorLink:
     def _beat(self) -> None:
         """Body of the heartbeat thread."""
         beat = messages.encode_interaction({"type": messages.HEARTBEAT})
-        while not self._is_closing.wait(self._runtime.heartbeat_s):
-            if self._error is not None:
-                return
-            try:
+        with self._ends_the_link("sending heartbeats"):
+            while not self._is_closing.wait(self._runtime.heartbeat_s) and self._error is None:
                 self._interactions.put(beat, timeout_s=self._runtime.actor_timeout_s)
-            except LinkClosedError as error:
-                self._fail(error)
-                return
 
     def _upload_watcher(self, name: str) -> Callable[[Any], None]:
         def on_done(upload: Any) -> None:
@@ -350,7 +376,7 @@ class ActorLink:
             # The learner cancels a given-up actor's uploads and says why on the parameter stream.
             if self._is_closing.is_set() or code is grpc.StatusCode.CANCELLED:
                 return
-            self._fail(status.to_error(code, upload.details(), doing=f"sending {name}"))
+            self._fail(status.from_call(upload, doing=f"sending {name}", was_admitted=True))
 
         return on_done
 
@@ -366,11 +392,14 @@ class ActorLink:
 
     def _put(self, outbox: Outbox, payload: bytes) -> None:
         try:
-            outbox.put(payload, timeout_s=self._send_timeout_s)
+            outbox.put(payload, timeout_s=self._send_timeout_s, give_up=self._is_told_to_stop)
         except LinkClosedError as error:
             if self._error is not None:
                 raise self._error from error
             raise
+
+    def _is_told_to_stop(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
     def _say_goodbye(self, flush_s: float) -> None:
         end = time.monotonic() + flush_s

@@ -8,6 +8,7 @@ metadata) and the comparison. Refuses to know sockets, weights or configs. Read
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from urllib.parse import quote, unquote
@@ -25,6 +26,10 @@ METADATA_PREFIX = "pirl-"
 ACTOR_ID_KEY = "pirl-actor-id"
 RANK_KEY = "pirl-rank"
 TOKEN_KEY = "pirl-token"
+SECRET_KEY = "pirl-actor-secret"
+"""The learner's answer to `Ready` carries it, and every later call of that actor."""
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 MAX_VALUE_BYTES = 1024
 """Longest text of one field; gRPC's default metadata limit is 8 KiB for a whole call."""
@@ -112,10 +117,13 @@ def from_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Claims:
     return claims
 
 
-def caller_metadata(*, actor_id: str, rank: int, token: str | None) -> tuple[tuple[str, str], ...]:
-    """What an actor adds to its identity on every call."""
+def caller_metadata(
+    *, actor_id: str, rank: int, token: str | None, secret: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    """What an actor adds to its identity on every call; `secret` is the answer to its `Ready`."""
     who = ((ACTOR_ID_KEY, quote(actor_id)), (RANK_KEY, str(rank)))
-    return who if token is None else (*who, (TOKEN_KEY, quote(token)))
+    hidden = ((TOKEN_KEY, token), (SECRET_KEY, secret))
+    return (*who, *((key, quote(value)) for key, value in hidden if value is not None))
 
 
 def text_of(metadata: Iterable[tuple[str, str | bytes]], key: str) -> str | None:
@@ -154,6 +162,11 @@ def check(ours: Identity, theirs: Claims, *, config_identity: str) -> list[Field
     if hooks.disabled("handshake"):
         return []
     return compare(ours, theirs, config_identity=config_identity)
+
+
+def is_run_id(value: object) -> bool:
+    """Whether `value` names a run; it becomes a folder name, so nothing else may be in it."""
+    return isinstance(value, str) and RUN_ID.fullmatch(value) is not None
 
 
 def adopt_run_id(ours: Identity, theirs: Claims) -> Identity:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 from pirl.errors import TransportError
 from pirl.records import EpisodeRecord
+from pirl.transport.bounded_json import parse_json
+from pirl.transport.refusal import UNREADABLE, RefusedMessageError
 
 ROLLOUT_DONE = "rollout_done"
 HEARTBEAT = "heartbeat"
 GOODBYE = "goodbye"
 
+MAX_BYTES = 4 * 2**20
 MAX_EPISODES = 8192
 MAX_METRICS = 256
 _MAX_TEXT = 256
+_MAX_DEPTH = 3
 _MAX_WHOLE = 2**62
 _PICKLE_PROTOCOL_MARK = b"\x80"
 _EPISODE_TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EpisodeRecord)}
@@ -53,17 +57,20 @@ def decode_interaction(raw: bytes | bytearray) -> dict[str, Any]:
         TransportError: not JSON, an unknown type, or a field missing, foreign or out of range.
     """
     try:
-        message = json.loads(raw.decode(), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise TransportError("interaction is nested too deeply") from error
+        message = parse_json(
+            raw,
+            max_bytes=MAX_BYTES,
+            max_depth=_MAX_DEPTH,
+            max_containers=MAX_EPISODES + _MAX_DEPTH,
+        )
     except ValueError as error:
-        raise TransportError(f"interaction is not JSON: {str(error)[:100]}") from error
-    check_interaction(message)
-    return message
+        text = f"interaction is not JSON: {str(error)[:100]}"
+        raise RefusedMessageError(UNREADABLE, text) from error
+    return check_interaction(message)
 
 
-def check_interaction(message: object) -> None:
-    """A dict of type `rollout_done`, `heartbeat` or `goodbye` with exactly its fields.
+def check_interaction(message: object) -> dict[str, Any]:
+    """`message`, a dict of type `rollout_done`, `heartbeat` or `goodbye` with exactly its fields.
 
     Raises:
         TransportError: names the first field that is wrong.
@@ -75,6 +82,9 @@ def check_interaction(message: object) -> None:
         _check_rollout_done(message)
     elif kind not in (HEARTBEAT, GOODBYE):
         raise TransportError(f"interaction of unknown type {kind!r:.80}")
+    elif message.keys() != {"type"}:
+        raise TransportError(f"{kind} has fields {sorted(message)!r:.300}")
+    return message
 
 
 def _check_rollout_done(message: dict[str, Any]) -> None:
@@ -117,7 +127,3 @@ def _as_float(value: object) -> float:
     if isinstance(value, int) and abs(value) > _MAX_WHOLE:
         return math.inf
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

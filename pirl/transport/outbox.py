@@ -8,12 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lerobot.transport.utils import send_bytes_in_chunks
 
 from pirl.errors import LinkClosedError
+
+_SLICE_S = 0.5
 
 
 class Outbox:
@@ -26,22 +28,33 @@ class Outbox:
         self._is_closed = False
         self._changed = threading.Condition()
 
-    def put(self, message: bytes, *, timeout_s: float) -> None:
+    def put(
+        self,
+        message: bytes,
+        *,
+        timeout_s: float,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Queue `message`; one message always fits an empty queue.
 
+        Args:
+            give_up: looked at while there is no room.
+
         Raises:
-            LinkClosedError: the stream took nothing for `timeout_s`, or has ended.
+            LinkClosedError: the stream took nothing for `timeout_s`, has ended, or `give_up` said so.
         """
         end = time.monotonic() + timeout_s
         with self._changed:
             while self._waiting and self._waiting_bytes + len(message) > self._max_bytes:
                 left_s = end - time.monotonic()
-                if self._is_closed or left_s <= 0:
+                if self._is_closed or left_s <= 0 or give_up():
                     break
-                self._changed.wait(left_s)
+                self._changed.wait(min(left_s, _SLICE_S))
             if self._is_closed:
                 raise LinkClosedError("the link has ended; nothing more can be sent")
             if self._waiting and self._waiting_bytes + len(message) > self._max_bytes:
+                if give_up():
+                    raise LinkClosedError("told to stop while the learner took nothing")
                 raise LinkClosedError(
                     f"the learner took nothing for {timeout_s:g} s; "
                     f"{len(self._waiting)} messages wait"

@@ -18,19 +18,28 @@ from pirl.algorithm import recording
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import TransportError
 from pirl.records import ActionSpec
+from pirl.transport.refusal import RefusedMessageError
 
 _KEYS = frozenset(Transition.__annotations__)
 _MAX_ID = 2**62
+MAX_MAGNITUDE = 1e4
+"""Largest |x| of a state, an action, a chain or an element's log-prob: metres, radians, flow units,
+nats. Far above what occurs and far below what overflows in a network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """One tensor: dtype, shape with the leading 1, and for whole numbers the inclusive range."""
+    """One tensor: dtype, shape with the leading 1, and the inclusive range of its numbers."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    low: int | None = None
-    high: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one such tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def check(self, value: object, name: str) -> Tensor:
         """`value`, if it is such a tensor.
@@ -45,12 +54,13 @@ class TensorSpec:
                 f"{name} is {value.dtype} {tuple(value.shape)}, must be {self.dtype} {self.shape}"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise TransportError(f"{name} holds values that are not finite")
-        low, high = self.low, self.high
-        if (low is not None and bool((value < low).any())) or (
-            high is not None and bool((value > high).any())
-        ):
-            raise TransportError(f"{name} holds values outside {low}..{high}")
+            raise RefusedMessageError("not_finite", f"{name} holds values that are not finite")
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if bool((value < low).any()) or bool((value > high).any()):
+            raise RefusedMessageError(
+                "out_of_range", f"{name} holds values outside {low:g}..{high:g}"
+            )
         return value
 
 
@@ -61,11 +71,19 @@ class TransitionSchema:
     state: Mapping[str, TensorSpec]
     action: TensorSpec
     info: Mapping[str, TensorSpec]
+    max_reward: float = math.inf
+    """Largest |reward| of one decision."""
 
     @property
     def tensors_per_transition(self) -> int:
         """Most storages a transition can need."""
         return 2 * len(self.state) + 1 + len(self.info)
+
+    @property
+    def bytes_per_transition(self) -> int:
+        """Most bytes that the tensors of one transition can need."""
+        specs = (*self.state.values(), *self.state.values(), self.action, *self.info.values())
+        return sum(spec.num_bytes for spec in specs)
 
     def check(self, item: object, row: int) -> Transition:
         """`item` as a transition of this schema.
@@ -81,7 +99,11 @@ class TransitionSchema:
         _check_tensors(fields["complementary_info"], self.info, f"{where} complementary_info")
         reward = fields["reward"]
         if type(reward) is not float or not math.isfinite(reward):
-            raise TransportError(f"{where} reward is not a finite float")
+            raise RefusedMessageError("not_finite", f"{where} reward is not a finite float")
+        if abs(reward) > self.max_reward:
+            raise RefusedMessageError(
+                "out_of_range", f"{where} reward {reward:g} is beyond {self.max_reward:g}"
+            )
         for name in ("done", "truncated"):
             if type(fields[name]) is not bool:
                 raise TransportError(f"{where} {name} is not a bool")
@@ -97,6 +119,7 @@ def transition_schema(
     language_tokens: int,
     vocabulary: int | None = None,
     domains: int | None = None,
+    max_step_reward: float = MAX_MAGNITUDE,
 ) -> TransitionSchema:
     """The schema of a recipe (`algorithm.md` 13.1).
 
@@ -106,6 +129,7 @@ def transition_schema(
         language_tokens: L.
         vocabulary: token ids are below this; None leaves the upper end open.
         domains: domain ids are below this; None leaves the upper end open.
+        max_step_reward: largest |reward| of one control action (`EnvInfo`).
     """
     float32, int64 = torch.float32, torch.int64
     rows, width = spec.executed_steps, spec.model_dim
@@ -113,7 +137,7 @@ def transition_schema(
         name: TensorSpec(dtype=torch.uint8, shape=(1, *shape))
         for name, shape in image_shapes.items()
     }
-    state["observation.state"] = TensorSpec(dtype=float32, shape=(1, state_dim))
+    state["observation.state"] = _numbers(1, state_dim)
     identifier = TensorSpec(dtype=int64, shape=(1,), low=0, high=_MAX_ID)
     info = {
         "pirl_version": identifier,
@@ -125,34 +149,36 @@ def transition_schema(
         "pirl_input_ids": TensorSpec(
             dtype=int64, shape=(1, language_tokens), low=0, high=_below(vocabulary)
         ),
-        "pirl_step_rewards": TensorSpec(dtype=float32, shape=(1, rows)),
+        "pirl_step_rewards": TensorSpec(
+            dtype=float32, shape=(1, rows), low=-max_step_reward, high=max_step_reward
+        ),
         "is_intervention": TensorSpec(dtype=int64, shape=(1,), low=0, high=1),
     }
     return TransitionSchema(
         state=state,
-        action=TensorSpec(dtype=float32, shape=(1, rows, width)),
+        action=_numbers(1, rows, width),
         info=info | _chain_fields(spec, pirl),
+        max_reward=rows * max_step_reward,
     )
 
 
 def _chain_fields(spec: ActionSpec, pirl: PiRLConfig) -> dict[str, TensorSpec]:
     """The replay fields that the recipe's sampler records (`pirl.algorithm.recording`)."""
-    float32 = torch.float32
     steps, rows, width = spec.denoising_steps, spec.executed_steps, spec.model_dim
     chunk = (spec.chunk_size, width)
     every_step_is_a_sample = recording.stores_all_steps(pirl) and not pirl.is_flow_noise
     samples = (1, steps, rows, width) if every_step_is_a_sample else (1, rows, width)
     found = {
-        recording.LOG_PROB: TensorSpec(dtype=float32, shape=samples),
+        recording.LOG_PROB: _numbers(*samples),
         recording.LOG_PROB_MASK: TensorSpec(dtype=torch.bool, shape=samples),
     }
-    one = TensorSpec(dtype=float32, shape=(1, *chunk))
+    one = _numbers(1, *chunk)
     if recording.stores_all_steps(pirl):
-        found[recording.CHAIN] = TensorSpec(dtype=float32, shape=(1, steps + 1, *chunk))
+        found[recording.CHAIN] = _numbers(1, steps + 1, *chunk)
         if pirl.is_flow_noise:
-            found[recording.LOG_PROB_LAST] = TensorSpec(dtype=float32, shape=(1, rows, width))
+            found[recording.LOG_PROB_LAST] = _numbers(1, rows, width)
         elif pirl.base_sampler == "native":
-            found[recording.CARRIED] = TensorSpec(dtype=float32, shape=(1, steps, *chunk))
+            found[recording.CARRIED] = _numbers(1, steps, *chunk)
     else:
         found[recording.DENOISE_INDEX] = TensorSpec(
             dtype=torch.int64, shape=(1,), low=0, high=steps - 1
@@ -165,6 +191,11 @@ def _chain_fields(spec: ActionSpec, pirl: PiRLConfig) -> dict[str, TensorSpec]:
         if not recording.stores_all_steps(pirl):
             found[recording.X_LAST] = one
     return found
+
+
+def _numbers(*shape: int) -> TensorSpec:
+    """float32 of any sensible size."""
+    return TensorSpec(dtype=torch.float32, shape=shape, low=-MAX_MAGNITUDE, high=MAX_MAGNITUDE)
 
 
 def _below(count: int | None) -> int:

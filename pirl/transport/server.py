@@ -13,23 +13,24 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from lerobot.transport import services_pb2_grpc
 from torch import Tensor
 
 from pirl.config.recipe import RuntimeConfig
+from pirl.config.secret import with_token
 from pirl.errors import EnvironmentNotReadyError
 from pirl.transport import channel, wire
 from pirl.transport.admission import Handshake
 from pirl.transport.board import Publication
-from pirl.transport.identity import Identity
+from pirl.transport.identity import RUN_ID, Identity, is_run_id
+from pirl.transport.members import CALLS_PER_MEMBER
 from pirl.transport.schema import TransitionSchema
-from pirl.transport.service import LearnerService, RolloutSink
+from pirl.transport.service import LearnerService, RolloutSink, call_handlers
 
 _logger = logging.getLogger(__name__)
 
-_CONTROL_THREADS = 4
-_STREAMS_PER_ACTOR = 4
-"""Three long streams and one short call; LeRobot's three threads are one actor's streams."""
+_CONTROL_THREADS = 8
+_WAITING_CALLS = 1024
+"""Calls that may wait for a thread. None holds one for long without being a member's."""
 
 
 class LearnerServer:
@@ -50,10 +51,10 @@ class LearnerServer:
         sink: RolloutSink,
         limits: wire.Limits = wire.DEFAULT_LIMITS,
     ) -> None:
-        if not ours.run_id:
-            raise ValueError("a learner's identity needs a run id")
+        if not is_run_id(ours.run_id):
+            raise ValueError(f"a learner's run id is a name like {RUN_ID.pattern}")
         self._ours = ours
-        self._runtime = runtime
+        self._runtime = runtime = with_token(runtime)
         self._service = LearnerService(
             ours, runtime=runtime, schema=schema, sink=sink, limits=limits
         )
@@ -73,15 +74,15 @@ class LearnerServer:
             EnvironmentNotReadyError: the address cannot be bound.
         """
         channel.require_safe_bind(self._runtime)
-        threads = _STREAMS_PER_ACTOR * self._runtime.actors + _CONTROL_THREADS
+        # A living incarnation of every rank, and one that is being told why it was given up.
+        threads = 2 * CALLS_PER_MEMBER * self._runtime.actors + _CONTROL_THREADS
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pirl-learner-rpc")
         server = grpc.server(
             self._pool,
             options=channel.server_options(self._runtime.heartbeat_s),
-            # Beyond the pool a call would wait for ever; refuse it instead.
-            maximum_concurrent_rpcs=threads,
+            maximum_concurrent_rpcs=threads + _WAITING_CALLS,
         )
-        services_pb2_grpc.add_LearnerServiceServicer_to_server(self._service, server)
+        server.add_generic_rpc_handlers((call_handlers(self._service),))
         self.port = self._bind(server)
         server.start()
         self._server = server
@@ -155,6 +156,7 @@ class LearnerServer:
         )
         while not self._service.is_stopping.wait(pause_s):
             self._service.members.sweep(self._runtime.actor_timeout_s)
+            self._service.give_up_debtors(self._runtime.actor_timeout_s)
 
     def _bind(self, server: grpc.Server) -> int:
         address = channel.address_of(self._runtime, self._runtime.port)

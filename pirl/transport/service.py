@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -22,14 +24,18 @@ from pirl.errors import TransportError
 from pirl.transport import admission, messages, wire
 from pirl.transport.admission import Handshake
 from pirl.transport.board import Board
-from pirl.transport.channel import EMPTY, FINISHED_KEY, PB
-from pirl.transport.identity import Identity
-from pirl.transport.members import Member, Members, TakenError
+from pirl.transport.channel import EMPTY, FINISHED_KEY, PB, REFUSED_KEY
+from pirl.transport.identity import SECRET_KEY, Identity
+from pirl.transport.members import CrowdedError, GivenUpError, Member, Members
+from pirl.transport.refusal import UNREADABLE, RefusalLog, RefusedMessageError, reason_of
 from pirl.transport.schema import TransitionSchema
 
 _logger = logging.getLogger(__name__)
 
-_MAX_HANDSHAKES = 1024
+_SERVICE = "transport.LearnerService"
+_MAX_ACCEPTED = 1024
+_MAX_REFUSED = 256
+_MAX_DETAILS = 1000
 
 
 class RolloutSink(Protocol):
@@ -45,9 +51,48 @@ class RolloutSink(Protocol):
         """A `rollout_done`; it may overtake its transitions. Heartbeats stay in the server."""
         ...
 
+    def on_actor_refused(self, rank: int, actor_id: str, reason: str) -> None:
+        """The actor sent what no actor may send: whatever it delivered and nobody used is discarded.
+
+        Args:
+            reason: a short name; `on_actor_lost` follows.
+        """
+        ...
+
     def on_actor_lost(self, rank: int, actor_id: str, reason: str) -> None:
         """The actor is gone; nothing of this incarnation arrives after this call."""
         ...
+
+    def wait_for_room(self, rank: int, *, goes_on: Callable[[], bool]) -> None:
+        """Hold the caller up while more of `rank` is held than a rollout needs, as long as `goes_on`."""
+        ...
+
+    def owes_since(self, rank: int, actor_id: str) -> float | None:
+        """Monotonic time since when decisions are missing that the actor announced; None if none are."""
+        ...
+
+
+def call_handlers(service: LearnerService) -> grpc.GenericRpcHandler:
+    """LeRobot's four calls as gRPC handlers.
+
+    The requests of `Ready` and `StreamParameters` are empty. Served as streams of requests nobody
+    waits for them, so a peer that never sends its request occupies no thread: the metadata alone
+    decides, at once.
+    """
+    empty, done = PB.Empty.FromString, PB.Empty.SerializeToString
+    table = {
+        "Ready": grpc.stream_unary_rpc_method_handler(service.Ready, empty, done),
+        "StreamParameters": grpc.stream_stream_rpc_method_handler(
+            service.StreamParameters, empty, PB.Parameters.SerializeToString
+        ),
+        "SendTransitions": grpc.stream_unary_rpc_method_handler(
+            service.SendTransitions, PB.Transition.FromString, done
+        ),
+        "SendInteractions": grpc.stream_unary_rpc_method_handler(
+            service.SendInteractions, PB.InteractionMessage.FromString, done
+        ),
+    }
+    return grpc.method_handlers_generic_handler(_SERVICE, table)
 
 
 class LearnerService(services_pb2_grpc.LearnerServiceServicer):
@@ -69,7 +114,10 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
         self._limits = limits
         self._lock = threading.Lock()
         self._counters: Counter[str] = Counter()
-        self._handshakes: deque[Handshake] = deque(maxlen=_MAX_HANDSHAKES)
+        # Apart, so that a flood of refusals cannot push out the record of an actor that was let in.
+        self._accepted: deque[Handshake] = deque(maxlen=_MAX_ACCEPTED)
+        self._refused: deque[Handshake] = deque(maxlen=_MAX_REFUSED)
+        self._refusals = RefusalLog(_logger)
         self.members = Members(actors=runtime.actors, on_lost=self._on_lost)
         self.board = Board()
         self.is_stopping = threading.Event()
@@ -87,14 +135,20 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
     def handshakes(self) -> list[Handshake]:
         """The latest first contacts and refusals, oldest first."""
         with self._lock:
-            return list(self._handshakes)
+            return sorted([*self._accepted, *self._refused], key=lambda answer: answer.unix_s)
 
     # -- the four calls of LeRobot's LearnerService ------------------------------------------------
 
     def Ready(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """First contact; answers with the learner's identity as initial metadata."""
-        self._admit(context, "Ready")
-        context.send_initial_metadata(self._ours.to_metadata())
+        """First contact; answers with the learner's identity and the actor's secret as metadata."""
+        try:
+            caller = self._identify(context, "Ready")
+            secret, answer = admission.contact(caller, self.members)
+        except admission.RefusedError as refusal:
+            self._turn_away(context, refusal)
+        _logger.info("actor %r may come in as rank %d", caller.actor_id, caller.rank)
+        self._record(answer)
+        context.send_initial_metadata((*self._ours.to_metadata(), (SECRET_KEY, secret)))
         return EMPTY
 
     def StreamParameters(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
@@ -102,17 +156,15 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
         member = self._admit(context, "StreamParameters")
         self._attach(member, context, is_upload=False)
 
-        def goes_on() -> bool:
-            is_stopping = self.is_stopping.is_set()
-            return not is_stopping and member.lost_because is None and context.is_active()
-
+        goes_on = self._goes_on(member, context)
         cursor = -1
         while (publication := self.board.next_after(cursor, goes_on=goes_on)) is not None:
             yield from send_bytes_in_chunks(publication.payload, PB.Parameters)
             cursor = publication.version
             self.count(parameter_messages=1, bytes_sent=len(publication.payload))
         if member.lost_because is not None:
-            _abort(context, grpc.StatusCode.ABORTED, member.lost_because)
+            code = grpc.StatusCode.ABORTED
+            _abort(context, code, member.lost_because, refused=member.refused)
         if not self.board.is_final:
             _abort(context, grpc.StatusCode.UNAVAILABLE, "the learner stopped before its run ended")
         context.set_trailing_metadata(((FINISHED_KEY, "1"),))
@@ -121,24 +173,23 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
         """Decisions, until the actor ends the stream."""
         member = self._admit(context, "SendTransitions")
         self._attach(member, context, is_upload=True)
-        try:
+        with self._blamed(member, context):
             for message in wire.assemble(
-                _beating(request_iterator, member),
+                _beating(request_iterator, member, is_decision=True),
                 max_bytes=self._limits.transition_bytes,
                 what="transitions",
             ):
                 num_bytes = len(message)
                 transitions = wire.decode_transitions(message, self._schema, limits=self._limits)
+                self._hold_up(member, context)
                 self._deliver_transitions(member, transitions, num_bytes)
-        except TransportError as error:
-            self._refuse_message(member, context, error)
         return EMPTY
 
     def SendInteractions(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Heartbeats, ends of rollouts and the goodbye, until the actor ends the stream."""
         member = self._admit(context, "SendInteractions")
         self._attach(member, context, is_upload=True)
-        try:
+        with self._blamed(member, context):
             for raw in wire.assemble(
                 _beating(request_iterator, member),
                 max_bytes=self._limits.interaction_bytes,
@@ -146,45 +197,47 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
             ):
                 if messages.is_pickle(raw):
                     self.count(pickles_refused=1)
-                    _logger.warning("actor %r sent a pickle; it was not loaded", member.actor_id)
+                    self._refusals.line("pickle", "an actor sent a pickle; it was not loaded")
                     continue
                 self._deliver_interaction(member, messages.decode_interaction(raw))
-        except TransportError as error:
-            self._refuse_message(member, context, error)
         return EMPTY
 
     # -- admission ---------------------------------------------------------------------------------
 
+    def _identify(self, context: grpc.ServicerContext, call: str) -> admission.Caller:
+        return admission.identify(
+            context.invocation_metadata(), call=call, ours=self._ours, runtime=self._runtime
+        )
+
     def _admit(self, context: grpc.ServicerContext, call: str) -> Member:
         """The member behind a call; ends the call when there is none."""
         try:
-            member, answer = admission.admit(
-                context.invocation_metadata(),
-                call=call,
-                ours=self._ours,
-                runtime=self._runtime,
-                members=self.members,
-            )
+            return admission.admit(self._identify(context, call), self.members)
         except admission.RefusedError as refusal:
-            _logger.warning("%s", refusal)
-            self._record(refusal.answer)
-            _abort(context, refusal.code, refusal.details)
-        if call == admission.FIRST_CONTACT:
-            _logger.info("actor %r accepted as rank %d", member.actor_id, member.rank)
-            self._record(answer)
-        return member
+            self._turn_away(context, refusal)
+
+    def _turn_away(
+        self, context: grpc.ServicerContext, refusal: admission.RefusedError
+    ) -> NoReturn:
+        self._refusals.line(refusal.answer.reason, str(refusal))
+        self._record(refusal.answer)
+        refused = refusal.answer.reason if refusal.is_final else ""
+        _abort(context, refusal.code, refusal.details, refused=refused)
 
     def _record(self, answer: Handshake) -> None:
         name = "accepted" if answer.accepted else f"refused_{answer.reason}"
         self.count(**{f"handshakes_{name}": 1})
         with self._lock:
-            self._handshakes.append(answer)
+            (self._accepted if answer.accepted else self._refused).append(answer)
 
     def _attach(self, member: Member, context: grpc.ServicerContext, *, is_upload: bool) -> None:
         try:
             self.members.attach(member, context, is_upload=is_upload)
-        except TakenError as error:
-            _abort(context, grpc.StatusCode.ABORTED, str(error))
+        except GivenUpError as error:
+            _abort(context, grpc.StatusCode.ABORTED, str(error), refused=member.refused)
+        except CrowdedError as error:
+            self._refusals.line("crowded", str(error))
+            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         if not context.add_callback(lambda: self._on_call_ended(member, context)):
             self._on_call_ended(member, context)
 
@@ -207,22 +260,82 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
                 member.said_goodbye = True
             elif kind == messages.ROLLOUT_DONE and member.lost_because is None:
                 if message["rank"] != member.rank:
-                    raise TransportError(
-                        f"rollout_done of rank {message['rank']} from rank {member.rank}"
+                    raise RefusedMessageError(
+                        "rank", f"rollout_done of rank {message['rank']} from rank {member.rank}"
                     )
                 self._sink.on_interaction(member.rank, member.actor_id, message)
 
-    def _refuse_message(
-        self, member: Member, context: grpc.ServicerContext, error: TransportError
-    ) -> NoReturn:
+    @contextmanager
+    def _blamed(self, member: Member, context: grpc.ServicerContext) -> Generator[None]:
+        """Whatever goes wrong with a message costs the actor that sent it, and nobody else."""
+        try:
+            yield
+        except TransportError as error:
+            self._blame(member, context, error)
+            _abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                str(error)[:_MAX_DETAILS],
+                refused=member.refused,
+            )
+        except grpc.RpcError:
+            # The connection ended; `_on_call_ended` does the rest.
+            raise
+        except Exception as error:
+            # A message that no check foresaw. The traceback goes to the log, the actor goes away.
+            text = f"{type(error).__name__} while reading a message"
+            self._blame(member, context, TransportError(text))
+            raise
+
+    def _blame(self, member: Member, context: grpc.ServicerContext, error: TransportError) -> None:
         """A rollout with a refused message can never be complete: give its actor up."""
-        self.count(messages_refused=1)
-        _logger.warning("refused a message of actor %r: %s", member.actor_id, error)
+        reason = reason_of(error)
+        self.count(messages_refused=1, **{f"messages_refused_{reason}": 1})
+        self._refusals.line(
+            f"message {reason}", f"refused a message of rank {member.rank}: {error}"
+        )
         with member.lock:
             # This call ends with its own status, not by cancellation.
             member.forget(context)
-        self.members.lose(member, f"sent what no actor may send: {error}")
-        _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error)[:1000])
+            self._give_up(member, reason, f"sent what no actor may send: {error}")
+
+    def _give_up(self, member: Member, reason: str, text: str) -> None:
+        """In one step, so that nothing of the member is delivered in between."""
+        with member.lock:
+            if member.lost_because is None:
+                member.refused = "" if reason == UNREADABLE else reason
+                self._sink.on_actor_refused(member.rank, member.actor_id, reason)
+                self.members.lose(member, text[:_MAX_DETAILS], is_logged=True)
+
+    def _goes_on(self, member: Member, context: grpc.ServicerContext) -> Callable[[], bool]:
+        """Whether somebody waits for what a call is about to do."""
+
+        def goes_on() -> bool:
+            is_stopping = self.is_stopping.is_set()
+            return not is_stopping and member.lost_because is None and context.is_active()
+
+        return goes_on
+
+    def _hold_up(self, member: Member, context: grpc.ServicerContext) -> None:
+        """Let the stream wait while the runtime holds enough of this actor; it is no debtor meanwhile."""
+        member.is_held_up = True
+        self._sink.wait_for_room(member.rank, goes_on=self._goes_on(member, context))
+        member.last_decision_piece = time.monotonic()
+        member.is_held_up = False
+
+    def give_up_debtors(self, timeout_s: float) -> None:
+        """Give up actors that announced decisions and have sent no piece of them for `timeout_s`."""
+        now = time.monotonic()
+        for member in self.members.alive():
+            since = self._sink.owes_since(member.rank, member.actor_id)
+            if since is None or member.is_held_up:
+                continue
+            if now - max(since, member.last_decision_piece) <= timeout_s:
+                continue
+            text = f"announced decisions that did not come for {timeout_s:g} s"
+            self.count(messages_refused=1, messages_refused_missing=1)
+            self._refusals.line("message missing", f"rank {member.rank} {text}")
+            self._give_up(member, "missing", f"{text} (runtime.actor_timeout_s)")
 
     # -- liveness and books ------------------------------------------------------------------------
 
@@ -236,13 +349,20 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
         self._sink.on_actor_lost(rank, actor_id, reason)
 
 
-def _beating(pieces: Iterator[Any], member: Member) -> Iterator[Any]:
+def _beating(pieces: Iterator[Any], member: Member, *, is_decision: bool = False) -> Iterator[Any]:
     """Every received piece is a sign of life: a long message must not look like silence."""
     for piece in pieces:
         member.seen()
+        if is_decision:
+            member.last_decision_piece = member.last_seen
         yield piece
 
 
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, details: str) -> NoReturn:
+def _abort(
+    context: grpc.ServicerContext, code: grpc.StatusCode, details: str, *, refused: str = ""
+) -> NoReturn:
+    """End a call. `refused`, a short name, tells the actor that another try is useless."""
+    if refused:
+        context.set_trailing_metadata(((REFUSED_KEY, refused),))
     context.abort(code, details)
     raise AssertionError("gRPC's abort always raises")

@@ -32,6 +32,8 @@ NO_HOOKS = object()
 """Stands for the empty ordered dict of backward hooks that every saved tensor carries."""
 
 _MAX_NDIM = 8
+_MAX_EXTENT = 2**62
+"""Product of a shape's lengths, zeros left out: torch multiplies them for an empty tensor too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,8 @@ def rebuild_tensor(
     shape, strides = _whole_numbers(size), _whole_numbers(stride)
     if type(offset) is not int or len(shape) != len(strides) or len(shape) > _MAX_NDIM:
         raise TransportError("a tensor has an unusable shape, stride or offset")
+    if math.prod(max(1, length) for length in shape) > _MAX_EXTENT:
+        raise TransportError(f"a tensor of shape {shape} cannot exist")
     count = math.prod(shape)
     if offset < 0 or offset + count > storage.values.numel():
         raise TransportError(f"a tensor of shape {shape} lies outside its storage")

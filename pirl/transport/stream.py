@@ -18,6 +18,10 @@ from pirl.transport.storage import DTYPES, NO_HOOKS, Storages, rebuild_tensor
 _FORMAT_MEMBERS = 16
 """Room for the members that carry no tensor (version, byte order, ...)."""
 
+_STEPS_PER_TENSOR = 64
+"""Opcodes that describe one tensor and its share of the lists and dicts around it: about 40."""
+_FEWEST_STEPS = 1024
+
 
 class _Symbol:
     """A name in the stream that stands for itself and is never called."""
@@ -47,7 +51,8 @@ def read_archive(message: bytearray, *, max_tensors: int, max_pickle_bytes: int)
     if order is None or bytes(message[order.start : order.start + order.size]) != b"little":
         raise TransportError("archive is not little-endian")
     stream = bytes(message[pickle.start : pickle.start + pickle.size])
-    return _Reader(message, members).read(stream)
+    max_steps = _FEWEST_STEPS + _STEPS_PER_TENSOR * max_tensors
+    return _Reader(message, members, max_steps=max_steps).read(stream)
 
 
 class _Reader:
@@ -56,7 +61,8 @@ class _Reader:
     An opcode outside its table is refused before its argument is looked at.
     """
 
-    def __init__(self, message: bytearray, members: dict[str, Member]) -> None:
+    def __init__(self, message: bytearray, members: dict[str, Member], *, max_steps: int) -> None:
+        self._max_steps = max_steps
         self._storages = Storages(message, members)
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
@@ -65,7 +71,8 @@ class _Reader:
         """The one object of the stream."""
         try:
             end = self._run(stream)
-        except (ValueError, struct.error) as error:
+        except (ValueError, OverflowError, RuntimeError, struct.error) as error:
+            # RuntimeError: torch refuses a storage or a shape that passed every check of ours.
             raise TransportError(f"data.pkl is not a readable stream: {error!s:.120}") from error
         except (IndexError, KeyError) as error:
             raise TransportError("data.pkl ends early or refers to what it never said") from error
@@ -74,10 +81,16 @@ class _Reader:
         return self._stack[0]
 
     def _run(self, stream: bytes) -> int:
-        """Execute the stream; returns where it stopped."""
+        """Execute the stream; returns where it stopped.
+
+        One byte can make an object of 64, so the number of steps is bounded and not only the length.
+        """
         stack, memo, position = self._stack, self._memo, 0
-        while (code := stream[position]) != _STOP:
+        for _ in range(self._max_steps):
+            code = stream[position]
             position += 1
+            if code == _STOP:
+                return position
             if (number := _NUMBERS.get(code)) is not None:
                 stack.append(number.unpack_from(stream, position)[0])
                 position += number.size
@@ -98,7 +111,7 @@ class _Reader:
                 position += 1
             else:
                 raise TransportError(f"data.pkl holds opcode {code:#04x}; tensors never need it")
-        return position + 1
+        raise TransportError(f"data.pkl takes more than {self._max_steps} steps")
 
     def take(self, count: int) -> list[Any]:
         """The topmost `count` values, lowest first."""

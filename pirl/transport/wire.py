@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pirl.errors import TransportError
 from pirl.transport.identity import VERSION_KEY, Claims, Identity, from_tensors
+from pirl.transport.refusal import UNREADABLE, RefusedMessageError
 from pirl.transport.schema import TransitionSchema
 from pirl.transport.stream import read_archive
 
@@ -49,6 +50,42 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_IDENTITY_TENSORS = 32
+_BYTES_AROUND = 2**18
+"""Room for what is no tensor: identity, metrics, directory ends."""
+_BYTES_AROUND_TENSOR = 1024
+"""Headers, padding, directory entry and description of one tensor."""
+_BYTES_PER_EPISODE = 1024
+"""JSON of one episode record; its text has at most 256 characters."""
+
+
+def limits_of_parameters(expected: Mapping[str, Tensor]) -> Limits:
+    """What a publication of tensors like `expected` can need."""
+    tensors = len(expected) + _IDENTITY_TENSORS
+    size = sum(t.numel() * t.element_size() for t in expected.values())
+    limit = size + tensors * _BYTES_AROUND_TENSOR + _BYTES_AROUND
+    return Limits(
+        parameter_bytes=min(DEFAULT_LIMITS.parameter_bytes, limit),
+        parameter_tensors=min(DEFAULT_LIMITS.parameter_tensors, tensors),
+    )
+
+
+def limits_of_rollout(schema: TransitionSchema, *, decisions: int) -> Limits:
+    """What the messages of one actor can need in a rollout of at most `decisions`."""
+    most = DEFAULT_LIMITS
+    count = min(most.transitions, decisions)
+    return Limits(
+        transitions=count,
+        transition_bytes=min(most.transition_bytes, _most_bytes(schema, count)),
+        interaction_bytes=min(
+            most.interaction_bytes, _BYTES_AROUND + decisions * _BYTES_PER_EPISODE
+        ),
+    )
+
+
+def _most_bytes(schema: TransitionSchema, count: int) -> int:
+    around = schema.tensors_per_transition * _BYTES_AROUND_TENSOR
+    return _BYTES_AROUND + count * (schema.bytes_per_transition + around)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +132,7 @@ def decode_parameters(
         TransportError: not a publication, or beyond `limits`.
     """
     _require_size(len(message), limits.parameter_bytes, what="parameters")
-    payload = read_archive(
-        _writable(message),
-        max_tensors=limits.parameter_tensors,
-        max_pickle_bytes=limits.description_bytes,
-    )
+    payload = _read(message, max_tensors=limits.parameter_tensors, limits=limits)
     if not isinstance(payload, dict):
         raise TransportError("parameters are not a dict")
     claims = from_tensors(payload)
@@ -144,17 +177,16 @@ def decode_transitions(
         TransportError: names the first violation: size, count, key, dtype, shape or value range.
     """
     _require_size(len(message), limits.transition_bytes, what="transitions")
-    payload = read_archive(
-        _writable(message),
-        max_tensors=limits.transitions * schema.tensors_per_transition,
-        max_pickle_bytes=limits.description_bytes,
-    )
+    tensors = limits.transitions * schema.tensors_per_transition
+    payload = _read(message, max_tensors=tensors, limits=limits)
     if type(payload) is not list or not payload:
         raise TransportError("transitions are not a list with at least one element")
     if len(payload) > limits.transitions:
         raise TransportError(
             f"message holds {len(payload)} transitions, at most {limits.transitions} may be"
         )
+    # What is kept of a message keeps all of it: a small tensor must not hold on to a large storage.
+    _require_size(len(message), _most_bytes(schema, len(payload)), what="transitions")
     return [schema.check(item, row) for row, item in enumerate(payload)]
 
 
@@ -171,7 +203,9 @@ def assemble(pieces: Iterable[Piece], *, max_bytes: int, what: str) -> Iterator[
         # A message of one piece is a lone END; a longer one is BEGIN, MIDDLE..., END.
         allowed = (_MIDDLE, _END) if is_open else (_BEGIN, _END)
         if state not in allowed:
-            raise TransportError(f"{what}: a piece of state {state} where {allowed} must follow")
+            raise RefusedMessageError(
+                UNREADABLE, f"{what}: a piece of state {state} where {allowed} must follow"
+            )
         _require_size(len(buffer) + len(piece.data), max_bytes, what=what)
         buffer += piece.data
         is_open = state != _END
@@ -180,7 +214,7 @@ def assemble(pieces: Iterable[Piece], *, max_bytes: int, what: str) -> Iterator[
             # The message's tensors live in its memory: never reuse it.
             buffer = bytearray()
     if is_open:
-        raise TransportError(f"{what}: the sender ended inside a message")
+        raise RefusedMessageError(UNREADABLE, f"{what}: the sender ended inside a message")
 
 
 class _Compactor:
@@ -240,6 +274,15 @@ def _require_like(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
                 f"parameter {name} is {found.dtype} {tuple(found.shape)}, "
                 f"must be {like.dtype} {tuple(like.shape)}"
             )
+
+
+def _read(message: bytes | bytearray, *, max_tensors: int, limits: Limits) -> object:
+    try:
+        return read_archive(
+            _writable(message), max_tensors=max_tensors, max_pickle_bytes=limits.description_bytes
+        )
+    except TransportError as error:
+        raise RefusedMessageError(UNREADABLE, str(error)) from error
 
 
 def _writable(message: bytes | bytearray) -> bytearray:

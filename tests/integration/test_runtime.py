@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_actor import PACE_VARIABLE
+from toy_actor import LIE_VARIABLE, PACE_VARIABLE
 
 from pirl.checkpoint.locate import step_folders
 from pirl.checkpoint.manifest import MANIFEST_NAME
@@ -73,10 +73,11 @@ class Run:
     def folder(self) -> RunFolder:
         return RunFolder(self.root / "run")
 
-    def start(self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log") -> Any:
-        return self.processes.start(
-            module, argv, env={PACE_VARIABLE: str(pace_s)}, log_path=self.root / f"{log}.log"
-        )
+    def start(
+        self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log", lies: bool = False
+    ) -> Any:
+        env = {PACE_VARIABLE: str(pace_s), LIE_VARIABLE: str(int(lies))}
+        return self.processes.start(module, argv, env=env, log_path=self.root / f"{log}.log")
 
     def learner(self, *, resume: bool = False) -> Any:
         if resume:
@@ -86,9 +87,12 @@ class Run:
             source = ["--config_path", CONFIG, *self.overrides]
         return self.start("pirl.learner", *source, *self._here(), log="learner")
 
-    def actor(self, rank: int, *, pace_s: float = 0.0, log: str | None = None) -> Any:
+    def actor(
+        self, rank: int, *, pace_s: float = 0.0, log: str | None = None, lies: bool = False
+    ) -> Any:
         argv = ["--config_path", CONFIG, *self.overrides, *self._here(), "--rank", str(rank)]
-        return self.start("toy_actor", *argv, pace_s=pace_s, log=log or f"actor-{rank}")
+        log = log or f"actor-{rank}"
+        return self.start("toy_actor", *argv, pace_s=pace_s, log=log, lies=lies)
 
     def _here(self) -> list[str]:
         return [f"--output_dir={self.folder.root}", f"--runtime.port={self.port}"]
@@ -343,6 +347,26 @@ def test_a_killed_actor_is_replaced_by_hand_and_the_weights_are_the_same(
         assert counters["dropped"] == counters.get("dropped_actor_lost", 0)
         assert counters["consumed"] == baseline.run.record()["counters"]["consumed"]
         assert record["server"]["actors_lost"] == 3
+
+
+def test_a_lying_actor_costs_itself_and_its_replacement_gives_the_same_weights(
+    baseline: Baseline, tmp_path: Path
+):
+    with a_run(tmp_path / "liar") as run:
+        learner, honest = run.learner(), run.actor(0)
+        liar = run.actor(1, lies=True, log="liar")
+        # A refusal of its message is final: it does not come back although it may reconnect.
+        assert forked.wait(liar, DEADLINE_S) == ExitCode.CHECK_FAILED
+        assert "env steps" in (run.root / "liar.log").read_text()
+        run.expect_end(run.actor(1, log="replacement"), learner, honest)
+        record, before = run.record(), baseline.run.record()
+        counters = record["counters"]
+        assert books_close(counters)
+        assert counters["dropped"] == counters["dropped_env_steps"] > 0
+        assert record["server"]["messages_refused_env_steps"] == 1
+        same = [name for name in before["digests_after"] if name != "counters"]
+        after = record["digests_after"]
+        assert {n: after[n] for n in same} == {n: before["digests_after"][n] for n in same}
 
 
 def test_with_scope_all_the_vision_part_moves_and_the_actors_follow_it(tmp_path: Path):

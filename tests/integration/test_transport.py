@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import pickle
@@ -15,15 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from lerobot.rl.actor import establish_learner_connection
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import (
@@ -346,9 +341,25 @@ def a_stub(learner: Learner) -> Iterator[Any]:
         yield services_pb2_grpc.LearnerServiceStub(channel)
 
 
-def metadata_of(ours: Identity, *, token: str | None = None, rank: int = 0) -> Any:
-    caller = identity.caller_metadata(actor_id="stock", rank=rank, token=token)
+def metadata_of(
+    ours: Identity,
+    *,
+    token: str | None = None,
+    rank: int = 0,
+    actor_id: str = "stock",
+    secret: str | None = None,
+) -> Any:
+    caller = identity.caller_metadata(actor_id=actor_id, rank=rank, token=token, secret=secret)
     return [*ours.to_metadata(), *caller]
+
+
+def secret_from(stub: Any, **caller: Any) -> str:
+    """What `Ready` hands out."""
+    metadata = metadata_of(an_identity(), **caller)
+    _, call = stub.Ready.with_call(services_pb2.Empty(), metadata=metadata, timeout=5)
+    found = identity.text_of(call.initial_metadata(), identity.SECRET_KEY)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -411,8 +422,9 @@ def test_one_actor_too_many_is_refused_at_once_with_a_readable_reason():
 def test_a_second_actor_of_the_same_rank_is_refused_and_the_first_goes_on():
     with a_learner() as learner, learner.link(0).connect(10) as first:
         start = time.monotonic()
-        with pytest.raises(TransportError, match=f"living actor '{first.actor_id}'"):
+        with pytest.raises(TransportError, match="another living actor") as caught:
             learner.link(0).connect(30)
+        assert first.actor_id not in str(caught.value)
         assert time.monotonic() - start < 10.0
         learner.server.publish(0, some_weights())
         assert first.wait_for_version(0, 10) is not None
@@ -538,9 +550,9 @@ def test_a_pickle_on_the_wire_is_never_run(call: str, tmp_path: Path):
     }
     raw = pickle.dumps(Command(canary))
     with a_learner() as learner, a_stub(learner) as stub:
-        stub.Ready(services_pb2.Empty(), metadata=metadata_of(an_identity()), timeout=5)
+        metadata = metadata_of(an_identity(), secret=secret_from(stub))
         upload = getattr(stub, call).future(
-            send_bytes_in_chunks(raw, kind[call]), metadata=metadata_of(an_identity()), timeout=5
+            send_bytes_in_chunks(raw, kind[call]), metadata=metadata, timeout=5
         )
         if call == "SendTransitions":
             assert upload.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -593,17 +605,25 @@ class WithMetadata(
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
 ):
-    """Adds call metadata to every call of a channel; a stock client needs nothing else."""
+    """Adds call metadata to every call of a channel, and the secret that `Ready` handed out; a stock
+    client needs nothing else.
+    """
 
     def __new__(cls, channel: grpc.Channel, metadata: Any) -> Any:
         self = super().__new__(cls)
         self.metadata = metadata
         return grpc.intercept_channel(channel, self)
 
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        call = self._add(continuation, details, request)
+        secret = identity.text_of(call.initial_metadata(), identity.SECRET_KEY)
+        self.metadata = [*self.metadata, (identity.SECRET_KEY, secret)]
+        return call
+
     def _add(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details._replace(metadata=self.metadata), request)
 
-    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = _add
+    intercept_unary_stream = intercept_stream_unary = _add
 
 
 # -- loss and replacement --------------------------------------------------------------------------
@@ -657,8 +677,7 @@ def test_a_frozen_actor_is_noticed_by_keepalive_alone():
 
 def test_a_silent_actor_whose_connection_lives_is_given_up():
     with a_learner(actor_timeout_s=0.6) as learner, a_stub(learner) as stub:
-        metadata = metadata_of(an_identity())
-        stub.Ready(services_pb2.Empty(), metadata=metadata, timeout=5)
+        metadata = metadata_of(an_identity(), secret=secret_from(stub))
         stream = stub.StreamParameters(services_pb2.Empty(), metadata=metadata)
         with pytest.raises(grpc.RpcError) as caught:
             list(stream)
@@ -729,7 +748,11 @@ def test_an_actor_that_returns_before_its_loss_was_seen_is_a_new_incarnation():
     with a_learner() as learner:
         first = learner.link(0).connect(10)
         again = ActorLink(
-            an_identity(), runtime=learner.runtime, rank=0, actor_id=first.actor_id
+            an_identity(),
+            runtime=learner.runtime,
+            rank=0,
+            actor_id=first.actor_id,
+            secret=first._secret,
         ).connect(10)
         learner.sink.wait_until(lambda: bool(learner.sink.lost))
         assert learner.sink.lost == [(0, first.actor_id, "came back in a new incarnation")]
@@ -848,38 +871,6 @@ def test_a_taken_port_is_reported_and_never_shared():
         a_learner(port=learner.server.port),
     ):
         pass
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
-def test_tls_carries_the_link_and_a_client_without_it_is_refused(certificate: tuple[str, str]):
-    cert, key = certificate
-    with a_learner(tls_cert=cert, tls_key=key) as learner:
-        learner.server.publish(0, some_weights())
-        with learner.link(tls_key=None).connect(20) as link:
-            assert link.wait_for_version(0, 10) is not None
-        with pytest.raises(LinkClosedError):
-            learner.link(tls_cert=None, tls_key=None).connect(1.0)
 
 
 def test_a_closed_link_and_a_stopped_learner_leave_no_thread_and_no_port():

@@ -180,9 +180,12 @@ def test_resume_outside_a_checkpoint_is_refused():
     assert "pretrained_model" in refused(EMBEDDED, ["--resume=true"])["resume"].fix
 
 
+OPEN = ("--runtime.host=0.0.0.0", "--runtime.insecure=true")
+
+
 def test_token_is_never_written_and_never_shown(tmp_path):
     secret = "correct-horse-battery-staple"
-    cfg = load_config(EMBEDDED, ["--runtime.host=0.0.0.0", f"--runtime.token={secret}"]).cfg
+    cfg = load_config(EMBEDDED, [*OPEN, f"--runtime.token={secret}"]).cfg
     assert cfg.runtime.token == secret
     file = write_resolved(cfg, tmp_path / "train_config.json")
     assert secret not in file.read_text()

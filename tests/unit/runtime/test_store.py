@@ -10,6 +10,7 @@ import torch
 from pirl.errors import LinkClosedError, TransportError
 from pirl.runtime.batch import build_batch
 from pirl.runtime.store import RolloutStore
+from pirl.transport.refusal import RefusedMessageError
 
 STOP = threading.Event()
 
@@ -45,26 +46,30 @@ def an_episode(*, version: int = 0, episode: int = 0, length: int = 2):
     ]
 
 
-def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2, episodes=()):
+def a_record(*, episode: int = 0, version: int = 0, decisions: int = 2, **changes):
+    return {
+        "task_id": 0,
+        "task": "press",
+        "init_state_id": 0,
+        "seed": 0,
+        "episode_id": episode,
+        "policy_version": version,
+        "env_steps": decisions,
+        "decisions": decisions,
+        "reward": 1.0,
+        "success": True,
+        "truncated": False,
+    } | changes
+
+
+def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2, episodes=(0,)):
     return {
         "type": "rollout_done",
         "version": version,
         "rank": rank,
         "decisions": decisions,
         "episodes": [
-            {
-                "task_id": 0,
-                "task": "press",
-                "init_state_id": 0,
-                "seed": 0,
-                "episode_id": episode,
-                "policy_version": version,
-                "env_steps": decisions,
-                "decisions": decisions,
-                "reward": 1.0,
-                "success": True,
-                "truncated": False,
-            }
+            a_record(episode=episode, version=version, decisions=decisions // len(episodes))
             for episode in episodes
         ],
     }
@@ -116,19 +121,86 @@ def test_every_rank_must_have_delivered():
     with pytest.raises(LinkClosedError):
         take(store)
     store.on_transitions(1, "b", an_episode(episode=1 << 32), 10)
-    store.on_interaction(1, "b", a_report(rank=1))
+    store.on_interaction(1, "b", a_report(rank=1, episodes=[1 << 32]))
     assert len(take(store).transitions) == 4
 
 
-def test_stale_and_future_versions_are_counted_and_dropped_in_sync_mode():
+def test_stale_versions_are_counted_and_dropped_in_sync_mode():
     store = a_store()
     store.begin_version(1)
     store.on_transitions(0, "a", an_episode(version=0), 10)
-    store.on_transitions(0, "a", an_episode(version=2), 10)
     counters = store.counters()
-    assert counters["dropped_stale"] == 2
-    assert counters["dropped_version_from_the_future"] == 2
-    assert counters["received"] == counters["dropped"] == 4
+    assert counters["received"] == counters["dropped"] == counters["dropped_stale"] == 2
+
+
+def test_a_version_that_was_never_published_is_refused_with_all_that_its_actor_sent():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    with pytest.raises(RefusedMessageError, match="version 2"):
+        store.on_transitions(0, "a", an_episode(version=2), 10)
+    counters = store.counters()
+    assert counters["received"] == counters["dropped_version_from_the_future"] == 4
+
+
+def test_what_was_dropped_does_not_put_the_deadline_off():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store._begun -= 10.0
+    for version in (0, 0):
+        with pytest.raises(RefusedMessageError):
+            store.on_transitions(0, "b", an_episode(version=version)[1:], 10)
+    store.on_actor_refused(0, "a", "gap")
+    with pytest.raises(LinkClosedError, match="no usable decision"):
+        take(store, timeout_s=5.0)
+
+
+@pytest.mark.parametrize("rest", ["decision", "report"])
+def test_more_of_a_version_that_was_used_is_refused(rest: str):
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    take(store)
+    deliver = {
+        "decision": lambda: store.on_transitions(0, "a", an_episode(episode=1), 10),
+        "report": lambda: store.on_interaction(0, "a", a_report()),
+    }
+    with pytest.raises(RefusedMessageError, match="after it was used"):
+        deliver[rest]()
+    # Another actor of the rank may not know yet that its predecessor had delivered.
+    store.on_transitions(0, "b", an_episode(), 10)
+    assert store.counters()["dropped_superseded"] == 2
+
+
+def test_a_refused_actor_costs_the_others_nothing_and_its_replacement_delivers():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    store.on_transitions(1, "b", an_episode(episode=1 << 32), 10)
+    with pytest.raises(RefusedMessageError):
+        store.on_transitions(1, "b", an_episode(episode=1 << 32), 10)
+    store.on_actor_lost(1, "b", "refused")
+    store.on_transitions(1, "c", an_episode(episode=1 << 32), 10)
+    store.on_interaction(1, "c", a_report(rank=1, episodes=[1 << 32]))
+    assert len(take(store).transitions) == 4
+    counters = store.counters()
+    assert counters["dropped_after_end"] == 4
+    assert counters["received"] == counters["consumed"] + counters["dropped"]
+
+
+def test_an_announcement_without_its_decisions_is_a_debt():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode()[:1], 10)
+    assert store.owes_since(0, "a") is None
+    store.on_interaction(0, "a", a_report())
+    assert store.owes_since(0, "a") is not None
+    store.on_transitions(0, "a", an_episode()[1:], 10)
+    assert store.owes_since(0, "a") is None
+
+
+def test_an_async_episode_without_its_announcement_is_a_debt():
+    store = a_store(mode="async", staleness=1)
+    store.on_transitions(0, "a", an_episode(), 10)
+    assert store.owes_since(0, "a") is not None
 
 
 def test_a_lost_actor_leaves_nothing_half_done_and_its_replacement_delivers_anew():
@@ -149,19 +221,28 @@ def test_a_complete_rollout_of_a_lost_actor_is_kept_and_a_second_copy_is_superse
     store.on_transitions(0, "b", an_episode(), 10)
     store.on_interaction(0, "b", a_report())
     store.on_transitions(1, "c", an_episode(episode=1 << 32), 10)
-    store.on_interaction(1, "c", a_report(rank=1))
+    store.on_interaction(1, "c", a_report(rank=1, episodes=[1 << 32]))
     assert len(take(store).transitions) == 4
     counters = store.counters()
     assert counters["dropped_superseded"] == 2
     assert counters["received"] == counters["consumed"] + counters["dropped"]
 
 
-def test_more_decisions_than_announced_is_an_error():
+@pytest.mark.parametrize("report_first", [True, False])
+def test_more_decisions_than_announced_are_refused_and_dropped(report_first: bool):
     store = a_store()
-    store.on_transitions(0, "a", an_episode(length=3), 10)
-    store.on_interaction(0, "a", a_report(decisions=2))
-    with pytest.raises(TransportError, match="announced 2"):
-        take(store)
+    three = [*an_episode(), *an_episode(episode=1)[:1]]
+    deliveries = [
+        lambda: store.on_transitions(0, "a", three, 10),
+        lambda: store.on_interaction(0, "a", a_report(decisions=2)),
+    ]
+    if report_first:
+        deliveries.reverse()
+    deliveries[0]()
+    with pytest.raises(RefusedMessageError, match="announced") as caught:
+        deliveries[1]()
+    assert caught.value.reason == "surplus"
+    assert store.counters()["dropped_surplus"] == store.counters()["received"] == 3
 
 
 def versions_of(transitions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -24,7 +25,9 @@ from pirl.errors import (
 )
 from pirl.transport import channel, status
 from pirl.transport.board import Board, Publication
+from pirl.transport.identity import is_run_id
 from pirl.transport.outbox import Outbox
+from pirl.transport.refusal import RefusalLog
 
 
 def sent(outbox: Outbox) -> list[bytes]:
@@ -140,10 +143,48 @@ def test_every_status_code_has_an_error(code: grpc.StatusCode):
     assert "testing" in str(error)
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"])
-def test_a_gone_learner_is_a_closed_link(code: str):
-    error = status.to_error(grpc.StatusCode[code], "x", doing="testing")
+PERMANENT = {
+    "UNAUTHENTICATED",
+    "FAILED_PRECONDITION",
+    "ALREADY_EXISTS",
+    "OUT_OF_RANGE",
+    "PERMISSION_DENIED",
+    "NOT_FOUND",
+    "UNIMPLEMENTED",
+}
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_every_code_that_a_broken_connection_can_cause_is_worth_another_try(code: grpc.StatusCode):
+    error = status.to_error(code, "x", doing="testing")
+    assert isinstance(error, LinkClosedError) is (code.name not in PERMANENT)
+
+
+@pytest.mark.parametrize("code", ["ABORTED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"])
+def test_a_deliberate_refusal_is_not_worth_another_try(code: str):
+    error = status.to_error(grpc.StatusCode[code], "x", doing="testing", refused="gap")
+    assert type(error) is TransportError
+    assert "'gap'" in str(error)
+
+
+def test_an_actor_whose_secret_is_no_longer_known_makes_contact_again():
+    code = grpc.StatusCode.UNAUTHENTICATED
+    error = status.to_error(code, "x", doing="testing", was_admitted=True)
     assert isinstance(error, LinkClosedError)
+
+
+def test_a_final_status_of_deep_json_is_a_short_error():
+    for details in ("[" * 50_000, '{"mismatch": ' + "[" * 50_000, '{"mismatch":[[[[1]]]]}'):
+        error = status.to_error(grpc.StatusCode.FAILED_PRECONDITION, details, doing="testing")
+        assert type(error) is TransportError
+        assert len(str(error)) < 1000
+
+
+def test_texts_of_a_mismatch_are_cut():
+    details = json.dumps({"mismatch": [{"field": "f" * 999, "ours": None, "theirs": "y" * 999}]})
+    error = status.to_error(grpc.StatusCode.FAILED_PRECONDITION, details, doing="testing")
+    assert isinstance(error, MismatchError)
+    assert len(str(error)) < 600
 
 
 def test_a_mismatch_crosses_the_wire_with_both_values_turned_round():
@@ -203,11 +244,20 @@ def test_loopback_is_known_by_address(host: str, expected: bool):
         ({}, True),
         ({"host": "0.0.0.0"}, False),
         ({"host": "0.0.0.0", "token": ""}, False),
-        ({"host": "0.0.0.0", "token": "secret"}, True),
+        ({"host": "0.0.0.0", "token": "secret"}, False),
+        ({"host": "0.0.0.0", "token": "secret", "insecure": True}, True),
+        ({"host": "0.0.0.0", "insecure": True}, False),
+        ({"host": "0.0.0.0", "token": "secret", "tls_cert": "c", "tls_key": "k"}, True),
+        ({"host": "0.0.0.0", "token": "secret", "tls_cert": "c"}, False),
+        ({"host": "0.0.0.0", "token": "secret", "tls_cert": "c", "insecure": True}, False),
         ({"tls_key": "key.pem"}, False),
+        ({"tls_cert": "cert.pem"}, False),
+        ({"tls_ca": "ca.pem"}, False),
     ],
 )
-def test_a_bind_that_others_reach_needs_a_token(settings: dict[str, Any], is_safe: bool):
+def test_a_bind_that_others_reach_needs_a_token_and_tls_and_no_half_of_it(
+    settings: dict[str, Any], is_safe: bool
+):
     if is_safe:
         channel.require_safe_bind(RuntimeConfig(**settings))
         return
@@ -223,3 +273,39 @@ def test_an_ipv6_address_is_bracketed():
 def test_a_missing_certificate_is_named_without_its_folder():
     with pytest.raises(EnvironmentNotReadyError, match=r"TLS file missing\.pem"):
         channel.open_channel(RuntimeConfig(tls_cert="/nowhere/missing.pem"))
+
+
+def test_a_refusal_is_one_short_line_and_a_flood_of_them_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+):
+    log = RefusalLog(logging.getLogger("test"), pause_s=60.0)
+    for _ in range(1000):
+        log.line("token", "x\n" * 1000)
+    log.line("secret", "another reason")
+    assert len(caplog.records) == 2
+    assert len(caplog.records[0].getMessage()) < 400
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_the_next_line_says_how_many_were_left_out(caplog: pytest.LogCaptureFixture):
+    log = RefusalLog(logging.getLogger("test"), pause_s=60.0)
+    for _ in range(5):
+        log.line("token", "refused")
+    log._last["token"] -= 100.0
+    log.line("token", "refused")
+    assert "4 more" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(
+    "run_id",
+    ["/../../../..", "..", ".", "", "a/b", "a\x00", "-a", "x" * 200, "a b", "a\nb", None, 3],
+)
+def test_a_run_id_is_never_a_path(run_id: object):
+    assert not is_run_id(run_id)
+
+
+def test_a_told_stop_frees_a_waiting_sender():
+    outbox = Outbox(max_bytes=1)
+    outbox.put(b"1", timeout_s=1.0)
+    with pytest.raises(LinkClosedError, match="told to stop"):
+        outbox.put(b"2", timeout_s=60.0, give_up=lambda: True)

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -352,3 +353,29 @@ def test_mutated_streams_with_correct_checksums_never_raise_anything_else():
                     mutated.insert(place, rng.choice(b"(tR.Qsuae]})\x85\x86\x87h\x00q\x01K\x8aNc0"))
         read_ones += not isinstance(outcome(with_pickle(bytes(mutated), storages)), TransportError)
     assert read_ones < 500
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**40, 0), (0, 2**61, 4), (2**61, 0, 4)])
+def test_an_empty_tensor_of_an_impossible_shape_is_refused(shape: tuple[int, ...]):
+    strides = b"".join(b"\x8a\x08" + struct.pack("<q", 1) for _ in shape)
+    lengths = b"".join(b"\x8a\x08" + struct.pack("<q", length) for length in shape)
+    stream = (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
+        b"ctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x00tQK\x00"
+        + (b"(" + lengths + b"t" + b"(" + strides + b"t")
+        + b"\x89ccollections\nOrderedDict\n)RtR."
+    )
+    with pytest.raises(TransportError, match="cannot exist"):
+        read(with_pickle(stream, {"0": b""}))
+
+
+@pytest.mark.parametrize("opcode", [b"}", b"]", b"(", b")", b"N", b"](", b"}q\x00"])
+def test_a_description_of_many_objects_takes_little_memory(opcode: bytes):
+    """16 MiB of `}` would be a gigabyte of dicts."""
+    message = bytearray(with_pickle(b"\x80\x02" + opcode * (2**20 // len(opcode))))
+    tracemalloc.start()
+    with pytest.raises(TransportError, match=r"steps|once|more than it put|ends early"):
+        read_archive(message, max_tensors=64, max_pickle_bytes=2**24)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * len(message) + 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from transport_builders import (
 from pirl.config.recipe import FlowSDEConfig, PiRLConfig
 from pirl.errors import MismatchError, TransportError
 from pirl.transport import wire
+from pirl.transport.refusal import UNREADABLE, RefusedMessageError
 from pirl.transport.schema import TensorSpec, TransitionSchema, transition_schema
 
 # -- parameters ------------------------------------------------------------------------------------
@@ -374,3 +376,90 @@ def test_an_endless_message_is_refused_at_the_bound():
                for i in range(10**9))  # fmt: skip
     with pytest.raises(TransportError, match="at most 35 may be"):
         assembled(endless, max_bytes=35)  # pyright: ignore[reportArgumentType]
+
+
+# -- bounds that follow from the recipe ------------------------------------------------------------
+
+
+def test_what_an_actor_expects_bounds_what_it_takes():
+    limits = wire.limits_of_parameters(some_weights())
+    assert limits.parameter_bytes < 2**20
+    fitting = wire.encode_parameters(some_weights(), 0, identity=an_identity())
+    assert wire.decode_parameters(fitting, expected=some_weights(), limits=limits).version == 0
+    pieces = (SimpleNamespace(transfer_state=2, data=b"x" * 2**20) for _ in range(10**6))
+    with pytest.raises(TransportError, match="at most"):
+        list(
+            wire.assemble(begin_first(pieces), max_bytes=limits.parameter_bytes, what="parameters")
+        )
+    # The rest was never asked for.
+    assert next(pieces) is not None
+
+
+def begin_first(pieces: Any) -> Any:
+    first = next(pieces)
+    first.transfer_state = 1
+    yield first
+    yield from pieces
+
+
+def test_what_a_rollout_can_need_bounds_what_a_learner_takes():
+    schema = a_schema()
+    limits = wire.limits_of_rollout(schema, decisions=4)
+    assert limits.transition_bytes < 2**20
+    whole = wire.encode_transitions(some_transitions(4, schema))
+    assert len(wire.decode_transitions(whole, schema, limits=limits)) == 4
+    with pytest.raises(TransportError, match="at most 4"):
+        wire.decode_transitions(
+            wire.encode_transitions(some_transitions(5, schema)), schema, limits=limits
+        )
+
+
+def test_a_small_decision_cannot_hold_on_to_a_large_message():
+    schema = a_schema()
+    items = some_transitions(1, schema)
+    large = torch.zeros(2**22, dtype=torch.uint8)
+    buffer = io.BytesIO()
+    name = next(iter(items[0]["state"]))
+    shape = items[0]["state"][name].shape
+    items[0]["state"][name] = large[: math.prod(shape)].view(shape)
+    torch.save(items, buffer)
+    with pytest.raises(TransportError, match="at most"):
+        wire.decode_transitions(buffer.getvalue(), schema)
+
+
+def test_bytes_that_are_no_message_may_be_damage_and_a_wrong_message_is_not():
+    schema = a_schema()
+    whole = bytearray(wire.encode_transitions(some_transitions(1, schema)))
+    with pytest.raises(RefusedMessageError) as caught:
+        wire.decode_transitions(whole[:-10], schema)
+    assert caught.value.reason == UNREADABLE
+    wrong = some_transitions(1, schema)
+    wrong[0]["reward"] = 3e38
+    with pytest.raises(RefusedMessageError) as caught:
+        wire.decode_transitions(wire.encode_transitions(wrong), schema)
+    assert caught.value.reason == "out_of_range"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pirl_input_ids", 50), ("pirl_domain_id", 30), ("pirl_x_k", 1e5), ("pirl_logprob", -3e38)],
+)
+def test_numbers_outside_their_bounds_are_refused(name: str, value: float):
+    schema = transition_schema(
+        a_spec(),
+        flow_sde(),
+        image_shapes={MAIN_IMAGE: (3, 8, 8)},
+        state_dim=5,
+        language_tokens=7,
+        vocabulary=50,
+        domains=30,
+    )
+    items = some_transitions(1, schema)
+    info = items[0]["complementary_info"]
+    info["pirl_input_ids"] = info["pirl_input_ids"] % 50
+    info["pirl_domain_id"] = info["pirl_domain_id"] % 30
+    wire.decode_transitions(wire.encode_transitions(items), schema)
+    info[name] = info[name].clone()
+    info[name].view(-1)[0] = value
+    with pytest.raises(RefusedMessageError, match=name):
+        wire.decode_transitions(wire.encode_transitions(items), schema)

@@ -154,6 +154,8 @@ class RecordingSink:
     transitions: list[tuple[int, str, list[Transition]]] = field(default_factory=list)
     interactions: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
     lost: list[tuple[int, str, str]] = field(default_factory=list)
+    refused: list[tuple[int, str, str]] = field(default_factory=list)
+    owed_since: float | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def on_transitions(
@@ -173,6 +175,16 @@ class RecordingSink:
         with self.changed:
             self.lost.append((rank, actor_id, reason))
             self.changed.notify_all()
+
+    def on_actor_refused(self, rank: int, actor_id: str, reason: str) -> None:
+        with self.changed:
+            self.refused.append((rank, actor_id, reason))
+
+    def wait_for_room(self, rank: int, *, goes_on: Callable[[], bool]) -> None:
+        """There is always room."""
+
+    def owes_since(self, rank: int, actor_id: str) -> float | None:
+        return self.owed_since
 
     @property
     def received(self) -> list[Transition]:
