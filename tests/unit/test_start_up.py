@@ -85,12 +85,13 @@ def test_what_starts_processes_or_looks_around_loads_no_torch(module):
     assert modules.isdisjoint(COSTLY)
 
 
-def test_the_gate_resolves_its_profile_without_torch(tmp_path):
+def test_the_gate_checks_machine_and_config_without_torch(tmp_path):
     program = (
-        "import sys\nfrom pathlib import Path\n"
-        "from pirl.gate.profiles import choose_profile\n"
+        "import sys\nfrom pirl.gate.profiles import Profile\n"
+        "from pirl.gate.machine import check_libero\n"
         "from pirl.config.check import check_config\n"
-        "check_config(choose_profile('embedded').base_config)"
+        "check_libero()\n"
+        "check_config(Profile(name='libero', reason='').base_config)"
     )
     modules, _ = loaded_by(program, str(tmp_path))
     assert modules.isdisjoint(COSTLY)
