@@ -25,11 +25,6 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # Forked children and thread pools do not go together.
-sys.path[1:1] = [str(Path(__file__).resolve().parents[2])]
-os.chdir(sys.path[1])
-
 import forks
 from forks import Job, KnownTest, Outcome
 from ledger import (
@@ -49,7 +44,7 @@ from ledger import (
     text_of,
 )
 from mutants import Mutant, make_mutants
-from sources import compile_tree
+from sources import ROOT, compile_tree
 
 TARGETS = (
     "pirl/algorithm/*.py",
@@ -305,6 +300,10 @@ def run_named(path: Path, workers: int) -> int:
 
 def main() -> int:
     args = options()
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # Forked children and thread pools do not go together.
+    sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT)
     os.nice(10)
     try:
         return run_named(args.named, args.jobs) if args.named else run_targets(args)

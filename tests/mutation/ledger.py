@@ -135,12 +135,16 @@ class Lines:
 
     path: Path = STORE / "lines.json"
     by_file: dict[str, dict] = field(default_factory=dict)
+    """`own` digest of the test file, digests of the `sources` that its tests run, and its `tests`."""
+    import_lines: dict[str, list[int]] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
+    """What is imported beside `pirl` and the tests."""
 
     def __post_init__(self) -> None:
         if self.path.exists():
             stored = json.loads(self.path.read_text(encoding="utf-8"))
             self.by_file, self.modules = stored["by_file"], stored["modules"]
+            self.import_lines = stored["import_lines"]
 
     def update(self, test_files: list[str], record: Callable[[list[str]], str]) -> None:
         """Record the test files that are new or whose sources changed.
@@ -148,27 +152,41 @@ class Lines:
         Raises:
             LedgerError: a test fails unmutated; the other test files are recorded nevertheless.
         """
-        package = digest(*map(text_of, files_under("pirl")))
-        wanted = {f: digest(package, *map(text_of, [f, *_helpers(f)])) for f in test_files}
-        old = [f for f in test_files if self.by_file.get(f, {}).get("digest") != wanted[f]]
+        sources = {file: digest(text_of(file)) for file in files_under("pirl")}
+        own = {f: digest(*map(text_of, [f, *_helpers(f)])) for f in test_files}
+        old = [f for f in test_files if not self._is_fresh(f, own[f], sources)]
         self.by_file = {file: self.by_file[file] for file in test_files if file not in old}
-        if old:
-            new = json.loads(record(old))
-            self.modules = list(dict.fromkeys([*self.modules, *new["modules"]]))
-            failed = new["failed"]
-            for file in old:
-                if any(node.partition("::")[0] == file for node in failed):
-                    continue
-                self.by_file[file] = {
-                    "digest": wanted[file],
-                    "at_import": new["at_import"],
-                    "tests": [t for t in new["tests"] if t["node"].partition("::")[0] == file],
-                }
-            self.path.parent.mkdir(exist_ok=True)
-            stored = {"by_file": self.by_file, "modules": self.modules}
-            self.path.write_text(json.dumps(stored), encoding="utf-8")
-            if failed:
-                raise LedgerError("tests fail before anything is mutated: " + ", ".join(failed))
+        if not old:
+            return
+        new = json.loads(record(old))
+        self.modules = list(dict.fromkeys([*self.modules, *new["modules"]]))
+        self.import_lines |= new["at_import"]
+        failed = {node.partition("::")[0] for node in new["failed"]}
+        for file in set(old) - failed:
+            tests = [t for t in new["tests"] if t["node"].partition("::")[0] == file]
+            run = sorted({source for t in tests for source in t["lines"]})
+            self.by_file[file] = {
+                "own": own[file],
+                "sources": {source: sources[source] for source in run},
+                "tests": tests,
+            }
+        self.path.parent.mkdir(exist_ok=True)
+        stored = {
+            "by_file": self.by_file,
+            "modules": self.modules,
+            "import_lines": self.import_lines,
+        }
+        self.path.write_text(json.dumps(stored), encoding="utf-8")
+        if failed:
+            raise LedgerError(f"tests fail before anything is mutated: {new['failed']}")
+
+    def _is_fresh(self, file: str, own: str, sources: Mapping[str, str]) -> bool:
+        known = self.by_file.get(file)
+        return (
+            known is not None
+            and known["own"] == own
+            and all(sources.get(f) == was for f, was in known["sources"].items())
+        )
 
     def tests(self) -> list[KnownTest]:
         """Every test, quickest first."""
@@ -185,7 +203,7 @@ class Lines:
 
     def at_import(self, file: str) -> set[int]:
         """Lines of a file that run when it is imported."""
-        return {n for r in self.by_file.values() for n in r["at_import"].get(file, ())}
+        return set(self.import_lines.get(file, ()))
 
 
 def _helpers(test_file: str) -> list[str]:
@@ -327,26 +345,27 @@ def page(rows: list[Row], *, command: str, cpu_s: float, wall_s: float, cap: int
     sampled = (
         "Every mutant is tried."
         if cap is None
-        else f"At most {cap} mutants of each function are tried: those with the smallest SHA-256 of their "
-        "name, so that the choice is the same in every run and a change elsewhere does not move it."
+        else f"At most {cap} mutants of each function are tried: those with the smallest SHA-256 of "
+        "their name, so\nthat the choice is the same in every run and a change elsewhere does not move it."
     )
     return f"""# Mutations
 
-What the tests see: one operator of one line is changed, the tests that run the line are run, quickest first, and one
-of them must fail. Written by the command below; not edited by hand.
+What the tests see: one operator of one line is changed, the tests that run the line are run, quickest
+first, and one of them must fail. Written by the command below; not edited by hand.
 
 ```
 {command}
 ```
 
-{cpu_s:.0f} CPU seconds, {wall_s:.0f} s of wall time, two workers. {sampled} Equivalent mutants, each with its reason, are in
-`tests/mutation/equivalents.toml`: matched by file, function, normalised statement and change, so that shifted lines
-do not lose them; an entry without its mutant is an error (exit code 2). Exit code 1: a file is below {WANTED_PERCENT:.0f} %.
+{cpu_s:.0f} CPU seconds, {wall_s:.0f} s of wall time. {sampled}
+Equivalent mutants, each with its reason, are in `tests/mutation/equivalents.toml`: matched by file,
+function, normalised statement and change, so that shifted lines do not lose them; an entry without its
+mutant, or whose mutant is killed, is an error (exit code 2). Exit code 1: a file is below {WANTED_PERCENT:.0f} %.
 
 {table(rows)}
 
-"Killed" includes mutants whose test ran out of CPU time or whose module could not be imported; "survived" includes
-lines that no test runs.
+"Killed" includes mutants whose test ran out of CPU time or whose module could not be imported; "survived"
+includes lines that no test runs.
 
 | operator | change |
 |---|---|
@@ -356,13 +375,15 @@ Left alone: {NEVER}.
 
 ## Why a runner of our own
 
-`mutmut` and `cosmic-ray` start a process for each mutant or import the package again, and importing torch and LeRobot
-takes 17 CPU seconds: days for these files. Here one process imports and collects everything and forks a child per
-mutant, which exchanges the code objects of the changed functions in place; where code outside functions changes, a child
-of a process that has only the third-party packages imports `pirl` afresh. The lines that a test runs come from
-`sys.monitoring`, which costs nothing for lines already seen. Outcomes are kept in `.mutations/` and reused while the
-source and the deciding tests are unchanged; `--fresh` starts over.
+`mutmut` and `cosmic-ray` start a process for each mutant or import the package again, and importing torch
+and LeRobot takes 17 CPU seconds: half a day for these files. Here one process imports and collects
+everything and forks a child per mutant, which exchanges the code objects of the changed functions in
+place; where code outside functions changes, a child of a process that has only the third-party packages
+imports `pirl` afresh. The lines that a test runs come from `sys.monitoring`, which costs nothing for lines
+already seen. Outcomes are kept in `.mutations/` and reused while the mutated file and the deciding tests
+are unchanged, so that an interrupted run goes on; `--fresh` starts over.
 
-`python tests/mutation --help` has the options: `--files`, `--only-changed`, `--cap`, `--jobs`, `--json`, `--fresh`, and
-`--named LIST`, which runs mutations written by hand (name, file, old, new, tests), each of which must be killed.
+`python tests/mutation --help` has the options: `--files`, `--only-changed`, `--cap`, `--jobs`, `--json`,
+`--fresh`, and `--named LIST`, which runs mutations written by hand (name, file, old, new, tests), each of
+which must be killed.
 """

@@ -57,17 +57,25 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 _ARITHMETIC |= {new: old for old, new in _ARITHMETIC.items()}
 _ARITHMETIC[ast.Pow] = ast.Mult
 
-_PAIRS = (
-    "min max, minimum maximum, amin amax, any all, sum mean, ones zeros, ones_like zeros_like, "
-    "floor ceil, log exp, log1p expm1, sin cos, clamp_min clamp_max"
-)
-SWAPPED_CALLS = {old: new for pair in _PAIRS.split(", ") for old, new in [pair.split()]}
+SWAPPED_CALLS = {
+    "min": "max",
+    "minimum": "maximum",
+    "amin": "amax",
+    "any": "all",
+    "sum": "mean",
+    "ones": "zeros",
+    "ones_like": "zeros_like",
+    "floor": "ceil",
+    "log": "exp",
+    "log1p": "expm1",
+    "sin": "cos",
+}
 SWAPPED_CALLS |= {new: old for old, new in SWAPPED_CALLS.items()}
 DROPPED_KEYWORDS = frozenset(
-    "keepdim dtype correction min max reverse key generator default".split()
+    ("keepdim", "dtype", "correction", "min", "max", "reverse", "key", "generator", "default")
 )
 _DROPPED_METHODS = frozenset({"detach", "clone"})
-_LOG_METHODS = frozenset("debug info warning error exception critical log".split())
+_LOG_METHODS = frozenset(("debug", "info", "warning", "error", "exception", "critical", "log"))
 _UNTOUCHED = (ast.Import, ast.ImportFrom, ast.Assert, ast.JoinedStr, ast.Global, ast.Nonlocal)
 
 
@@ -237,9 +245,8 @@ def _places_of(node: ast.AST, place: _Place) -> Iterator[_Place]:
         inner = f"{place.function}.{node.name}".lstrip(".")
         yield from _places(node.args, node, inner, in_function=place.in_function)
         body = ast.Module(node.body, [])
-        for inside in _places(body, node, inner, in_function=True):
-            # The list is the function's own: a change of it changes the function.
-            yield inside
+        # The list is the function's own: a change of it changes the function.
+        yield from _places(body, node, inner, in_function=True)
     elif isinstance(node, ast.ClassDef):
         inner = f"{place.function}.{node.name}".lstrip(".")
         yield from _places(ast.Module(node.body, []), node, inner, in_function=place.in_function)
@@ -390,14 +397,16 @@ def _new_statements(node: ast.stmt) -> _New:
         yield "deletion", ast.Pass()
         if type(node.op) in _ARITHMETIC:
             yield "arithmetic", _with(node, op=_ARITHMETIC[type(node.op)]())
-    elif isinstance(node, ast.Raise) or (
+    elif _is_deletable(node):
+        yield "deletion", ast.Pass()
+
+
+def _is_deletable(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign):
+        return all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets)
+    return isinstance(node, ast.Raise) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    ):
-        yield "deletion", ast.Pass()
-    elif isinstance(node, ast.Assign) and all(
-        isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets
-    ):
-        yield "deletion", ast.Pass()
+    )
 
 
 def _is_text(node: ast.expr) -> bool:
