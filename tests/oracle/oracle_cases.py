@@ -15,7 +15,7 @@ STALE = (
     Episode(rewards=(0.0, 0.0, 1.0), stale=2, last_rows=1),
     Episode(rewards=(0.0, 0.5), end="truncated", stale=1, human=(0,)),
     Episode(rewards=(1.0,)),
-    Episode(rewards=(0.0, 0.0, 0.0, 0.0), end="truncated", stale=1),
+    Episode(rewards=(0.0,), end="truncated", stale=1),
     Episode(rewards=(0.25, 0.0), end="open"),
 )
 GROUPS = tuple(
@@ -62,7 +62,8 @@ def sde(**knobs: object) -> Case:
 
 
 def noise(**knobs: object) -> Case:
-    return Case(variant=NOISE, knobs=knobs)
+    # Every step is scored: two steps have a first, a last, and cost less than three.
+    return Case(variant=NOISE, steps=2, knobs=knobs)
 
 
 FAST = dict(actor_lr=0.08, update_epochs=3)
@@ -71,7 +72,7 @@ FAST = dict(actor_lr=0.08, update_epochs=3)
 CASES: dict[str, Case] = {
     # The chain.
     "base": replace(sde(), updates=2),
-    "base-noise": replace(noise(), updates=2),
+    "base-noise": replace(noise(), steps=3, updates=2),
     "noise-level": sde(flow_sde__noise_level=0.9),
     "w-rule-vp": sde(flow_sde__w_rule="vp"),
     "flow-cps": sde(flow_sde__noise_method="flow_cps"),
@@ -91,6 +92,9 @@ CASES: dict[str, Case] = {
     "one-step": replace(sde(), steps=1),
     "one-step-noise": replace(noise(), steps=1),
     "noise-on-unused": sde(noise_on_unused=True, flow_sde__stochastic_steps="all"),
+    "noise-on-unused-no-gripper": sde(
+        noise_on_unused=True, gripper_mode="none", flow_sde__stochastic_steps="all"
+    ),
     "executed-dims": replace(sde(executed_dims=(0, 1, 2)), executed_dims=(0, 1, 2)),
     # What counts.
     "bernoulli": replace(sde(gripper_mode="bernoulli"), episodes=short(EPISODES)),
@@ -99,9 +103,7 @@ CASES: dict[str, Case] = {
     ),
     "bernoulli-noise": replace(noise(gripper_mode="bernoulli"), episodes=short(EPISODES)),
     "no-gripper": sde(gripper_mode="none", **at_last_step()),
-    "rows-auto": replace(
-        sde(flow_sde__stochastic_steps="all", micro_batch=2), episodes=short(EPISODES)
-    ),
+    "rows-auto": replace(sde(flow_sde__stochastic_steps="all"), episodes=short(EPISODES)),
     "rows-never": replace(
         sde(mask_unexecuted_rows="never", flow_sde__stochastic_steps="all"),
         episodes=short(EPISODES),
@@ -153,7 +155,7 @@ CASES: dict[str, Case] = {
     "kl-all-steps": replace(sde(kl_beta=2.0, flow_sde__stochastic_steps="all"), updates=2),
     "kl-noise": replace(noise(kl_beta=2.0), updates=2),
     "target-kl": sde(target_kl=0.01, **FAST),
-    "demonstrations": sde(bc_weight=0.7),
+    "demonstrations": sde(bc_weight=0.7, global_batch=6, micro_batch=2),
     # Optimiser and loop.
     "adaptive-rate-down": replace(
         sde(lr_schedule="kl_adaptive", target_kl=0.01, **FAST), updates=2
@@ -165,6 +167,9 @@ CASES: dict[str, Case] = {
         noise(lr_schedule="kl_adaptive", target_kl=3.0, actor_lr=1e-3, actor_lr_max=1.2e-3),
         updates=2,
     ),
+    "adaptive-rate-one-step": replace(
+        sde(lr_schedule="kl_adaptive", target_kl=0.01, global_batch=64, update_epochs=1), updates=2
+    ),
     "cosine": replace(sde(lr_schedule="cosine"), updates=3),
     "betas-eps": sde(betas=(0.7, 0.8), eps=1e-3, update_epochs=3),
     "weight-decay": sde(weight_decay=0.6),
@@ -173,12 +178,14 @@ CASES: dict[str, Case] = {
     "grad-clip-noise": replace(noise(grad_clip=0.02), updates=2),
     "warm-up": replace(sde(critic_warmup_steps=1), updates=2),
     "epochs": sde(update_epochs=4),
-    "minibatches": sde(global_batch=5, micro_batch=5),
+    "minibatches": sde(global_batch=7, micro_batch=7),
+    "micro-batches": noise(global_batch=6, micro_batch=2, entropy_bonus=0.1, kl_beta=0.3),
     "one-minibatch": sde(global_batch=64, micro_batch=4, update_epochs=1),
     # The critic.
     "vlm-tokens": sde(value_source="vlm_tokens", bootstrap_on_truncation=True),
     "action-tokens": noise(value_source="action_tokens", bootstrap_on_truncation=True),
     "critic-epochs": sde(value_epochs=2, value_hidden=(6,)),
+    "critic-epochs-clipped": sde(value_epochs=1, grad_clip=0.01),
     "critic-buffer": replace(sde(value_epochs=2, value_buffer_updates=2), updates=3),
     # Stale data.
     "stale": replace(sde(), episodes=STALE, updates=2),

@@ -177,8 +177,8 @@ def a_recipe(variant: str, **knobs: object) -> PiRLConfig:
         inner = {"noise_head_hidden": (4,)} | inner
     small = dict(
         value_hidden=(5, 4),
-        global_batch=6,
-        micro_batch=3,
+        global_batch=4,
+        micro_batch=4,
         update_epochs=2,
         actor_lr=2e-2,
         value_lr=3e-2,
