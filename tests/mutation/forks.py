@@ -7,6 +7,7 @@ forked from it. Refuses to know operators and tables. Read `__main__` next.
 from __future__ import annotations
 
 import ast
+import ctypes
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import _lru_cache_wrapper
@@ -72,6 +74,10 @@ class Job:
     code: Callable[[], CodeType] | None = None
     """Makes the mutated code where it is no change of `tree`."""
 
+    def prefer(self, nodes: list[str]) -> None:
+        """Run these tests first, if they are among those of the job."""
+        self.tests.sort(key=lambda test: test.node not in nodes)
+
     def mutated(self) -> CodeType:
         if self.code is not None:
             return self.code()
@@ -83,7 +89,10 @@ class Job:
 
 
 def fork(work: Callable[[], str], *, folder: Path) -> int:
-    """The process id of a child that writes the result of `work` to `folder/result` and ends."""
+    """The process id of a child that writes the result of `work` to `folder/result` and ends.
+
+    The child leads a process group of its own, and is killed when the process that forked it ends.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -92,6 +101,7 @@ def fork(work: Callable[[], str], *, folder: Path) -> int:
     code = 70
     try:
         os.setsid()
+        _end_with_parent()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if not os.environ.get("PIRL_MUTATION_SHOW"):
             with Path(os.devnull).open("r+b") as nothing:
@@ -108,6 +118,12 @@ def fork(work: Callable[[], str], *, folder: Path) -> int:
         os._exit(code)
 
 
+def _end_with_parent() -> None:
+    """Linux sends SIGKILL when the parent is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 @dataclass(slots=True)
 class _Child:
     job: Job
@@ -122,12 +138,17 @@ def run_jobs(
     workers: int,
     record: Callable[[Job, Outcome | None], None],
 ) -> None:
-    """Fork a child per job, at most `workers` at once; `record` gets None where `attempt` declined."""
+    """Fork a child per job, at most `workers` at once; `record` gets None where `attempt` declined.
+
+    Tests that killed other mutants of the file come first, then the quickest.
+    """
     waiting, running = list(jobs)[::-1], dict[int, _Child]()
+    killers: dict[str, Counter[str]] = defaultdict(Counter)
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop()
+                job.prefer([node for node, _ in killers[job.mutant.file].most_common(5)])
                 folder = Path(tempfile.mkdtemp(prefix="pirl-mutant-"))
                 limit = WALL_FLOOR_S + WALL_FACTOR * sum(t.cpu_s for t in job.tests)
                 child = fork(lambda job=job: attempt(job), folder=folder)
@@ -136,7 +157,10 @@ def run_jobs(
             if ended is not None:
                 child, status, used = ended
                 one = running.pop(child)
-                record(one.job, _outcome(one.folder, status, used))
+                outcome = _outcome(one.folder, status, used)
+                if outcome is not None and "::" in outcome.by:
+                    killers[one.job.mutant.file][outcome.by] += 1
+                record(one.job, outcome)
                 shutil.rmtree(one.folder, ignore_errors=True)
     finally:
         for child, one in running.items():
