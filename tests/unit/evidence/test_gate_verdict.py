@@ -45,7 +45,7 @@ def a_verdict(by_step, **changes):
     return GateVerdict(results=results, **(facts | changes))
 
 
-ALL_PASSED = dict.fromkeys(STEPS, [PASSED])
+ALL_PASSED = {step: [PASSED] for step in STEPS}
 MIXED = {STEPS[0]: [PASSED, FAILED], STEPS[1]: [NOT_RUN, PASSED, PASSED]}
 
 

@@ -333,7 +333,7 @@ def test_a_bundle_without_its_commands_is_found(bundle):
 
 def test_a_run_of_no_time_and_of_every_step_is_a_run(bundle):
     record = load(bundle, "metadata/run.json")
-    steps = dict.fromkeys(STEPS, {})
+    steps = {step: {} for step in STEPS}
     store(
         bundle, "metadata/run.json", record | {"ended_utc": record["started_utc"], "steps": steps}
     )
