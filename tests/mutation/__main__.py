@@ -157,7 +157,8 @@ def in_child(work: Callable[[], str]) -> str:
     return result
 
 
-def record_lines(test_files: list[str]) -> str:
+def record_lines(test_files: list[str], modules: list[str]) -> str:
+    forks.preload(modules)  # Wanted later in any case.
     say(f"[mutation] recording the lines of {len(test_files)} test files")
     return in_child(lambda: forks.record_lines(test_files, files_under("pirl")))
 
@@ -220,7 +221,7 @@ def run_targets(args: argparse.Namespace) -> int:
             path.unlink()
     lines, outcomes = Lines(), Outcomes()
     outcomes.load()
-    lines.update(test_files(), record_lines)
+    lines.update(test_files(), partial(record_lines, modules=lines.modules))
     tests = lines.tests()
     jobs = [
         Job(mutant=mutant, tree=trees[file], tests=tests_of(mutant, tests, lines))
