@@ -31,7 +31,16 @@ from mutants import Mutant
 from sources import ROOT, Hook, compile_tree, live_functions, nested, swap
 
 # No cache of pytest's own, no workers; output is kept in memory, because children share files.
-ARGUMENTS = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:xdist"]
+ARGUMENTS = [
+    "-q",
+    "--tb=native",
+    "--assert=plain",
+    "--capture=sys",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+]
 # A mutant may loop for ever: CPU seconds for a test, beside a multiple of what it took unmutated.
 CPU_FLOOR_S, CPU_FACTOR = 5, 5
 WALL_FLOOR_S, WALL_FACTOR = 60, 20
@@ -209,10 +218,19 @@ def _limit_cpu(test: KnownTest) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
-def _run_items(items: list[pytest.Item], tests: list[KnownTest]) -> str:
-    for i, (item, test) in enumerate(zip(items, tests, strict=True)):
+def _run_items(every: list[pytest.Item], tests: list[KnownTest]) -> str:
+    """Run the tests in their order until one fails; a node may be a file or a function as well."""
+    by_node: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in every:
+        for node in (item.nodeid, item.nodeid.split("[")[0], item.nodeid.split("::")[0]):
+            if item not in by_node[node]:
+                by_node[node].append(item)
+    wanted = [(item, test) for test in tests for item in by_node[test.node]]
+    if {test.node for _, test in wanted} != {test.node for test in tests}:
+        raise LookupError(f"no such test: {[t.node for t in tests if not by_node[t.node]]}")
+    for i, (item, test) in enumerate(wanted):
         _limit_cpu(test)
-        following = items[i + 1] if i + 1 < len(items) else None
+        following = wanted[i + 1][0] if i + 1 < len(wanted) else None
         reports = runtestprotocol(item, nextitem=following, log=False)
         if any(report.failed for report in reports):
             return f"killed {item.nodeid}"
@@ -240,7 +258,6 @@ class _SwapServer:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        items = {item.nodeid: item for item in session.items}
         live = live_functions()
         gc.collect()
         gc.freeze()
@@ -249,7 +266,7 @@ class _SwapServer:
             before = compile_tree(job.tree, job.mutant.file)
             if not swap(before, job.mutated(), live):
                 return "declined"
-            return _run_items([items[test.node] for test in job.tests], job.tests)
+            return _run_items(session.items, job.tests)
 
         run_jobs(self.jobs, attempt, workers=self.workers, record=self.record)
         self.ran = True
@@ -274,11 +291,8 @@ class _ImportRunner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        items = {item.nodeid: item for item in session.items}
-        if len(items) < len(self.job.tests):
-            return True
-        tests = self.job.tests
-        self.result = _run_items([items[test.node] for test in tests], tests)
+        if not session.testsfailed:
+            self.result = _run_items(session.items, self.job.tests)
         return True
 
 

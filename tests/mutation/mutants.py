@@ -138,6 +138,8 @@ class _Place:
 def make_mutants(tree: ast.Module, file: str) -> list[Mutant]:
     """Every mutant of a module, in the order of its source; `tree` is left as it was."""
     found: list[Mutant] = []
+    if not tree.body:
+        return found
     seen: Counter[tuple[str, ...]] = Counter()
     for place in _places(tree, tree.body[0], "", in_function=False):
         node = place.node

@@ -205,7 +205,6 @@ CASES: dict[str, Case] = {
 }
 
 NOT_COMPARED = {
-    "adv_std_floor": "tests/unit/algorithm/test_advantage.py and test_update.py",
     "variant": "chosen by every case",
     "last_step_std": "every recipe of these tests states its own",
     "value_last_init": "the weights a learner starts from are an input of the comparison",

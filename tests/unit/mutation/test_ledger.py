@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
 from dataclasses import replace
 
 import ledger
@@ -81,6 +83,20 @@ def test_a_surviving_mutant_is_reported_and_a_killed_one_is_counted():
         ("return a - 1", "1 -> 2"): "killed",
     }
     assert ast.unparse(tree) == ast.unparse(ast.parse(SOURCE))
+
+
+@pytest.mark.parametrize(("ended_by", "status"), [("SIGXCPU", "timeout"), ("SIGTERM", "killed")])
+def test_a_mutant_that_runs_for_ever_or_crashes_is_dead(ended_by, status):
+    tree = ast.parse(SOURCE)
+    job = Job(mutant=make_mutants(tree, "a.py")[0], tree=tree, tests=[])
+    found = []
+
+    def end(job):
+        os.kill(os.getpid(), getattr(signal, ended_by))
+        return "survived"
+
+    run_jobs([job], end, workers=1, record=lambda job, outcome: found.append(outcome.status))
+    assert found == [status]
 
 
 def test_a_child_that_fails_by_itself_is_no_killed_mutant():
