@@ -42,7 +42,7 @@ ARGUMENTS = [
     "no:xdist",
 ]
 # A mutant may loop for ever: CPU seconds for a test, beside a multiple of what it took unmutated.
-CPU_FLOOR_S, CPU_FACTOR = 5, 5
+CPU_FLOOR_S, CPU_FACTOR = 3, 5
 WALL_FLOOR_S, WALL_FACTOR = 60, 20
 
 
