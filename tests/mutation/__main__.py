@@ -19,10 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import forks
@@ -111,33 +111,41 @@ def sample(mutants: list[Mutant], cap: int | None) -> list[Mutant]:
     return [mutant for mutant in mutants if mutant.digest in chosen]
 
 
-def lines_naming(names: Iterable[str]) -> dict[str, set[int]]:
-    """Lines of `pirl` where one of the names stands, by file."""
-    wanted, found = set(names), {}
+@cache
+def lines_by_name() -> dict[str, set[tuple[str, int]]]:
+    """Lines of `pirl` by the names that stand there."""
+    found: dict[str, set[tuple[str, int]]] = {}
     for file in files_under("pirl"):
-        lines = set()
         for node in ast.walk(ast.parse(text_of(file))):
             name = getattr(node, "attr", None) or getattr(node, "id", None)
-            if name in wanted or (isinstance(node, ast.keyword) and node.arg in wanted):
-                lines.add(node.lineno)
-        if lines:
-            found[file] = lines
+            if isinstance(node, ast.keyword):
+                name = node.arg
+            if isinstance(name, str):
+                found.setdefault(name, set()).add((file, node.lineno))
     return found
 
 
-def tests_of(mutant: Mutant, tests: list[KnownTest], lines: Lines) -> list[KnownTest]:
-    """The tests that can see a mutant, quickest first."""
-    where = {mutant.file: set(range(mutant.lines[0], mutant.lines[1] + 1))}
+def tests_by_line(tests: list[KnownTest]) -> dict[tuple[str, int], list[int]]:
+    """Positions in `tests` of those that run a line."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for position, test in enumerate(tests):
+        for file, numbers in test.lines.items():
+            for number in numbers:
+                found.setdefault((file, number), []).append(position)
+    return found
+
+
+def lines_of(mutant: Mutant, at_import: set[int]) -> set[tuple[str, int]]:
+    """The lines whose tests can see a mutant."""
     if mutant.at_import:
         # Run once for all tests: those count that run a line which names what is bound there.
-        where = lines_naming(mutant.names)
-    elif where[mutant.file] & lines.at_import(mutant.file):
-        where = {mutant.file: set(range(1, 100_000)) - lines.at_import(mutant.file)}
-    return [
-        test
-        for test in tests
-        if any(not numbers.isdisjoint(test.lines.get(f, ())) for f, numbers in where.items())
-    ]
+        lines = set().union(*(lines_by_name().get(name, ()) for name in mutant.names))
+        first, last = mutant.body or (1, 0)
+        return lines | {(mutant.file, number) for number in range(first, last + 1)}
+    own = set(range(mutant.lines[0], mutant.lines[1] + 1))
+    if own & at_import:
+        own = set(range(1, 1 + text_of(mutant.file).count("\n"))) - at_import
+    return {(mutant.file, number) for number in own}
 
 
 def in_child(work: Callable[[], str]) -> str:
@@ -217,11 +225,15 @@ def run_targets(args: argparse.Namespace) -> int:
     outcomes.load()
     lines.update(test_files(), partial(record_lines, modules=lines.modules))
     tests = lines.tests()
-    jobs = [
-        Job(mutant=mutant, tree=trees[file], tests=tests_of(mutant, tests, lines))
-        for file in files
-        for mutant in sample(mutants[file], args.cap)
-    ]
+    by_line = tests_by_line(tests)
+    jobs = []
+    for file in files:
+        at_import = lines.at_import(file)
+        for mutant in sample(mutants[file], args.cap):
+            seen = {n for line in lines_of(mutant, at_import) for n in by_line.get(line, ())}
+            jobs.append(
+                Job(mutant=mutant, tree=trees[file], tests=[tests[n] for n in sorted(seen)])
+            )
     results = try_all(jobs, lines, outcomes, args.jobs)
     found = tally(mutants, [(job.mutant, results[job.mutant.digest]) for job in jobs], equivalents)
     cpu_s = sum(outcome.cpu_s for outcome in results.values())

@@ -98,6 +98,8 @@ class Mutant:
     """Whether the change is outside every function, in code that runs when the module is imported."""
     names: frozenset[str] = frozenset()
     """Names that the statement binds, where it is outside every function."""
+    body: tuple[int, int] | None = None
+    """Lines of the function whose default is changed."""
     apply: Callable[[], None] = field(repr=False, default=lambda: None)
     """Alters the tree that `make_mutants` was given; a forked child calls it once."""
 
@@ -161,6 +163,7 @@ def make_mutants(tree: ast.Module, file: str) -> list[Mutant]:
                     lines=_lines(node),
                     at_import=not place.in_function,
                     names=frozenset() if place.in_function else _bound(place),
+                    body=_body(place),
                     apply=lambda place=place, new=new: place.put(new),
                 )
             )
@@ -195,6 +198,14 @@ def _bound(place: _Place) -> frozenset[str]:
     if place.function:
         names.add(place.function.rsplit(".", 1)[-1])
     return frozenset(names)
+
+
+def _body(place: _Place) -> tuple[int, int] | None:
+    """Lines of a function, for a change of its defaults."""
+    node = place.statement
+    if place.in_function or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    return node.body[0].lineno, node.end_lineno or node.lineno
 
 
 def _head(node: ast.AST) -> str:
