@@ -321,6 +321,8 @@ class _Recorder:
     caches: list[_lru_cache_wrapper] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
+    modules: list[str] = field(default_factory=list)
+    """Third-party modules that the tests import before any of them runs."""
 
     def __post_init__(self) -> None:
         self.current = self.at_import
@@ -343,6 +345,11 @@ class _Recorder:
         return sys.monitoring.DISABLE
 
     def pytest_collection_finish(self) -> None:
+        self.modules = [
+            name
+            for name, module in list(sys.modules.items())
+            if (getattr(module, "__file__", None) or "").startswith(sys.prefix)
+        ]
         # A cache would credit what it keeps to the first test alone.
         self.caches = [
             thing
@@ -396,15 +403,10 @@ class _Recorder:
             if node not in self.failed | self.skipped:
                 every = lines.union(*(self.by_fixture.get(one, ()) for one in shared))
                 tests.append({"node": node, "cpu_s": round(took, 4), "lines": _by_file(every)})
-        outside = [
-            name
-            for name, module in list(sys.modules.items())
-            if (getattr(module, "__file__", None) or "").startswith(sys.prefix)
-        ]
         return {
             "tests": tests,
             "at_import": _by_file(self.at_import),
-            "modules": outside,
+            "modules": self.modules,
             "failed": sorted(self.failed),
         }
 
