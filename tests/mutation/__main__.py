@@ -47,7 +47,6 @@ from mutants import Mutant, make_mutants
 from sources import ROOT, compile_tree
 
 TARGETS = (
-    "pirl/algorithm/*.py",
     "pirl/contract/*.py",
     "pirl/runtime/batch.py",
     "pirl/runtime/lockstep.py",
@@ -57,6 +56,7 @@ TARGETS = (
     "pirl/transport/admission.py",
     "pirl/evidence/verify_checks.py",
     "pirl/evidence/judge.py",
+    "pirl/algorithm/*.py",
 )
 TESTS = ("tests/unit", "tests/contract", "tests/oracle")
 NOT_TESTS = "tests/unit/mutation/"
@@ -92,7 +92,7 @@ def options() -> argparse.Namespace:
 
 def chosen_files(patterns: list[str] | None, revision: str | None) -> list[str]:
     """Targets that the options leave."""
-    files = [f for f in files_under("pirl") if any(fnmatch(f, target) for target in TARGETS)]
+    files = [f for target in TARGETS for f in files_under("pirl") if fnmatch(f, target)]
     if patterns is not None:
         files = [f for f in files if any(fnmatch(f, pattern) for pattern in patterns)]
     if revision is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -44,6 +44,19 @@ ARGUMENTS = [
 # A mutant may loop for ever: CPU seconds for a test, beside a multiple of what it took unmutated.
 CPU_FLOOR_S, CPU_FACTOR = 3, 5
 WALL_FLOOR_S, WALL_FACTOR = 60, 20
+QUICK_S = 0.3
+
+
+def run_pytest(nodes: Iterable[str], plugin: object) -> None:
+    """pytest in this process; a property that fails is not searched for a smaller example."""
+    if importlib.util.find_spec("hypothesis") is not None:
+        from hypothesis import Phase, settings
+
+        settings.register_profile(
+            "mutation", deadline=None, database=None, phases=(Phase.explicit, Phase.generate)
+        )
+        settings.load_profile("mutation")
+    pytest.main([*nodes, *ARGUMENTS], plugins=[plugin])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +97,8 @@ class Job:
     """Makes the mutated code where it is no change of `tree`."""
 
     def prefer(self, nodes: list[str]) -> None:
-        """Run these tests first, if they are among those of the job."""
-        self.tests.sort(key=lambda test: test.node not in nodes)
+        """Run these tests first, if they are among those of the job and quick."""
+        self.tests.sort(key=lambda test: test.node not in nodes or test.cpu_s > QUICK_S)
 
     def mutated(self) -> CodeType:
         if self.code is not None:
@@ -244,9 +257,9 @@ def swapped(workers: int, jobs: list[Job], record: Callable[[Job, Outcome | None
     """
     files = sorted({test.node.partition("::")[0] for job in jobs for test in job.tests})
     server = _SwapServer(workers, jobs, record)
-    code = pytest.main([*files, *ARGUMENTS], plugins=[server])
+    run_pytest(files, server)
     if not server.ran:
-        raise RuntimeError(f"pytest ended with {code!r} before a mutant was tried")
+        raise RuntimeError("pytest ended before a mutant was tried")
 
 
 class _SwapServer:
@@ -279,7 +292,7 @@ def imported(job: Job) -> str:
     Hook({job.mutant.file: lambda: code}).install()
     runner = _ImportRunner(job)
     resource.setrlimit(resource.RLIMIT_CPU, (120, resource.RLIM_INFINITY))
-    pytest.main([*(test.node for test in job.tests), *ARGUMENTS], plugins=[runner])
+    run_pytest((test.node for test in job.tests), runner)
     # No result: the mutated module cannot be imported, or a test file cannot be.
     return runner.result or "killed (import)"
 
@@ -303,7 +316,7 @@ def record_lines(paths: list[str], files: list[str]) -> str:
     """JSON of the tests under `paths`, the lines of `files` that each runs, and what was imported."""
     recorder = _Recorder(files)
     recorder.hook.install()
-    pytest.main([*paths, *ARGUMENTS], plugins=[recorder])
+    run_pytest(paths, recorder)
     return json.dumps(recorder.result())
 
 
