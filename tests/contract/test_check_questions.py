@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from contract_builders import a_config, a_policy, an_observation, noise
-from toy_policies import ToyPolicy, toy_observation
+from toy_policies import SigmoidInPlace, ToyPolicy, toy_observation
 
 from pirl.contract import check_shapes
 from pirl.contract.check import ClauseStatus, check_flow_policy
@@ -214,6 +214,12 @@ def test_modules_in_train_mode_are_named():
     policy = ToyPolicy()
     policy.module.body.train()
     assert details(policy)["eval-mode"] == "in train mode: body, body.0, body.1"
+
+
+def test_what_a_policy_alters_is_not_asked_with_again():
+    probe = Probe(policy=SigmoidInPlace(), observation=toy_observation())
+    assert check_shapes.postprocess(probe) == ""
+    assert torch.equal(probe.x, probe.noise(0))
 
 
 # TF32

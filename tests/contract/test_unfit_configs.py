@@ -7,7 +7,7 @@ import torch
 from contract_builders import a_config, a_policy
 from lerobot.configs import NormalizationMode
 
-from pirl.contract.action_modes import action_mode_of, make_action_spec
+from pirl.contract.action_modes import ActionMode, action_mode_of, make_action_spec
 from pirl.contract.clauses import refuse_unfit_config
 from pirl.contract.digests import architecture_digest, weights_digest
 from pirl.errors import ConfigError, ContractError
@@ -70,6 +70,14 @@ def test_each_unfit_part_is_named(changes, field):
     assert refused(**changes) == [field]
 
 
+def test_what_was_found_is_shown():
+    config = a_config()
+    config.train_soft_prompts = False
+    with pytest.raises(ContractError) as caught:
+        refuse_unfit_config(config)
+    assert [clause.value for clause in caught.value.clauses] == [False]
+
+
 def test_one_denoising_step_is_enough():
     assert refused(num_denoising_steps=1) == []
 
@@ -114,6 +122,14 @@ def test_auto_executes_what_is_real():
 def test_an_action_mode_that_nobody_wrote_down_is_refused():
     with pytest.raises(ContractError, match="ee6d"):
         action_mode_of("dance", auto_real_dim=3, auto_model_dim=5)
+
+
+@pytest.mark.parametrize(("hides", "dims"), [(True, (1,)), (False, ())])
+def test_grippers_are_hidden_where_the_mode_hides_them(hides, dims):
+    mode = ActionMode(
+        groups=("joint", "gripper_logit"), real_dims=2, env_dim=2, hides_grippers=hides
+    )
+    assert mode.hidden_gripper_dims == dims
 
 
 # Digests
