@@ -2,7 +2,7 @@
 
 python tests/mutation [--files GLOB ...] [--only-changed [REV]] [--cap N] [--jobs N] [--json FILE]
                       [--fresh] [--write]      every mutant of the targets, or a sample
-python tests/mutation --named LIST             mutations written by hand; each must be killed
+python tests/mutation --named LIST [--sample N]   mutations written by hand; each must be killed
 
 Exit codes: 0 passed, 1 a file is below the wanted percentage or a named mutation survived, 2 the
 tests fail unmutated or a list does not fit the source.
@@ -35,6 +35,7 @@ from ledger import (
     Outcomes,
     Tally,
     check_equivalents,
+    digest,
     files_under,
     page,
     read_equivalents,
@@ -87,6 +88,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     parser.add_argument("--write", action="store_true", help="write docs/mutations.md")
     parser.add_argument("--named", type=Path, metavar="LIST", help="run this list instead")
+    parser.add_argument("--sample", type=int, metavar="N", help="of the list, N entries")
     return parser.parse_args()
 
 
@@ -263,15 +265,17 @@ def report(args: argparse.Namespace, found: Tally, *, cpu_s: float, wall_s: floa
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if args.write:
-        command = shlex.join(["python", "tests/mutation", *sys.argv[1:]])
+        cap = [] if args.cap is None else ["--cap", str(args.cap)]
+        files = ["--files", *args.files] if args.files else []
+        command = shlex.join(["python", "tests/mutation", *cap, *files, "--write"])
         text = page(found.rows, command=command, cpu_s=cpu_s, wall_s=wall_s, cap=args.cap)
         Path("docs/mutations.md").write_text(text, encoding="utf-8")
 
 
-def run_named(path: Path, workers: int) -> int:
-    """Every mutation of the list must be killed by one of its tests."""
+def run_named(path: Path, count: int | None, workers: int) -> int:
+    """Every mutation of the list, or of a sample of it, must be killed by one of its tests."""
     jobs = []
-    for one in read_named(path):
+    for one in sorted(read_named(path), key=lambda one: digest(one.name))[:count]:
         text = text_of(one.file).replace(one.old, one.new)
         mutant = Mutant(
             file=one.file,
@@ -313,7 +317,9 @@ def main() -> int:
     os.chdir(ROOT)
     os.nice(10)
     try:
-        return run_named(args.named, args.jobs) if args.named else run_targets(args)
+        if args.named:
+            return run_named(args.named, args.sample, args.jobs)
+        return run_targets(args)
     except LedgerError as error:
         say(f"[mutation] {error}")
         return 2

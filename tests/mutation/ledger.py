@@ -385,5 +385,6 @@ are unchanged, so that an interrupted run goes on; `--fresh` starts over.
 
 `python tests/mutation --help` has the options: `--files`, `--only-changed`, `--cap`, `--jobs`, `--json`,
 `--fresh`, and `--named LIST`, which runs mutations written by hand (name, file, old, new, tests), each of
-which must be killed.
+which must be killed. `tests/oracle/mutations.toml` is such a list, of the objective's terms; the short form of
+it is `python tests/mutation --named tests/oracle/mutations.toml --sample 30`, without recorded lines.
 """
