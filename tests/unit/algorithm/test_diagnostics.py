@@ -178,6 +178,13 @@ def test_a_report_of_an_update_without_any_pass_is_finite_and_short():
 
 
 def test_weights_are_admitted_up_to_the_threshold():
+    given = torch.tensor([0.0, 0.001, -9.0])
+    weight = behaviour_weight(given, behaviour=torch.zeros(3), threshold=1.0, log_ratio_clamp=5.0)
+    assert weight.admitted.tolist() == [True, False, True]
+    assert weight.weight.tolist() == pytest.approx([1.0, math.exp(0.001), math.exp(-5.0)])
+
+
+def test_samples_that_are_not_admitted_are_counted():
     weight = BehaviourWeight(weight=torch.tensor([1.0]), admitted=torch.tensor([False]))
     stats = RatioStats()
     stats.add(the_surrogate(torch.tensor([2])), weight, mask=torch.tensor([True]))
