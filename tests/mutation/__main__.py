@@ -268,7 +268,7 @@ def report(args: argparse.Namespace, found: Tally, *, cpu_s: float, wall_s: floa
         cap = [] if args.cap is None else ["--cap", str(args.cap)]
         files = ["--files", *args.files] if args.files else []
         command = shlex.join(["python", "tests/mutation", *cap, *files, "--write"])
-        text = page(found.rows, command=command, cpu_s=cpu_s, wall_s=wall_s, cap=args.cap)
+        text = page(found.rows, command=command, cpu_s=cpu_s, cap=args.cap)
         Path("docs/mutations.md").write_text(text, encoding="utf-8")
 
 

@@ -114,6 +114,7 @@ def fork(work: Callable[[], str], *, folder: Path) -> int:
     """The process id of a child that writes the result of `work` to `folder/result` and ends.
 
     The child leads a process group of its own, and is killed when the process that forked it ends.
+    What it prints is lost unless PIRL_MUTATION_SHOW is set.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -339,14 +339,14 @@ def table(rows: list[Row]) -> str:
     return "\n".join([_TABLE_HEAD, *shown])
 
 
-def page(rows: list[Row], *, command: str, cpu_s: float, wall_s: float, cap: int | None) -> str:
+def page(rows: list[Row], *, command: str, cpu_s: float, cap: int | None) -> str:
     """`docs/mutations.md`."""
     operators = "\n".join(f"| {name} | {meaning} |" for name, meaning in OPERATORS)
     sampled = (
         "Every mutant is tried."
         if cap is None
         else f"At most {cap} mutants of each function are tried: those with the smallest SHA-256 of "
-        "their name, so\nthat the choice is the same in every run and a change elsewhere does not move it."
+        "their name, so that\nthe choice is the same in every run and a change elsewhere does not move it."
     )
     return f"""# Mutations
 
@@ -357,7 +357,8 @@ first, and one of them must fail. Written by the command below; not edited by ha
 {command}
 ```
 
-{cpu_s:.0f} CPU seconds, {wall_s:.0f} s of wall time. {sampled}
+{cpu_s:.0f} CPU seconds in all mutants together, and about 90 before the first; on two free cores half as
+many seconds. {sampled}
 Equivalent mutants, each with its reason, are in `tests/mutation/equivalents.toml`: matched by file,
 function, normalised statement and change, so that shifted lines do not lose them; an entry without its
 mutant, or whose mutant is killed, is an error (exit code 2). Exit code 1: a file is below {WANTED_PERCENT:.0f} %.

@@ -134,11 +134,11 @@ def test_table_and_page_show_every_file_and_the_sum():
     found = tally({"a.py": made}, zip(made, [KILLED, SURVIVED], strict=False), ())
     assert f"| `a.py` | {len(made)} | 2 | 1 | 0 | 1 | 50.0 |" in table(found.rows)
     assert f"| **all** | {len(made)} | 2 | 1 | 0 | 1 | 50.0 |" in table(found.rows)
-    shown = page(found.rows, command="run it", cpu_s=61.2, wall_s=40.0, cap=None)
+    shown = page(found.rows, command="run it", cpu_s=61.2, cap=None)
     assert "run it" in shown
     assert "61 CPU seconds" in shown
     assert "Every mutant is tried." in shown
-    assert "At most 8 mutants" in page(found.rows, command="", cpu_s=0, wall_s=0, cap=8)
+    assert "At most 8 mutants" in page(found.rows, command="", cpu_s=0, cap=8)
 
 
 # Equivalent mutants
