@@ -472,3 +472,14 @@ def test_no_door_is_open_while_another_thread_is_inside(door: str):
         assert inside.is_alive()
     inside.join(timeout=20.0)
     assert not inside.is_alive()
+
+
+def test_settled_counters_count_what_was_dropped_as_received():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    take(store)
+    store.begin_version(1)
+    store.on_transitions(0, "a", an_episode(version=0, length=3), 10)
+    settled = store.settled_counters()
+    assert (settled["received"], settled["consumed"], settled["dropped"]) == (5, 2, 3)
