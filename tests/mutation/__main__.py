@@ -14,6 +14,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -150,6 +151,22 @@ def lines_of(mutant: Mutant, at_import: set[int]) -> set[tuple[str, int]]:
     return {(mutant.file, number) for number in own}
 
 
+def is_named_in(test: KnownTest, mutant: Mutant) -> bool:
+    """Whether the file of a test names the class, function or constant that is mutated.
+
+    What a class makes of its fields by itself, `__init__` for one, has no line of its own.
+    """
+    owner = mutant.function.rsplit(".", 1)[-1]
+    names = {owner} if owner else mutant.names
+    return not names.isdisjoint(words_of(test.node.partition("::")[0]))
+
+
+@cache
+def words_of(file: str) -> frozenset[str]:
+    """Every word of a file."""
+    return frozenset(re.findall(r"\w+", text_of(file)))
+
+
 def in_child(work: Callable[[], str]) -> str:
     """Result of `work`, done in a forked child."""
     with tempfile.TemporaryDirectory(prefix="pirl-mutation-") as name:
@@ -233,6 +250,8 @@ def run_targets(args: argparse.Namespace) -> int:
         at_import = lines.at_import(file)
         for mutant in sample(mutants[file], args.cap):
             seen = {n for line in lines_of(mutant, at_import) for n in by_line.get(line, ())}
+            if mutant.at_import:
+                seen |= {n for n, test in enumerate(tests) if is_named_in(test, mutant)}
             jobs.append(
                 Job(mutant=mutant, tree=trees[file], tests=[tests[n] for n in sorted(seen)])
             )

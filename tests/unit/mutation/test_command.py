@@ -134,7 +134,7 @@ def test_survivors_are_printed_and_make_the_command_fail_and_known_outcomes_are_
     assert "known from earlier runs" in again.stderr
     assert "unseen" not in again.stdout
     page = (root / "docs" / "mutations.md").read_text()
-    assert "python tests/mutation --write --cap 100" in page
+    assert "python tests/mutation --cap 100 --write" in page
     assert f"| {row['killed'] + 2} | 1 | 1 |" in page
 
 
