@@ -1,6 +1,9 @@
 """Builders that contract tests share; every draw is a function of a seed."""
 
 from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -27,13 +30,23 @@ def a_policy(config=None, *, executed_dims=None, seed=0):
     Equal questions are answered with copies, because building costs ten times as much.
     """
     config = config or a_config()
-    key = (repr(config), seed)
-    if config.pretrained_path is not None or key not in _BUILT:
-        _BUILT[key] = a_built_policy(config, seed=seed)
-    return XVLAFlowPolicy(deepcopy(_BUILT[key].module), executed_dims=executed_dims)
+    wanted = _Wanted(text=repr(config), seed=seed, config=config)
+    built = (_build if config.pretrained_path is None else _build.__wrapped__)(wanted)
+    return XVLAFlowPolicy(deepcopy(built.module), executed_dims=executed_dims)
 
 
-_BUILT = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What a policy is built from, compared by its text."""
+
+    text: str
+    seed: int
+    config: Any = field(compare=False)
+
+
+@cache
+def _build(wanted: _Wanted):
+    return a_built_policy(wanted.config, seed=wanted.seed)
 
 
 def a_built_policy(config=None, *, executed_dims=None, seed=0):

@@ -123,6 +123,7 @@ FAULTS = {
     "vlm_features (2, 2, 5)": lambda: encoding(vlm_features=lambda v: v[..., 1:]),
     "aux_visual_inputs (2, 6)": lambda: encoding(aux_visual_inputs=lambda v: v[:, 0]),
     "proprio (1, 2)": lambda: encoding(proprio=lambda v: v[:1]),
+    "proprio (2, 1, 2)": lambda: encoding(proprio=lambda v: v[:, None]),
     "domain_id (2, 1)": lambda: encoding(domain_id=lambda v: v[:, None]),
     "vlm_features is torch.float64": lambda: encoding(vlm_features=lambda v: v.double()),
     "proprio is not finite": lambda: encoding(proprio=lambda v: v / 0),

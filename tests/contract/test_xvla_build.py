@@ -3,17 +3,22 @@
 import json
 import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
-from contract_builders import ALL_MODES, a_config
+from contract_builders import ALL_MODES, a_config, an_observation
 from contract_builders import a_built_policy as a_policy
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, OBS_STATE
 from safetensors.torch import load_file, save_file
 
 from pirl.config.recipe import QUALIFIED_POLICIES
+from pirl.contract import source
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.processors import PREPROCESSOR_FILE, tokenizer_source
 from pirl.contract.registry import ADAPTERS, build_flow_policy
+from pirl.contract.stock import stock_batch
 from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.contract.xvla import (
     architecture_digest,
@@ -353,3 +358,56 @@ def test_every_bad_part_of_a_config_is_found_before_weights_are_looked_for():
     config.pretrained_path = "/no/such/folder"
     with pytest.raises(ContractError, match="precision"):
         build_policy(config, executed_dims=None, device="cpu", seed=0)
+
+
+def test_a_path_that_is_no_hub_id_is_not_looked_for_on_the_hub(monkeypatch):
+    def download(*_, **__):
+        pytest.fail("asked the hub")
+
+    monkeypatch.setattr(source, "hf_hub_download", download)
+    config = a_config()
+    for path in ("./no_such_folder", "outputs/run/checkpoints/last", "/no/such/folder"):
+        config.pretrained_path = path
+        with pytest.raises(EnvironmentNotReadyError, match="no such folder"):
+            a_policy(config)
+
+
+def test_an_adapter_refuses_a_config_of_another_policy():
+    with pytest.raises(ConfigError, match="SimpleNamespace"):
+        ADAPTERS["xvla"](SimpleNamespace(type="xvla"), executed_dims=None, device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("key", [None, "embodiment"])
+def test_a_stock_batch_has_the_observation_under_the_policys_keys(key):
+    config = a_config()
+    config.domain_feature_key = key
+    policy = a_policy(config)
+    observation = an_observation(config, domain_id=3)
+    for batch in (stock_batch(policy.module, observation), policy.stock_batch(observation)):
+        assert torch.equal(batch[key or "domain_id"], observation.domain_id)
+        assert torch.equal(batch[OBS_STATE], observation.state)
+        assert torch.equal(batch[OBS_LANGUAGE_TOKENS], observation.input_ids)
+        assert len(batch) == 3 + len(observation.images)
+
+
+@pytest.mark.parametrize(
+    ("domain_id", "is_refused"), [(-1, True), (0, False), (1, False), (2, True)]
+)
+def test_the_domain_of_a_checkpoint_is_one_that_the_policy_has(tmp_path, domain_id, is_refused):
+    config = a_config(num_domains=2)
+    config.pretrained_path = tmp_path
+    step = {"registry_name": "xvla_add_domain_id", "config": {"domain_id": domain_id}}
+    (tmp_path / PREPROCESSOR_FILE).write_text(json.dumps({"steps": [step]}))
+    if is_refused:
+        with pytest.raises(CheckpointError, match=r"expected 0\.\.1"):
+            domain_id_of(config)
+    else:
+        assert domain_id_of(config) == domain_id
+
+
+def test_a_checkpoint_without_a_tokenizer_uses_the_one_that_the_config_names(tmp_path):
+    config = a_config()
+    config.pretrained_path = tmp_path
+    assert tokenizer_source(config) == config.tokenizer_name
+    (tmp_path / config.tokenizer_name).mkdir(parents=True)
+    assert tokenizer_source(config) == str(tmp_path / config.tokenizer_name)

@@ -79,6 +79,8 @@ def test_stock_generation_is_driven_by_the_given_noise_and_draws_nothing():
     assert not torch.equal(one, two)
     with pytest.raises(ContractError, match="stock-sampler"):
         stock_generate(policy.module, observation, noise(policy, rows=1))
+    with pytest.raises(ContractError, match="stock-sampler"):
+        stock_generate(policy.module, observation, noise(policy)[..., :-1])
 
 
 def test_images_of_another_size_are_resized_as_lerobot_does():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from contract_builders import INSTRUCTION, a_config, a_policy, an_observation, noise
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.config.recipe import FlowSDEConfig, PiRLConfig
+from pirl.contract import processors
 from pirl.contract.processors import PREPROCESSOR_FILE, imagenet_normalize
 from pirl.contract.stock import stock_generate
 from pirl.contract.tiny import (
@@ -26,7 +28,12 @@ from pirl.contract.tiny import (
     write_tiny_checkpoint,
     write_tiny_tokenizer,
 )
-from pirl.contract.xvla import make_saved_processors, save_pretrained, tokenize_instruction
+from pirl.contract.xvla import (
+    domain_id_of,
+    make_saved_processors,
+    save_pretrained,
+    tokenize_instruction,
+)
 from pirl.envs.metaworld_config import instructions
 from pirl.errors import EnvironmentNotReadyError
 
@@ -254,3 +261,24 @@ def test_stock_lerobot_finds_the_tokenizer_from_inside_the_checkpoint_only(
     else:
         with pytest.raises(ValueError, match="tokenizer_processor"):
             make_pre_post_processors(config, pretrained_path=str(folder))
+
+
+def test_a_preprocessor_that_the_hub_does_not_have_is_domain_0_and_an_unreachable_hub_is_an_error(
+    monkeypatch,
+):
+    config = a_config()
+    config.pretrained_path = "owner/name"
+
+    def raising(error):
+        def download(*_, **__):
+            raise error
+
+        monkeypatch.setattr(processors, "hf_hub_download", download)
+
+    raising(EntryNotFoundError("no such file"))
+    assert domain_id_of(config) == 0
+    for error in (LocalEntryNotFoundError("not cached\nsecond line"), OSError("no network")):
+        raising(error)
+        with pytest.raises(EnvironmentNotReadyError, match=str(error).split("\n")[0]) as caught:
+            domain_id_of(config)
+        assert "second line" not in str(caught.value)

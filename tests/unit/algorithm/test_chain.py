@@ -442,3 +442,22 @@ def test_gradients_reach_the_prediction_and_not_the_recorded_noise():
         )
         (gradient,) = torch.autograd.grad(replayed.log_prob.sum(), theta)
         assert bool(gradient.abs().gt(0).all())
+
+
+def test_a_replay_without_the_noise_head_that_its_recipe_needs_is_refused():
+    spec, pirl = a_spec(), flow_noise()
+    policy = MixingPolicy(spec)
+    context = a_context(2)
+    head = a_head(spec, pirl, width=policy.feature_width)
+    sampled = sample_chunk(policy, context, pirl=pirl, noise_head=head, rngs=generators(2))
+    with pytest.raises(ContractError, match="noise"):
+        replay_log_prob(policy, context, fields=sampled.fields, pirl=pirl, noise_head=None)
+
+
+@pytest.mark.parametrize(("steps", "is_there"), [("one", True), ("all", False)])
+def test_the_last_state_travels_by_itself_only_where_the_chain_does_not(steps, is_there):
+    spec = a_spec()
+    pirl = flow_sde(sde={"stochastic_steps": steps}, gripper_mode="bernoulli")
+    policy = MixingPolicy(spec)
+    sampled = sample_chunk(policy, a_context(2), pirl=pirl, noise_head=None, rngs=generators(2))
+    assert ("pirl_x_last" in sampled.fields) is is_there

@@ -118,3 +118,53 @@ def test_the_buffer_survives_a_checkpoint_and_refuses_an_incomplete_one():
     del damaged["1.weight"]
     with pytest.raises(CheckpointError, match=r"1\.weight"):
         restored.load(damaged, device=torch.device("cpu"))
+
+
+def test_a_buffer_of_no_update_keeps_one_and_is_replaced_by_what_is_loaded():
+    buffer, other = ValueBuffer(0), ValueBuffer(3)
+    assert len(buffer) == 0
+    for value in (1.0, 2.0):
+        buffer.add(targets(value))
+    assert (len(buffer), buffer.all().target.tolist()) == (1, [2.0, 2.0])
+    other.add(targets(7.0))
+    other.load(buffer.state(), device=torch.device("cpu"))
+    assert other.all().target.tolist() == [2.0, 2.0]
+    other.load({}, device=torch.device("cpu"))
+    assert len(other) == 0
+
+
+def test_the_state_of_a_buffer_is_a_copy_without_a_graph():
+    buffer = ValueBuffer(2)
+    value = torch.ones(2, requires_grad=True)
+    buffer.add(ValueTargets(inputs=torch.ones(2, 3), target=value * 2, weight=torch.ones(2)))
+    state = buffer.state()
+    assert state.keys() == {"0.inputs", "0.target", "0.weight"}
+    assert not any(tensor.requires_grad for tensor in state.values())
+    state["0.inputs"].zero_()
+    assert buffer.all().inputs.tolist() == [[1.0] * 3] * 2
+
+
+def test_hidden_layers_start_with_fan_out_scale_and_no_bias():
+    critic = Critic(
+        8, hidden=(64, 2048), last_init="normal", generator=torch.Generator().manual_seed(0)
+    )
+    layers = [m for m in critic.hidden if isinstance(m, torch.nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(64, 8), (2048, 64)]
+    assert float(layers[1].weight.detach().std()) == pytest.approx((2 / 2048) ** 0.5, rel=0.05)
+    assert all(bool((layer.bias == 0).all()) for layer in [*layers, critic.last])
+    assert critic.last.weight.shape == (1, 2048)
+    assert critic(torch.randn(5, 8)).shape == (5,)
+
+
+def test_the_critic_reads_pooled_features_tokens_time_or_executed_rows():
+    policy = ToyPolicy(chunk_size=3, executed_steps=2)
+    context = policy.encode(an_observation(4, seed=1))
+    assert torch.equal(inputs_of("vlm"), context.critic_features)
+    tokens = inputs_of("vlm_tokens", chunk_idx=3)
+    assert torch.equal(tokens[:, :4], context.vlm_features[:, 0])
+    assert torch.equal(tokens[:, 4:-1], context.critic_features)
+    assert tokens[:, -1].tolist() == pytest.approx([1.3862944] * 4)
+    start = torch.full((4, 3, 2), 0.5)
+    features = policy.predict(context, start, torch.ones(4)).features.detach()
+    expected = (features[:, 0] + features[:, 1]) / 2
+    torch.testing.assert_close(inputs_of("action_tokens", start=0.5), expected)

@@ -362,3 +362,19 @@ def test_tiny_xvla_with_live_dropout_breaks_parity_by_more_than_a_tenth(variant,
         algorithm.update(iter([batch]))
     off = float(str(caught.value).split("recorded one by ")[1].split(" ")[0])
     assert off > 0.1
+
+
+def test_batches_are_never_prefetched_whatever_lerobot_asks_for():
+    asked = []
+
+    class Mixer:
+        def get_iterator(self, **options):
+            asked.append(options)
+            return iter(())
+
+    algorithm = an_algorithm(ToyPolicy(), a_recipe())
+    algorithm.configure_data_iterator(Mixer(), 7, async_prefetch=True, queue_size=3)
+    algorithm.configure_data_iterator(Mixer(), 7)
+    assert asked == [
+        {"batch_size": 7, "async_prefetch": False, "queue_size": size} for size in (3, 1)
+    ]

@@ -12,6 +12,7 @@ from evidence_builders import Story, build_bundle
 
 from pirl.evidence import verify_checks
 from pirl.evidence.bundle import seal
+from pirl.evidence.criteria import STEPS
 from pirl.evidence.judge import MALFORMED, judge_gate
 from pirl.evidence.raw import RawRecords, file_sha256
 from pirl.evidence.statement import MANIFEST, STATEMENT, build_manifest, dump_json
@@ -293,16 +294,24 @@ def test_leak_makes_a_resealed_bundle_unacceptable(bundle):
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
+        ("run", "gate", "other"),
+        ("run", "bundle_format", 0),
         ("run", "nonce", ""),
+        ("run", "nonce", "f" * 31),
+        ("run", "nonce", "g" * 32),
+        ("run", "nonce", 7),
         ("run", "launched_by", "somebody"),
         ("run", "started_utc", "2999-01-01T00:00:00Z"),
         ("run", "ended_utc", None),
         ("run", "policy_digest", "0" * 64),
         ("run", "steps", {}),
+        ("run", "steps", {"another-step": {}}),
         ("source", "git_commit", "unknown"),
+        ("source", "git_commit", "f" * 39),
         ("source", "git_dirty", None),
         ("source", "lock_files", {}),
         ("environment", "packages", {}),
+        ("environment", "python", ""),
     ],
 )
 def test_missing_provenance_is_found(bundle, name, key, value):
@@ -314,6 +323,28 @@ def test_missing_provenance_is_found(bundle, name, key, value):
     except MALFORMED:
         return
     assert [p.where for p in problems] == [f"metadata/{name}.json"]
+
+
+def test_a_bundle_without_its_commands_is_found(bundle):
+    (bundle / "commands.txt").write_text(" \n")
+    (problem,) = verify_checks.metadata(bundle)
+    assert str(problem) == "metadata: commands.txt: commands is missing or cannot be"
+
+
+def test_a_run_of_no_time_and_of_every_step_is_a_run(bundle):
+    record = load(bundle, "metadata/run.json")
+    steps = {step: {} for step in STEPS}
+    store(
+        bundle, "metadata/run.json", record | {"ended_utc": record["started_utc"], "steps": steps}
+    )
+    assert verify_checks.metadata(bundle) == []
+
+
+@pytest.mark.parametrize(("digest", "objects"), [("e" * 64, False), ("e" * 63, True)])
+def test_a_dirty_tree_needs_the_digest_of_its_patch(bundle, digest, objects):
+    record = load(bundle, "metadata/source.json")
+    store(bundle, "metadata/source.json", record | {"git_dirty": True, "patch_sha256": digest})
+    assert bool(verify_checks.metadata(bundle)) is objects
 
 
 def test_dirty_tree_without_patch_digest_is_found(bundle):
@@ -330,9 +361,147 @@ def test_link_out_of_the_bundle_is_not_followed(bundle, tmp_path):
     assert (report.verdict, report.exit_code) == (None, 1)
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe", "large"])
+def test_what_is_no_plain_file_of_bounded_size_is_not_read(bundle, tmp_path, kind):
+    path = bundle / "raw" / "odd.json"
+    if kind == "link":
+        path.symlink_to(bundle / "verdict.json")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(256 * 2**20 + 1)
+    (problem,) = verify_checks.unreadable(bundle)
+    assert (problem.check, problem.where) == ("bundle", "raw/odd.json")
+    assert verify_bundle(bundle).exit_code == 1
+
+
+def test_the_largest_file_is_256_mib(bundle):
+    with (bundle / "raw" / "large.json").open("wb") as file:
+        file.truncate(256 * 2**20)
+    assert verify_checks.unreadable(bundle) == []
+
+
+def test_a_folder_without_manifest_is_no_bundle(bundle):
+    (bundle / MANIFEST).unlink()
+    assert [p.check for p in verify_checks.unreadable(bundle)] == ["manifest"]
+    (problem,) = verify_checks.unreadable(bundle / "nowhere")
+    assert str(problem) == "bundle: nowhere: not a folder"
+
+
 def test_pipe_in_the_folder_does_not_hang_the_verifier(bundle):
     os.mkfifo(bundle / "raw" / "pipe.json")
     assert verify_bundle(bundle).exit_code == 1
+
+
+def test_a_problem_with_the_manifest_says_file_and_fault(bundle):
+    (bundle / "verdict.json").unlink()
+    (problem,) = verify_checks.manifest(bundle)
+    assert problem.where == "verdict.json"
+    assert problem.what
+    assert ": " not in problem.where
+
+
+def test_every_difference_of_a_criterion_is_named(good_bundle, bundle):
+    record = load(bundle, "criteria/smoke-run.json")
+    entry = criterion(record, "smoke/versions_acted")
+    entry |= {"measured": 9, "unit": "apples", "note": "more"}
+    del entry["detail"]
+    store(bundle, "criteria/smoke-run.json", record)
+    problems = verify_checks.criteria(bundle, good_bundle.verdict)
+    assert {p.where for p in problems} == {"criteria/smoke-run.json"}
+    keys = [p.what.split(": ")[1].split(" = ")[0] for p in problems]
+    assert keys == ["detail", "measured", "note", "unit"]
+    assert all("recomputed" in p.what for p in problems)
+
+
+@pytest.mark.parametrize("key", ["threshold", "comparator"])
+def test_a_changed_rule_is_told_from_a_changed_measurement(good_bundle, bundle, key):
+    record = load(bundle, "criteria/smoke-run.json")
+    criterion(record, "smoke/versions_acted")[key] = "other"
+    store(bundle, "criteria/smoke-run.json", record)
+    (problem,) = verify_checks.criteria(bundle, good_bundle.verdict)
+    assert "code says" in problem.what
+
+
+def test_a_missing_and_an_invented_criterion_are_both_named(good_bundle, bundle):
+    record = load(bundle, "criteria/smoke-run.json")
+    criterion(record, "smoke/versions_acted")["name"] = "smoke/fine"
+    criterion(record, "smoke/parity_max_abs")["threshold"] = 7
+    store(bundle, "criteria/smoke-run.json", record)
+    said = {p.what for p in verify_checks.criteria(bundle, good_bundle.verdict)}
+    assert {"smoke/fine is not a criterion", "smoke/versions_acted is missing"} < said
+    assert len(said) == 3
+
+
+def test_true_is_not_one(good_bundle, bundle):
+    record = load(bundle, "verdict.json")
+    record["policy_version"] = float(record["policy_version"])
+    store(bundle, "verdict.json", record)
+    (problem,) = verify_checks.recorded_verdict(bundle, good_bundle.verdict)
+    assert "policy_version" in problem.what
+
+
+def test_keys_added_to_and_missing_from_a_verdict_are_found(good_bundle, bundle):
+    record = load(bundle, "verdict.json")
+    del record["claim"]
+    store(bundle, "verdict.json", record | {"more": 1})
+    problems = verify_checks.recorded_verdict(bundle, good_bundle.verdict)
+    assert [p.what.split()[0] for p in problems] == ["claim", "more"]
+
+
+def test_reordered_keys_are_no_difference_but_in_the_statement(good_bundle, bundle):
+    record = load(bundle, "verdict.json")
+    shuffled = dict(reversed(record.items()))
+    shuffled["steps"] = dict(reversed(record["steps"].items()))
+    (bundle / "verdict.json").write_text(json.dumps(shuffled))
+    assert verify_checks.recorded_verdict(bundle, good_bundle.verdict) == []
+    statement = load(bundle, STATEMENT)
+    (bundle / STATEMENT).write_text(json.dumps(statement))
+    (problem,) = verify_checks.statement(bundle, good_bundle.verdict)
+    assert problem.what == "layout differs from what the bundle gives"
+
+
+def test_what_differs_in_a_statement_is_named(good_bundle, bundle):
+    statement = load(bundle, STATEMENT)
+    del statement["predicateType"]
+    store(bundle, STATEMENT, statement | {"more": 1})
+    (problem,) = verify_checks.statement(bundle, good_bundle.verdict)
+    assert problem.what.startswith("more, predicateType differs")
+
+
+def test_each_report_that_was_edited_is_named(bundle):
+    with (bundle / "report.html").open("a") as file:
+        file.write("x")
+    assert [p.where for p in verify_checks.reports(bundle)] == ["report.html"]
+
+
+def test_a_policy_of_other_code_is_named_with_both_versions(bundle):
+    assert verify_checks.policy(bundle) == []
+    store(bundle, "policy.json", {"policy_version": 77})
+    (problem,) = verify_checks.policy(bundle)
+    assert "bundle: version 77, verifier: version" in problem.what
+
+
+@pytest.mark.parametrize(("key", "value"), [("profile", "libero"), ("label", "passed")])
+def test_profile_and_label_must_both_be_shown(good_bundle, bundle, key, value):
+    record = load(bundle, "verdict.json")
+    store(bundle, "verdict.json", record | {key: value})
+    (problem,) = verify_checks.profile(bundle, good_bundle.verdict)
+    assert repr(value) in problem.what
+
+
+@pytest.mark.parametrize(("count", "objects"), [(6, True), (7, False)])
+def test_a_commit_is_named_by_seven_characters_in_either_case(good_bundle, count, objects):
+    commit = load(good_bundle.folder, "metadata/source.json")["git_commit"][:count].upper()
+    known = Expected(commit=commit, config_hash=None, nonce=None, digest=None)
+    problems = verify_checks.staleness(good_bundle.folder, good_bundle.verdict, known)
+    assert bool(problems) is objects
+
+
+def test_a_file_of_known_type_is_no_problem_whatever_its_bytes(bundle):
+    (bundle / "raw" / "clip.mp4").write_bytes(b"\xff/home/somebody/x")
+    assert verify_checks.content(bundle) == []
 
 
 def test_manifest_that_climbs_out_is_refused(bundle):

@@ -370,3 +370,197 @@ def test_a_repeated_decision_is_refused():
 def test_no_decision_is_no_batch():
     with pytest.raises(TransportError, match="no decision"):
         build_batch([], policy_version=0)
+
+
+def test_counters_say_where_every_decision_went():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_transitions(1, "b", an_episode(episode=1 << 32, length=3), 32)
+    assert store.counters() == {
+        "received": 5,
+        "consumed": 0,
+        "dropped": 0,
+        "held": 5,
+        "bytes_received": 42,
+    }
+    store.on_interaction(0, "a", a_report())
+    store.on_interaction(1, "b", a_report(rank=1, decisions=3))
+    take(store)
+    assert store.counters()["consumed"] == 5
+    assert store.counters()["held"] == 0
+
+
+def test_restored_counters_keep_every_reason_and_add_up():
+    store = a_store()
+    counters = {
+        "received": 9,
+        "consumed": 4,
+        "dropped": 5,
+        "held": 0,
+        "bytes_received": 42,
+        "dropped_actor_lost": 2,
+        "dropped_superseded": 3,
+    }
+    store.restore_counters(counters)
+    assert store.counters() == counters
+
+
+def test_what_is_held_when_a_run_ends_is_dropped_with_the_reason():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_transitions(1, "b", an_episode(episode=1 << 32, length=3), 10)
+    store.drop_held("run_ended")
+    counters = store.counters()
+    assert (counters["held"], counters["dropped_run_ended"]) == (0, 5)
+    assert counters["received"] == counters["consumed"] + counters["dropped"]
+
+
+def test_the_loss_of_an_actor_touches_nobody_else():
+    store = a_store(actors=2)
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_transitions(1, "b", an_episode(episode=1 << 32)[:1], 10)
+    store.on_actor_lost(1, "b", "killed")
+    store.on_interaction(0, "a", a_report())
+    store.on_transitions(1, "c", an_episode(episode=1 << 32), 10)
+    store.on_interaction(1, "c", a_report(rank=1))
+    assert len(take(store).transitions) == 4
+    assert store.counters()["dropped_actor_lost"] == 1
+
+
+def test_an_async_actor_that_comes_back_plays_no_finished_episode_again():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    store.on_actor_lost(0, "a", "came back in a new incarnation")
+    deliver_episode(store, "a", episode=0)
+    assert len(take(store).transitions) == 2
+    assert store.counters()["dropped_superseded"] == 2
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_nothing_is_no_update_even_where_nothing_is_asked_for(mode: str):
+    with pytest.raises(LinkClosedError, match="have: nothing"):
+        take(a_store(mode=mode, staleness=1), min_decisions=0)
+
+
+def test_what_is_missing_is_named_by_version_and_rank():
+    store = a_store(actors=2)
+    store.on_interaction(1, "b", a_report(rank=1, decisions=3))
+    store.on_transitions(0, "a", an_episode(), 10)
+    with pytest.raises(LinkClosedError, match=r"version 0 rank 0: 2/\?, version 0 rank 1: 0/3"):
+        take(store)
+
+
+def test_data_that_is_there_is_taken_although_a_stop_was_asked_for():
+    stop = threading.Event()
+    stop.set()
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    assert len(store.take(min_decisions=1, timeout_s=5.0, stop=stop).transitions) == 2
+
+
+def test_a_failure_ends_every_take():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    store.fail(TransportError("the server died"))
+    for _ in range(2):
+        with pytest.raises(TransportError, match="the server died"):
+            take(store)
+
+
+def test_a_waiting_take_lets_decisions_in():
+    store, taken = a_store(), []
+    waiting = threading.Thread(target=lambda: taken.append(take(store, timeout_s=20.0)))
+    waiting.start()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    waiting.join(timeout=20.0)
+    assert [len(one.transitions) for one in taken] == [2]
+
+
+def test_a_heartbeat_announces_nothing():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", {"type": "heartbeat"} | {"version": 0, "decisions": 2})
+    with pytest.raises(LinkClosedError, match=r"2/\?"):
+        take(store)
+
+
+def test_a_report_about_a_version_that_is_over_is_forgotten():
+    store = a_store()
+    store.begin_version(1)
+    store.on_interaction(0, "a", a_report(version=0))
+    with pytest.raises(LinkClosedError, match="have: nothing"):
+        take(store)
+
+
+def test_async_waits_until_complete_episodes_have_enough_decisions_together():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    with pytest.raises(LinkClosedError):
+        take(store, min_decisions=3)
+    deliver_episode(store, "a", episode=1)
+    assert len(take(store, min_decisions=3).transitions) == 4
+
+
+def test_async_keeps_what_is_incomplete_for_the_next_update():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    store.on_transitions(0, "a", an_episode(episode=1)[:1], 10)
+    take(store)
+    assert store.counters()["held"] == 1
+
+
+def test_a_record_travels_with_its_rollout():
+    store = a_store(actors=2)
+    for rank, actor in enumerate("ab"):
+        store.on_transitions(rank, actor, an_episode(episode=rank), 10)
+        store.on_interaction(rank, actor, a_report(rank=rank, episodes=[rank]))
+    taken = take(store)
+    assert [record.episode_id for record in taken.episodes] == [0, 1]
+    assert [record.decisions for record in taken.episodes] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["pirl_version", "pirl_episode_id"])
+def test_a_decision_without_its_identifiers_is_an_error(name: str):
+    (transition,) = an_episode(length=1)
+    del transition["complementary_info"][name]
+    with pytest.raises(KeyError, match=name):
+        a_store().on_transitions(0, "a", [transition], 10)
+
+
+DOORS = {
+    "on_transitions": lambda store: store.on_transitions(0, "a", an_episode(), 10),
+    "on_interaction": lambda store: store.on_interaction(0, "a", a_report()),
+    "on_actor_lost": lambda store: store.on_actor_lost(0, "a", "killed"),
+    "fail": lambda store: store.fail(TransportError("x")),
+    "begin_version": lambda store: store.begin_version(1),
+    "counters": lambda store: store.counters(),
+    "settled_counters": lambda store: store.settled_counters(),
+    "restore_counters": lambda store: store.restore_counters({"consumed": 0, "bytes_received": 0}),
+    "drop_held": lambda store: store.drop_held("run_ended"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_door_is_open_while_another_thread_is_inside(door: str):
+    store = a_store()
+    inside = threading.Thread(target=DOORS[door], args=[store])
+    with store._ready:
+        inside.start()
+        inside.join(timeout=0.05)
+        assert inside.is_alive()
+    inside.join(timeout=20.0)
+    assert not inside.is_alive()
+
+
+def test_settled_counters_count_what_was_dropped_as_received():
+    store = a_store()
+    store.on_transitions(0, "a", an_episode(), 10)
+    store.on_interaction(0, "a", a_report())
+    take(store)
+    store.begin_version(1)
+    store.on_transitions(0, "a", an_episode(version=0, length=3), 10)
+    settled = store.settled_counters()
+    assert (settled["received"], settled["consumed"], settled["dropped"]) == (5, 2, 3)

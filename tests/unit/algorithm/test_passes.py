@@ -1,0 +1,47 @@
+"""Passes have one size: padded where too few are left, and never larger than asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import ToyPolicy, an_observation
+
+from pirl.algorithm.networks import encode, encode_rows, micro_batches, per_micro_batch
+
+
+class Counting(ToyPolicy):
+    """Writes down how many rows each pass has, and whether a graph was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def encode(self, observation, *, gradient=False):
+        self.passes.append((len(observation), gradient))
+        return super().encode(observation, gradient=gradient)
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro_batch", "sizes"),
+    [(5, 2, [2, 2, 2]), (4, 2, [2, 2]), (1, 4, [1]), (3, 3, [3])],
+)
+def test_observations_are_encoded_in_passes_of_one_size(rows, micro_batch, sizes):
+    policy, observation = Counting(), an_observation(rows, seed=1)
+    context = encode(policy, observation, micro_batch=micro_batch)
+    assert policy.passes == [(size, False) for size in sizes]
+    assert torch.equal(context.proprio, observation.state)
+
+
+def test_some_rows_are_encoded_in_their_order():
+    policy, observation = Counting(), an_observation(4, seed=1)
+    context = encode_rows(policy, observation, torch.tensor([2, 0]), gradient=True)
+    assert policy.passes == [(2, True)]
+    assert torch.equal(context.proprio, observation.state[[2, 0]])
+
+
+def test_padding_repeats_a_row_and_does_not_count():
+    parts = list(micro_batches(torch.tensor([7, 8, 9]), size=2))
+    assert [part.rows.tolist() for part in parts] == [[7, 8], [9, 7]]
+    assert [part.live.tolist() for part in parts] == [[True, True], [True, False]]
+    doubled = per_micro_batch(lambda rows: 2 * rows, torch.tensor([7, 8, 9]), size=2)
+    assert doubled.tolist() == [14, 16, 18]
