@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pirl.config.installed import lerobot_note
+from pirl.config.starting import read_start, start_table
 
 if TYPE_CHECKING:
     from pirl.config.identity import ConfigIdentity
@@ -50,6 +51,9 @@ def preflight_summary(loaded: Valid) -> str:
             f"{_count(pirl.update_epochs, 'epoch')}",
         ),
     ]
+    if cfg.policy is not None and cfg.policy.pretrained_path is not None:
+        table = start_table(cfg.policy, read_start(cfg.policy))
+        lines += [(f"start: {name}", text) for name, text in table.items()]
     note = lerobot_note()
     return _format(lines if note is None else [*lines, ("lerobot", note)])
 
