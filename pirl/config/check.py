@@ -32,7 +32,7 @@ from pirl.config.recipe import RECIPE
 from pirl.config.rules import check_rules, one_per_field
 from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
-from pirl.config.starting import read_start, start_errors
+from pirl.config.starting import lerobot_training_fix, read_start, start_errors
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_json
@@ -116,7 +116,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
 def check_draft(draft: Draft) -> CheckedConfig:
     """The rest of `check_config`."""
     if not draft.has_recipe:
-        errors = [*draft.errors, *check_rules(draft.raw), _no_recipe()]
+        errors = [*draft.errors, *check_rules(draft.raw), _no_recipe(draft.source)]
         raise ConfigError(one_per_field(errors), source=draft.name)
     tree = checked_tree(PiRLTrainConfig, draft)
     cfg = decode(PiRLTrainConfig, tree, draft.name)
@@ -204,12 +204,12 @@ def _merge(errors: Sequence[FieldError]) -> list[FieldError]:
     ]
 
 
-def _no_recipe() -> FieldError:
+def _no_recipe(source: Path) -> FieldError:
     return FieldError(
         field="recipe",
         value=None,
         expected=f"{RECIPE!r}: without it the config is LeRobot's own",
-        fix=f"add recipe={RECIPE}, or run LeRobot's own commands",
+        fix=lerobot_training_fix(source) or f"add recipe={RECIPE}, or run LeRobot's own commands",
     )
 
 

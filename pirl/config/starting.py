@@ -119,6 +119,17 @@ def start_table(policy: Any, start: Start | None) -> dict[str, str]:
     }
 
 
+def lerobot_training_fix(config: Path) -> str | None:
+    """What to do with a config without the recipe that lies beside weights; None where none are beside it."""
+    if not (config.parent / WEIGHTS_FILE).is_file():
+        return None
+    return (
+        f"this {config.name} is that of the LeRobot training which made the weights beside it: pass a pi-rl"
+        f" config with --config_path, for instance configs/train_config_pirl_libero_smoke.json, and these"
+        f" weights as --policy.path={config.parent} (`pirl eval`: --policy_path)"
+    )
+
+
 def weights_text(start: Start) -> str:
     """Dtypes of the weights, and what loading does about them."""
     if start.tensors is None:

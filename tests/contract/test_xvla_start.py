@@ -18,10 +18,12 @@ from pirl.config.load import load_config
 from pirl.config.policy_path import resolve_policy_path
 from pirl.config.starting import read_start, start_errors, start_table
 from pirl.config.tokenizer import tokenizer_size
+from pirl.config.validate import main as validate
 from pirl.config.views import view_count
 from pirl.contract.tiny import TOKENIZER_PATH, _write_tokenizer, write_tiny_checkpoint
 from pirl.contract.xvla import build_policy, domain_id_of, save_pretrained, tokenize_instruction
 from pirl.errors import CheckpointError, ConfigError
+from pirl.evaluation.main import main as evaluate
 from pirl.runtime.identity import settings_of
 
 SMOKE = "configs/train_config_pirl_libero_smoke.json"
@@ -328,3 +330,15 @@ def test_nothing_is_said_of_a_checkpoint_that_is_not_here():
     config.pretrained_path = Path("an-owner/a-policy")
     assert start_errors(config, read_start(config)) == []
     assert start_table(config, read_start(config))["weights"] == "not on this machine"
+
+
+def test_config_of_the_training_that_made_the_weights_says_what_to_pass(start, capsys):
+    tree = {"policy": json.loads((start / "config.json").read_text()), "steps": 2, "seed": 1}
+    (start / "train_config.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match="LeRobot training") as caught:
+        check_config(start)
+    assert f"--policy.path={start}" in str(caught.value)
+    with pytest.raises(ConfigError, match="LeRobot training"):
+        evaluate(["--policy_path", str(start)])
+    assert validate(["--config_path", str(start)]) == 0
+    assert f"--policy.path={start}" in capsys.readouterr().out
