@@ -32,6 +32,7 @@ from pirl.config.recipe import RECIPE
 from pirl.config.rules import check_rules, one_per_field
 from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
+from pirl.config.starting import lerobot_training_fix, read_start, start_errors
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_json
@@ -85,6 +86,7 @@ def check_config(path: str | Path, overrides: Sequence[str] = ()) -> CheckedConf
         ConfigError: every error of the file and the overrides together.
         EnvironmentNotReadyError: the config is right as far as it goes, but `policy.path` names a
             hub repository that cannot be reached.
+        CheckpointError: a file of the starting checkpoint is damaged.
     """
     return check_draft(read_draft(path, overrides))
 
@@ -114,12 +116,13 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
 def check_draft(draft: Draft) -> CheckedConfig:
     """The rest of `check_config`."""
     if not draft.has_recipe:
-        errors = [*draft.errors, *check_rules(draft.raw), _no_recipe()]
+        errors = [*draft.errors, *check_rules(draft.raw), _no_recipe(draft.source)]
         raise ConfigError(one_per_field(errors), source=draft.name)
     tree = checked_tree(PiRLTrainConfig, draft)
     cfg = decode(PiRLTrainConfig, tree, draft.name)
     hide(cfg.runtime.token)
     _check_features(cfg, draft.name)
+    _check_start(cfg, draft.name)
     if cfg.resume:
         cfg.checkpoint_path = draft.source.parent.parent
         given = cfg.output_dir if draft.has_output_dir else None
@@ -201,12 +204,12 @@ def _merge(errors: Sequence[FieldError]) -> list[FieldError]:
     ]
 
 
-def _no_recipe() -> FieldError:
+def _no_recipe(source: Path) -> FieldError:
     return FieldError(
         field="recipe",
         value=None,
         expected=f"{RECIPE!r}: without it the config is LeRobot's own",
-        fix=f"add recipe={RECIPE}, or run LeRobot's own commands",
+        fix=lerobot_training_fix(source) or f"add recipe={RECIPE}, or run LeRobot's own commands",
     )
 
 
@@ -293,6 +296,15 @@ def _failing_section(declared: type, tree: Mapping[str, Any]) -> str | None:
         except DraccusException:
             return name
     return None
+
+
+def _check_start(cfg: PiRLTrainConfig, source: str) -> None:
+    """What the starting checkpoint's own files say against this config."""
+    if cfg.policy is None:
+        return
+    errors = start_errors(cfg.policy, read_start(cfg.policy))
+    if errors:
+        raise ConfigError(one_per_field(errors), source=source)
 
 
 def _check_features(cfg: PiRLTrainConfig, source: str) -> None:

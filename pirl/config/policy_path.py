@@ -15,10 +15,17 @@ from draccus.utils import DraccusException
 from pirl.config.jsonfile import JsonObject
 from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.strictjson import read_json_object
+from pirl.config.views import count_views_once
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
 CONFIG_NAME = "config.json"
 """LeRobot's name of a policy's config."""
+
+
+LOADED_AS: dict[str, Any] = {"dtype": "float32", "use_amp": False}
+"""Settings of the training that made a checkpoint, which pirl does not take over: it casts weights when it
+loads them (`algorithm.md` D10).
+"""
 
 
 def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
@@ -43,7 +50,7 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
         )
     revision = rest.get("pretrained_revision")
     file = _find(str(path), revision=str(revision) if isinstance(revision, str) else None)
-    base = _read(file, str(path))
+    base = _read(file, str(path)) | LOADED_AS
     return JsonObject(base | rest | {"pretrained_path": Path(path).as_posix()})
 
 
@@ -68,7 +75,9 @@ def _read(file: Path, path: str) -> dict[str, Any]:
             return values
         if values["type"] not in PreTrainedConfig.get_known_choices():
             raise ValueError(f"LeRobot has no policy type {values['type']!r}")
-        return draccus.encode(draccus.decode(PreTrainedConfig, values), PreTrainedConfig)
+        policy = draccus.decode(PreTrainedConfig, values)
+        count_views_once(policy)
+        return draccus.encode(policy, PreTrainedConfig)
     except OSError as error:
         raise _bad_path(path, f"a readable {CONFIG_NAME}", "check its permissions") from error
     except (DraccusException, ValueError, TypeError, KeyError, AttributeError) as error:

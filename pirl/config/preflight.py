@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pirl.config.installed import lerobot_note
+from pirl.config.starting import lerobot_training_fix, read_start, start_table
 
 if TYPE_CHECKING:
     from pirl.config.identity import ConfigIdentity
@@ -23,6 +24,9 @@ class Valid(Protocol):
     @property
     def identity(self) -> ConfigIdentity: ...
 
+    @property
+    def source_path(self) -> Path: ...
+
 
 def preflight_summary(loaded: Valid) -> str:
     """Recipe, policy, variant, config, environment, seed, chunk shape, mode and sizes; one per
@@ -30,7 +34,8 @@ def preflight_summary(loaded: Valid) -> str:
     """
     cfg, runtime, pirl = loaded.cfg, loaded.cfg.runtime, loaded.cfg.pirl
     if cfg.recipe is None:
-        recipe = "none: LeRobot's own SAC path"
+        fix = lerobot_training_fix(loaded.source_path)
+        recipe = "none: LeRobot's own SAC path" if fix is None else f"none: {fix}"
         lines = [("recipe", recipe), ("config path", loaded.identity.path)]
         return _format([*lines, ("config hash", loaded.identity.hash)])
     lines = [
@@ -50,6 +55,9 @@ def preflight_summary(loaded: Valid) -> str:
             f"{_count(pirl.update_epochs, 'epoch')}",
         ),
     ]
+    if cfg.policy is not None and cfg.policy.pretrained_path is not None:
+        table = start_table(cfg.policy, read_start(cfg.policy))
+        lines += [(f"start: {name}", text) for name, text in table.items()]
     note = lerobot_note()
     return _format(lines if note is None else [*lines, ("lerobot", note)])
 

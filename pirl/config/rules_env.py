@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 from pirl.config.catalogue import (
+    ACTION_MODES,
     ENVIRONMENTS,
     LIBERO_CAMERAS,
     LIBERO_SUITES,
@@ -85,6 +86,15 @@ def check_libero(view: View) -> Iterator[FieldError]:
             value=mode,
             expected="absolute: X-VLA's ee6d actions are absolute poses in metres",
             fix="pass --env.control_mode=absolute",
+        )
+    action_mode = view.text("policy.action_mode")
+    if action_mode in ACTION_MODES and action_mode != "ee6d":
+        yield FieldError(
+            field="policy.action_mode",
+            value=action_mode,
+            expected="ee6d: LIBERO executes end-effector poses, and would take anything else for one",
+            fix="use a checkpoint that was trained with policy.action_mode=ee6d, or another"
+            " environment",
         )
     if view.text("env.obs_type") not in (None, "pixels_agent_pos"):
         yield FieldError(

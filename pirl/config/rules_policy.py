@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pirl.config.catalogue import ACTION_MODES
-from pirl.config.recipe import QUALIFIED_POLICIES, RECIPE, LastStepStd
+from pirl.config.recipe import QUALIFIED_POLICIES, RECIPE
 from pirl.config.spelling import is_recipe_like, nearest
 from pirl.config.view import ABSENT, WRONG, View
+from pirl.config.views import EMPTY_CAMERA_PREFIX, counted_once
 from pirl.errors import FieldError
 
 IMAGE_PREFIX = "observation.images."
-EMPTY_CAMERA_PREFIX = "observation.images.empty_camera_"
 
 
 def check_policy_type(view: View) -> Iterator[FieldError]:
@@ -86,29 +86,47 @@ def check_precision(view: View) -> Iterator[FieldError]:
             fix="set policy.use_amp=false",
         )
     dtype = view.text("policy.dtype")
-    if dtype not in (None, "float32", "bfloat16"):
+    if dtype not in (None, "float32"):
         yield FieldError(
             field="policy.dtype",
             value=dtype,
-            expected="one of float32, bfloat16",
+            expected="float32: half precision moves log-probs by more than the clip range"
+            " (algorithm.md D10); weights of another dtype are cast when they are loaded",
             fix="set policy.dtype=float32",
         )
-    mode = ACTION_MODES.get(view.text("policy.action_mode") or "")
-    if dtype != "bfloat16" or mode is None or view.text("pirl.last_step_rule") != "additive":
+
+
+def check_views(view: View) -> Iterator[FieldError]:
+    """The network has as many views as the config says."""
+    inputs = view.section("policy.input_features") or {}
+    empty, declared = view.integer("policy.empty_cameras"), view.integer("policy.num_image_views")
+    if empty is None or declared is None or declared < 1:
         return
-    defaults = LastStepStd()
-    for group in mode.groups:
-        std = view.number(f"pirl.last_step_std.{group}")
-        default: float = getattr(defaults, group)
-        if std is not None and std <= default:
+    visual = [n for n, f in inputs.items() if isinstance(f, dict) and f.get("type") == "VISUAL"]
+    needed = len(list(counted_once(visual, empty))) + max(empty, 0)
+    if declared < needed:
+        yield FieldError(
+            field="policy.num_image_views",
+            value=declared,
+            expected=f"{needed} or more: the visual policy.input_features and policy.empty_cameras"
+            f" = {empty} are that many views",
+            fix=f"set policy.num_image_views={needed} if the policy was trained with them, or fewer"
+            " policy.empty_cameras",
+        )
+
+
+def check_normalization(view: View) -> Iterator[FieldError]:
+    """Nothing is normalised by dataset statistics: pirl works in pixels and physical units."""
+    mapping = view.section("policy.normalization_mapping") or {}
+    for kind in ("VISUAL", "STATE", "ACTION"):
+        if mapping.get(kind, "IDENTITY") not in ("IDENTITY", WRONG):
             yield FieldError(
-                field="policy.dtype",
-                value=dtype,
-                expected=f"float32 with pirl.last_step_std.{group} = {std}: bf16 errs by 0.004,"
-                " so the ratio would be noise",
-                fix=f"set policy.dtype=float32, or pirl.last_step_std.{group} well above {default}",
+                field=f"policy.normalization_mapping.{kind}",
+                value=mapping[kind],
+                expected="IDENTITY: pirl gives images ImageNet's mean and std itself, and samples and"
+                " stores states and actions in physical units",
+                fix="use a checkpoint that was trained without dataset statistics (X-VLA's default)",
             )
-            return
 
 
 def check_action_dims(view: View) -> Iterator[FieldError]:
@@ -224,6 +242,8 @@ POLICY_RULES = (
     check_policy_type,
     check_chunk,
     check_precision,
+    check_views,
+    check_normalization,
     check_action_dims,
     check_features,
 )

@@ -55,6 +55,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
     from pirl.config.check import check_draft, read_draft
     from pirl.config.preflight import preflight_summary
     from pirl.config.sections import encode_config
+    from pirl.config.starting import read_start, start_table
 
     draft = read_draft(config_path, overrides)
     if draft.has_recipe:
@@ -64,6 +65,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         from pirl.config.load import load_config
 
         valid = load_config(config_path, overrides)
+    policy: Any = valid.cfg.policy
     recipe, text = valid.cfg.recipe, preflight_summary(valid)
     outcomes = rule_outcomes(encode_config(valid.cfg)) if recipe else []
     answer = {
@@ -74,6 +76,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         "config_path": valid.identity.path,
         "config_hash": valid.identity.hash,
         "summary": text.splitlines(),
+        "start": start_table(policy, read_start(policy)) if recipe and policy else None,
         "rules": [{"rule": o.rule, "meaning": o.meaning, "held": not o.errors} for o in outcomes],
     }
     return answer, text

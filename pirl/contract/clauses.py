@@ -71,7 +71,7 @@ def _normalization(config: XVLAConfig) -> list[FieldError]:
             expected="IDENTITY: pirl samples and stores actions and states in physical units",
             fix="use a checkpoint that was trained without state and action normalisation",
         )
-        for name in ("STATE", "ACTION")
+        for name in ("VISUAL", "STATE", "ACTION")
         if config.normalization_mapping.get(name, NormalizationMode.IDENTITY)
         is not NormalizationMode.IDENTITY
     ]

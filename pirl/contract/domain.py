@@ -1,6 +1,7 @@
 """The embodiment that a checkpoint was trained for, read from its saved preprocessor without torch.
 
-Owns the reading of `policy_preprocessor.json`. Read `pirl.contract.processors` for how it is written.
+Owns fetching `policy_preprocessor.json`; `pirl.config.starting` reads it. Read
+`pirl.contract.processors` for how it is written.
 """
 
 from __future__ import annotations
@@ -8,44 +9,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pirl.config.strictjson import read_json_object
-from pirl.errors import CheckpointError, EnvironmentNotReadyError
-
-PREPROCESSOR_FILE = "policy_preprocessor.json"
-"""LeRobot's name of it."""
-
-_DOMAIN_STEP = "xvla_add_domain_id"
-"""LeRobot's registry name of the step that adds the domain id."""
+from pirl.config.starting import PREPROCESSOR_FILE as PREPROCESSOR_FILE
+from pirl.config.starting import no_domain_id, saved_domain_id
+from pirl.errors import ConfigError, EnvironmentNotReadyError
 
 
 def domain_id_of(policy_config: Any) -> int:
-    """Embodiment id of the starting checkpoint, read from its saved preprocessor; 0 without one.
+    """Embodiment id of the starting checkpoint, read from its saved preprocessor; 0 without a checkpoint.
 
     Raises:
         CheckpointError: the saved preprocessor is not readable, or its id is outside `num_domains`.
+        ConfigError: `num_domains` is more than one, and the checkpoint does not say which one it is for.
     """
-    file = None
-    if policy_config.pretrained_path is not None:
-        file = _preprocessor_file(policy_config)
-    if file is None:
+    if policy_config.pretrained_path is None:
         return 0
-    try:
-        steps = read_json_object(file)["steps"]
-        ids = [
-            int(step["config"]["domain_id"])
-            for step in steps
-            if step.get("registry_name") == _DOMAIN_STEP
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is not a LeRobot preprocessor", parts=[str(error)]
-        ) from error
-    domain_id = ids[-1] if ids else 0
-    if not 0 <= domain_id < policy_config.num_domains:
-        raise CheckpointError(
-            f"{file}: domain_id = {domain_id}, expected 0..{policy_config.num_domains - 1}"
-        )
-    return domain_id
+    file = _preprocessor_file(policy_config)
+    domain_id = None if file is None else saved_domain_id(file, policy_config.num_domains)
+    if domain_id is None and policy_config.num_domains > 1:
+        source = str(policy_config.pretrained_path)
+        raise ConfigError([no_domain_id(source, policy_config.num_domains)], source="policy")
+    return domain_id or 0
 
 
 def _preprocessor_file(policy_config: Any) -> Path | None:

@@ -2,11 +2,6 @@
 
 Owns tokenisation and what `policy_preprocessor.json` holds. Refuses
 to know weights. Read `pirl.contract.xvla` next.
-
-Limit: LeRobot resolves `tokenizer_name` against the working directory, then against the hub, and
-never against the checkpoint folder. A saved checkpoint therefore carries its tokenizer at the very
-relative path that `tokenizer_name` names: stock LeRobot finds it with the checkpoint folder as
-working directory, pirl finds it from anywhere.
 """
 
 from __future__ import annotations
@@ -32,35 +27,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from pirl.config.strictjson import read_json_object
+from pirl.config.tokenizer import require_vocabulary, tokenizer_folder, tokenizer_source
 from pirl.contract.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
 from pirl.contract.domain import domain_id_of as domain_id_of
 from pirl.contract.domain import first_line
 from pirl.errors import EnvironmentNotReadyError
-from pirl.resources import locate
-
-OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
-"""Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
-
-
-def tokenizer_folder(policy_config: XVLAConfig, checkpoint: str | Path) -> Path:
-    """Where `checkpoint` keeps the tokenizer files of this config."""
-    name = Path(policy_config.tokenizer_name)
-    outside = name.is_absolute() or ".." in name.parts
-    return Path(checkpoint) / (OUTSIDE_TOKENIZER_FOLDER if outside else name)
-
-
-def tokenizer_source(policy_config: XVLAConfig) -> str:
-    """Folder or hub id of the tokenizer; the copy inside the starting checkpoint comes first."""
-    if policy_config.pretrained_path is not None:
-        inside = tokenizer_folder(policy_config, policy_config.pretrained_path)
-        if inside.is_dir():
-            return str(inside)
-    named = locate(policy_config.tokenizer_name)
-    return str(named) if named.is_dir() else policy_config.tokenizer_name
 
 
 @lru_cache(maxsize=4)
@@ -109,9 +84,12 @@ def tokenize_instruction(policy_config: XVLAConfig, text: str) -> Int64[Tensor, 
 
     Raises:
         EnvironmentNotReadyError: the tokenizer is neither a folder here nor reachable on the hub.
+        ConfigError: it has more words than the text encoder has embeddings.
     """
+    tokenizer = _load_tokenizer(tokenizer_source(policy_config))
+    require_vocabulary(policy_config, 1 + max(tokenizer.get_vocab().values()))
     step = TokenizerProcessorStep(
-        tokenizer=_load_tokenizer(tokenizer_source(policy_config)),
+        tokenizer=tokenizer,
         max_length=policy_config.tokenizer_max_length,
         padding=policy_config.pad_language_to,
         padding_side=policy_config.tokenizer_padding_side,

@@ -21,6 +21,7 @@ from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from safetensors import SafetensorError
 
 from pirl.config.strictjson import read_json_object
+from pirl.config.weights_header import read_header, wrapped_message, wrapper_of
 from pirl.errors import (
     CheckpointError,
     EnvironmentNotReadyError,
@@ -51,6 +52,9 @@ GEOMETRY = (
 """Fields that change what trained weights compute, seen in tensor shapes or not: a chunk of another
 length, for one, moves every other token to another position."""
 
+_SHOWN, _LINE = 10, 400
+"""Tensors or lines that an error shows, and characters of a line: a policy has hundreds of names."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -60,25 +64,55 @@ def load_policy(config: XVLAConfig) -> XVLAPolicy:
     Raises:
         EnvironmentNotReadyError: no such folder, the hub does not answer, or the machine has no
             memory or no accelerator for it.
-        CheckpointError: a file is missing or damaged, or names and shapes do not fit.
+        CheckpointError: a file is missing or damaged, names and shapes do not fit, or a weight is not
+            finite.
         MismatchError: the config describes another geometry than the checkpoint's own.
     """
     source, revision = str(config.pretrained_path), config.pretrained_revision
     # Weights first and early: X-VLA would otherwise build 0.9 B random parameters to learn of it.
-    _find(source, SAFETENSORS_SINGLE_FILE, revision=revision)
+    weights = _find(source, SAFETENSORS_SINGLE_FILE, revision=revision)
+    _refuse_wrapped(source, weights)
     _compare(config, _find(source, CONFIG_NAME, revision=revision))
     try:
-        return XVLAPolicy.from_pretrained(source, config=config, revision=revision, strict=True)
+        policy = XVLAPolicy.from_pretrained(source, config=config, revision=revision, strict=True)
     except SafetensorError as error:
         raise CheckpointError(f"{source}: damaged weights file", parts=[str(error)]) from error
     except RuntimeError as error:
         unable = machine_error(error)
         if unable is not None:
             raise unable from error
-        lines = [line.strip() for line in str(error).splitlines()]
+        lines = [_shortened(line.strip()) for line in str(error).splitlines()]
         fits = "state_dict" not in str(error)
         what = "policy cannot be built" if fits else "weights do not fit the policy config"
-        raise CheckpointError(f"{source}: the {what}", parts=lines) from error
+        raise CheckpointError(f"{source}: the {what}", parts=lines[:_SHOWN]) from error
+    _require_finite(policy, weights)
+    return policy
+
+
+def _require_finite(policy: XVLAPolicy, file: Path) -> None:
+    """Refuse weights that a diverged or interrupted training left."""
+    wrong = [
+        f"{name}: {int((~tensor.isfinite()).sum())} of {tensor.numel()} values"
+        for name, tensor in policy.state_dict().items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if wrong:
+        more = [f"and {len(wrong) - _SHOWN} more tensors"] if len(wrong) > _SHOWN else []
+        raise CheckpointError(
+            f"{file}: weights that are not finite; use an earlier checkpoint of that training",
+            parts=[*wrong[:_SHOWN], *more],
+        )
+
+
+def _refuse_wrapped(source: str, file: Path) -> None:
+    prefix = wrapper_of(read_header(file))
+    if prefix is not None:
+        expected, fix = wrapped_message(source, prefix)
+        raise CheckpointError(f"{source}: expected {expected}", parts=[f"fix: {fix}"])
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LINE else f"{line[:_LINE]}..."
 
 
 def _find(source: str, name: str, *, revision: str | None) -> Path:

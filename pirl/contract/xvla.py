@@ -14,6 +14,7 @@ import torch
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
+from pirl.config.views import count_views_once
 from pirl.contract.clauses import refuse_unfit_config
 from pirl.contract.digests import architecture_digest, weights_digest
 from pirl.contract.processors import (
@@ -69,6 +70,7 @@ def build_policy(
     refuse_unfit_config(policy_config)
     config = deepcopy(policy_config)
     config.device = str(device)
+    count_views_once(config)
     # Construction draws from the global CPU generator, also when a checkpoint overwrites the draw.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAModel
-from lerobot.utils.constants import OBS_IMAGES
 
+from pirl.config.views import EMPTY_CAMERA_PREFIX as EMPTY_CAMERA_PREFIX
 from pirl.contract.clauses import broken
 from pirl.records import Observation
-
-EMPTY_CAMERA_PREFIX = f"{OBS_IMAGES}.empty_camera_"
-"""LeRobot's name of a view that is padding by declaration; its pixels are never read."""
 
 
 def real_cameras(config: XVLAConfig) -> list[str]:

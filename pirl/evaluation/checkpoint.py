@@ -18,6 +18,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 
 from pirl.config.policy_path import resolve_policy_path
+from pirl.config.starting import read_start, start_errors
 from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.contract.xvla import XVLAFlowPolicy, build_policy
 from pirl.contract.xvla_inputs import real_cameras
@@ -88,6 +89,9 @@ def prepare(
     tree = resolve_policy_path({"path": str(policy_path)})
     policy_config = cast(XVLAConfig, draccus.decode(PreTrainedConfig, tree))
     _check_fit(cfg, policy_config)
+    errors = start_errors(policy_config, read_start(policy_config))
+    if errors:
+        raise ConfigError(errors, source="evaluation")
     split = load_split(env_of(cfg).type, mode=protocol.split, split_file=cfg.runtime.split_file)
     env = describe_env(env_of(cfg))
     plans = _schedule(protocol, env=env, split=split)

@@ -16,6 +16,7 @@ from typing import Any
 
 from pirl.config.jsonfile import TRAIN_CONFIG_NAME, follow_last
 from pirl.config.load import LoadedConfig, load_config
+from pirl.config.starting import lerobot_training_fix
 from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.errors import ConfigError, EvidenceError, ExitCode, FieldError
 from pirl.evaluation.arguments import eval_parser
@@ -53,6 +54,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
         )
     interrupt_on_signals()
     loaded = load_config(_config_path(args), overrides)
+    fix = lerobot_training_fix(loaded.source_path) if loaded.cfg.recipe is None else None
+    if fix is not None:
+        raise _usage("--config_path", "a config with recipe=pi-rl", fix)
     cfg = loaded.cfg if args.suites is None else _with_suites(loaded, args.suites)
     protocol = Protocol(
         episodes_per_task=args.episodes_per_task,

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
+from pirl.config.views import view_count
 from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, domain_id_of
 from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import describe_env, load_split
@@ -59,7 +60,7 @@ def settings_of(cfg: PiRLTrainConfig) -> dict[str, Any]:
     return {
         "environment": _environment(cfg),
         "control_mode": _control_mode(cfg),
-        "cameras": f"{cameras} of {policy.num_image_views} views",
+        "cameras": f"{cameras} of {view_count(policy)} views",
         "domain_id": domain_id_of(policy),
         "state_split": f"{split.mode} of {split_digest(split)[:16]}",
         "noise_settings": _noise_settings(cfg),

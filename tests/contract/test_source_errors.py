@@ -26,6 +26,7 @@ def load(error, monkeypatch):
     config.pretrained_path = "start"
     monkeypatch.setattr(source, "_find", lambda *_, **__: None)
     monkeypatch.setattr(source, "_compare", lambda *_: None)
+    monkeypatch.setattr(source, "_refuse_wrapped", lambda *_: None)
 
     def fail(*_: object, **__: object) -> None:
         raise error

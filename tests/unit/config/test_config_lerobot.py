@@ -141,7 +141,7 @@ STATE_AS_IMAGE = {"observation.images.image": {"type": "STATE", "shape": [4]}}
         (EMBEDDED, "env.image_size", 32, True),
         (EMBEDDED, "policy.input_features", STATE_AS_IMAGE, False),
         (EMBEDDED, "policy.num_image_views", 0, False),
-        (EMBEDDED, "policy.normalization_mapping", {"STATE": "MEAN_STD"}, True),
+        (EMBEDDED, "policy.normalization_mapping", {"STATE": "IDENTITY"}, True),
         (EMBEDDED, "policy.type", "act", False),
         (EMBEDDED, "env", {"type": "pusht"}, False),
         (EMBEDDED, "optimizer", {"type": "adam"}, False),
