@@ -299,6 +299,28 @@ def test_the_reason_names_the_fault_when_decisions_come_first(name: str):
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("length", [2, 7])
+def test_the_smallest_and_the_largest_rollout_pass(length: int):
+    rollout = Rollout()
+    rollout.transitions = an_episode(0, length=2) + an_episode(1, length=length, success=False)
+    rollout.report["decisions"] = 2 + length
+    rollout.report["episodes"] = [a_record(0, length=2), a_record(1, length=length, success=False)]
+    bounds = replace(BOUNDS, max_control_steps={0: 10, 1: 30})
+    store = RolloutStore(actors=2, mode="sync", staleness_threshold=1, bounds=bounds)
+    store.begin_version(VERSION)
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
+def test_a_state_that_travelled_as_a_copy_is_the_same_state():
+    store, rollout = a_store(), Rollout()
+    rollout.transitions[1]["state"] = {
+        name: value.clone() for name, value in rollout.transitions[1]["state"].items()
+    }
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
 @pytest.mark.parametrize("off", [0.0, 0.9e-5])
 def test_rewards_agree_where_another_order_of_the_sum_could_explain_it(off: float):
     store, rollout = a_store(), Rollout()

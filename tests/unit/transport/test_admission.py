@@ -112,7 +112,9 @@ def test_other_names_are_a_mismatch(actor_id):
         metadata += [e for e in given if e[0] == identity.ACTOR_ID_KEY]
     error = refused(metadata)
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert [m.field for m in error.answer.mismatches] == ["actor_id"]
+    shown = None if actor_id is None else actor_id[:128]
+    assert [(m.field, m.theirs) for m in error.answer.mismatches] == [("actor_id", shown)]
+    assert error.answer.actor_id == shown
 
 
 @pytest.mark.parametrize("rank", ["", "-1", "1.0", "x", "٣", "1" * 10])
