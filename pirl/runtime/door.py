@@ -163,17 +163,17 @@ class Rollout:
 
     rank: int
     version: int
+    changed: float
+    """Monotonic time of the last arrival."""
     transitions: list[Transition] = field(default_factory=list[Transition])
     arrived: dict[int, Episode] = field(default_factory=dict[int, Episode])
     records: list[EpisodeRecord] = field(default_factory=list[EpisodeRecord])
     announced: int | None = None
-    changed: float = 0.0
-    """Monotonic time of the last arrival."""
 
     @property
     def is_complete(self) -> bool:
         """Whether everything that was announced is there; then it has passed every check."""
-        return self.announced is not None and self.announced == len(self.transitions)
+        return self.announced == len(self.transitions)
 
     def add(self, transition: Transition, bounds: RolloutBounds | None) -> None:
         """Keep a decision.

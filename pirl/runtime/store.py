@@ -119,10 +119,11 @@ class RolloutStore:
 
     def wait_for_room(self, rank: int, *, goes_on: Callable[[], bool]) -> None:
         """Hold up a `async` actor that is ahead of the learner; a `sync` one has a limit of its own."""
-        if self._mode != "async" or self._bounds is None:
+        bounds = self._bounds
+        if self._mode != "async" or bounds is None:
             return
         with self._ready:
-            while self._held_of(rank) >= self._room and goes_on():
+            while self._held_of(rank) >= bounds.max_held and goes_on():
                 self._ready.wait(timeout=0.2)
 
     def owes_since(self, rank: int, actor_id: str) -> float | None:
@@ -307,11 +308,6 @@ class RolloutStore:
 
     def _held_of(self, rank: int) -> int:
         return sum(len(r.transitions) for key, r in self._rollouts.items() if key[1] == rank)
-
-    @property
-    def _room(self) -> int:
-        """`async`: decisions of one rank that may be held; one actor alone can fill an update."""
-        return 0 if self._bounds is None else self._bounds.max_held
 
     def _is_repeat(self, version: int, episode: int, actor_id: str) -> bool:
         """Whether another actor already owns this episode (`async`; whole versions are compared when taken).

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.config.recipe import FlowSDEConfig, PiRLConfig
-from pirl.contract import processors
 from pirl.contract.processors import PREPROCESSOR_FILE, imagenet_normalize
 from pirl.contract.stock import stock_generate
 from pirl.contract.tiny import (
@@ -273,7 +272,7 @@ def test_a_preprocessor_that_the_hub_does_not_have_is_domain_0_and_an_unreachabl
         def download(*_, **__):
             raise error
 
-        monkeypatch.setattr(processors, "hf_hub_download", download)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
 
     raising(EntryNotFoundError("no such file"))
     assert domain_id_of(config) == 0

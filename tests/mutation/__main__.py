@@ -53,6 +53,7 @@ TARGETS = (
     "pirl/runtime/batch.py",
     "pirl/runtime/lockstep.py",
     "pirl/runtime/store.py",
+    "pirl/runtime/door.py",
     "pirl/runtime/rollout.py",
     "pirl/checkpoint/*.py",
     "pirl/transport/admission.py",

@@ -234,5 +234,6 @@ def test_values_are_swapped_in_and_out_again():
     assert all((p == 7.0).all() for p in own.values())
     assert all(p.requires_grad and p.grad_fn is None for p in own.values())
     assert all(torch.equal(held[name], before[name]) for name in own)
+    assert not any(value.requires_grad for value in held.values())
     swap_values(own, held)
     assert all(torch.equal(p, before[name]) for name, p in own.items())

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import ToyPolicy, an_observation
+from toys import ToyPolicy, a_recipe, an_observation
 
-from pirl.algorithm.networks import encode, encode_rows, micro_batches, per_micro_batch
+from pirl.algorithm.networks import (
+    build_networks,
+    encode,
+    encode_rows,
+    micro_batches,
+    per_micro_batch,
+)
+from pirl.config.recipe import FlowNoiseConfig
 
 
 class Counting(ToyPolicy):
@@ -45,3 +52,13 @@ def test_padding_repeats_a_row_and_does_not_count():
     assert [part.live.tolist() for part in parts] == [[True, True], [True, False]]
     doubled = per_micro_batch(lambda rows: 2 * rows, torch.tensor([7, 8, 9]), size=2)
     assert doubled.tolist() == [14, 16, 18]
+
+
+@pytest.mark.parametrize("variant", ["flow-sde", "flow-noise"])
+def test_only_flow_noise_has_a_noise_head_whatever_sections_the_recipe_has(variant):
+    pirl = a_recipe(variant, flow_noise=FlowNoiseConfig())
+    nets = build_networks(ToyPolicy(), pirl, seed=0)
+    assert (nets.noise_head is not None) == (variant == "flow-noise")
+    assert any(name.startswith("noise_head.") for name in nets.parameters()) == (
+        variant == "flow-noise"
+    )

@@ -170,12 +170,19 @@ def test_published_weights_are_the_trained_tensors_and_the_noise_head_only():
     assert all(n.startswith(("critic.", "noise_head.")) for n in algorithm.state_dict())
 
 
-def test_published_weights_are_copies():
-    algorithm = an_algorithm(a_policy(), a_recipe())
-    published = algorithm.get_weights()
-    before = {name: value.clone() for name, value in published.items()}
-    run(algorithm, range(1))
-    assert_identical(published, before)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_and_state_are_copies_without_a_graph(variant):
+    algorithm = an_algorithm(a_policy(), stateful(variant))
+    run(algorithm, range(2))
+    given = {**algorithm.get_weights(), **algorithm.state_dict()}
+    assert not any(value.requires_grad for value in given.values())
+    before = {name: value.clone() for name, value in given.items()}
+    with torch.no_grad():
+        for parameter in algorithm._nets.parameters().values():
+            parameter += 1.0
+        for value in (algorithm._reference or {}).values():
+            value += 1.0
+    assert_identical(given, before)
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "dtype"])

@@ -7,7 +7,13 @@ import torch
 from flow_toys import a_plain_spec, a_spec, exact_clean, flow_noise, flow_sde
 
 from pirl.algorithm.schedule import step_noise
-from pirl.algorithm.transition import build_tables, refresh_carried, transition
+from pirl.algorithm.transition import (
+    build_tables,
+    flow_noise_settings,
+    flow_sde_settings,
+    refresh_carried,
+    transition,
+)
 from pirl.errors import ConfigError, ContractError
 
 F64 = torch.float64
@@ -245,12 +251,24 @@ def test_refreshed_noise_puts_the_drawn_state_back_on_the_native_path():
     assert not torch.equal(fresh[law.std > 0], carried[law.std > 0])
 
 
-def test_recipe_without_the_section_of_its_variant_is_refused():
+def test_tables_of_a_recipe_without_the_section_of_its_variant_are_refused():
     pirl = flow_sde()
     pirl.flow_sde = None
     with pytest.raises(ConfigError) as caught:
         build_tables(a_spec(), pirl)
     assert caught.value.errors[0].field == "pirl.flow_sde"
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [("flow_sde", flow_sde_settings), ("flow_noise", flow_noise_settings)]
+)
+def test_a_section_that_is_read_must_be_there(section, settings):
+    pirl = flow_sde() if section == "flow_sde" else flow_noise()
+    assert settings(pirl) is getattr(pirl, section)
+    setattr(pirl, section, None)
+    with pytest.raises(ConfigError) as caught:
+        settings(pirl)
+    assert caught.value.errors[0].field == f"pirl.{section}"
 
 
 def test_bernoulli_gripper_without_gripper_logits_is_refused():

@@ -157,6 +157,20 @@ def test_without_symbolic_links_the_newest_step_is_last(
     assert "does not point" not in caplog.text
 
 
+def test_a_link_that_fails_on_a_file_system_with_links_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, "000002")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "symlink", full)
+    with pytest.raises(EnvironmentNotReadyError, match="last"):
+        publish(tmp_path, "000004")
+    assert (tmp_path / "last").resolve().name == "000002"
+
+
 @pytest.mark.parametrize("path", ["last", "a/last/b", "checkpoints/last", "checkpoints"])
 def test_only_a_missing_link_of_a_run_is_replaced(path: str, tmp_path: Path) -> None:
     assert follow_last(tmp_path / path) == tmp_path / path

@@ -257,6 +257,15 @@ WRONG: dict[str, tuple[Callable[[Rollout], None], str]] = {
     "another seed": (set_record(0, seed=12), "schedule"),
     "record of another version": (set_record(0, policy_version=VERSION - 1), "schedule"),
     "record of another rank": (set_record(0, episode_id=0), "schedule"),
+    "record of no episode of the version": (set_record(0, episode_id=FIRST - 1), "schedule"),
+    "longer than the limit of its task": (
+        lambda r: (
+            r.transitions.__setitem__(slice(0, 3), an_episode(0, length=3)),
+            r.info(2).update(pirl_valid_steps=torch.tensor([3])),
+            r.record(0).update(env_steps=55),
+        ),
+        "env_steps",
+    ),
     "group that the schedule lacks": (
         lambda r: [r.info(row).update(pirl_group_id=torch.tensor([4])) for row in range(3)],
         "schedule",
@@ -288,6 +297,59 @@ def test_the_reason_names_the_fault_when_decisions_come_first(name: str):
     with pytest.raises(RefusedMessageError) as caught:
         deliver(store, rollout)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_the_smallest_and_the_largest_rollout_pass(length: int):
+    rollout = Rollout()
+    rollout.transitions = an_episode(0, length=2) + an_episode(1, length=length, success=False)
+    rollout.report["decisions"] = 2 + length
+    rollout.report["episodes"] = [a_record(0, length=2), a_record(1, length=length, success=False)]
+    bounds = replace(BOUNDS, max_control_steps={0: 10, 1: 30})
+    store = RolloutStore(actors=2, mode="sync", staleness_threshold=1, bounds=bounds)
+    store.begin_version(VERSION)
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
+def test_a_state_that_travelled_as_a_copy_is_the_same_state():
+    store, rollout = a_store(), Rollout()
+    rollout.transitions[1]["state"] = {
+        name: value.clone() for name, value in rollout.transitions[1]["state"].items()
+    }
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
+@pytest.mark.parametrize("off", [0.0, 0.9e-5])
+def test_rewards_agree_where_another_order_of_the_sum_could_explain_it(off: float):
+    store, rollout = a_store(), Rollout()
+    rollout.transitions[2]["reward"] += off
+    rollout.record(1)["reward"] += off
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
+def test_a_large_sum_may_be_off_in_proportion():
+    store, rollout = a_store(), Rollout()
+    rollout.info(2)["pirl_step_rewards"][0, 1] = 1000.0
+    rollout.transitions[2]["reward"] = 1000.005
+    rollout.record(0)["reward"] = 999.996
+    deliver(store, rollout)
+    assert store.owes_since(RANK, "a") is None
+
+
+@pytest.mark.parametrize(("env_steps", "passes"), [(10, True), (50, True), (9, False), (51, False)])
+def test_env_steps_are_one_to_a_few_per_control_step(env_steps: int, passes: bool):
+    store, rollout = a_store(), Rollout()
+    rollout.record(0)["env_steps"] = env_steps
+    if passes:
+        deliver(store, rollout)
+        assert store.owes_since(RANK, "a") is None
+        return
+    with pytest.raises(RefusedMessageError) as caught:
+        deliver(store, rollout)
+    assert caught.value.reason == "env_steps"
 
 
 def test_a_missing_last_decision_leaves_a_debt():

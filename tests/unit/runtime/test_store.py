@@ -9,6 +9,7 @@ import torch
 
 from pirl.errors import LinkClosedError, TransportError
 from pirl.runtime.batch import build_batch
+from pirl.runtime.door import Rollout
 from pirl.runtime.store import RolloutStore
 from pirl.transport.refusal import RefusedMessageError
 
@@ -62,7 +63,8 @@ def a_record(*, episode: int = 0, version: int = 0, decisions: int = 2, **change
     } | changes
 
 
-def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2, episodes=(0,)):
+def a_report(*, version: int = 0, rank: int = 0, decisions: int = 2, episodes=None):
+    episodes = [rank << 32] if episodes is None else episodes
     return {
         "type": "rollout_done",
         "version": version,
@@ -515,10 +517,10 @@ def test_async_keeps_what_is_incomplete_for_the_next_update():
 def test_a_record_travels_with_its_rollout():
     store = a_store(actors=2)
     for rank, actor in enumerate("ab"):
-        store.on_transitions(rank, actor, an_episode(episode=rank), 10)
-        store.on_interaction(rank, actor, a_report(rank=rank, episodes=[rank]))
+        store.on_transitions(rank, actor, an_episode(episode=rank << 32), 10)
+        store.on_interaction(rank, actor, a_report(rank=rank))
     taken = take(store)
-    assert [record.episode_id for record in taken.episodes] == [0, 1]
+    assert [record.episode_id for record in taken.episodes] == [0, 1 << 32]
     assert [record.decisions for record in taken.episodes] == [2, 2]
 
 
@@ -530,10 +532,54 @@ def test_a_decision_without_its_identifiers_is_an_error(name: str):
         a_store().on_transitions(0, "a", [transition], 10)
 
 
+def test_a_decision_without_any_information_lacks_its_identifiers():
+    (transition,) = an_episode(length=1)
+    del transition["complementary_info"]
+    with pytest.raises(KeyError, match="pirl_version"):
+        a_store().on_transitions(0, "a", [transition], 10)
+    with pytest.raises(KeyError, match="pirl_episode_id"):
+        Rollout(rank=0, version=0, changed=0.0).add(transition, None)
+
+
+def test_a_rank_that_was_used_is_used_whoever_delivers_it_again():
+    store = a_store(actors=2)
+    for rank, actor in enumerate("ab"):
+        store.on_transitions(rank, actor, an_episode(episode=rank << 32), 10)
+        store.on_interaction(rank, actor, a_report(rank=rank))
+    take(store)
+    store.on_transitions(1, "c", an_episode(episode=1 << 32), 10)
+    assert store.counters()["dropped_superseded"] == 2
+
+
+def test_an_async_actor_goes_on_with_a_version_of_which_an_episode_was_used():
+    store = a_store(mode="async", staleness=1)
+    deliver_episode(store, "a", episode=0)
+    take(store)
+    deliver_episode(store, "a", episode=1)
+    assert len(take(store).transitions) == 2
+
+
+@pytest.mark.parametrize(("under_way", "passes"), [(8191, True), (8192, False)])
+def test_an_async_actor_has_at_most_8192_episodes_under_way(under_way: int, passes: bool):
+    store = a_store(mode="async", staleness=1)
+    store._rollouts = {
+        (0, 0, "a", 1 + number): Rollout(rank=0, version=0, changed=0.0)
+        for number in range(under_way)
+    }
+    if passes:
+        deliver_episode(store, "a", episode=0)
+        assert len(take(store).transitions) == 2
+        return
+    with pytest.raises(RefusedMessageError, match="8192"):
+        deliver_episode(store, "a", episode=0)
+
+
 DOORS = {
     "on_transitions": lambda store: store.on_transitions(0, "a", an_episode(), 10),
     "on_interaction": lambda store: store.on_interaction(0, "a", a_report()),
     "on_actor_lost": lambda store: store.on_actor_lost(0, "a", "killed"),
+    "on_actor_refused": lambda store: store.on_actor_refused(0, "a", "gap"),
+    "owes_since": lambda store: store.owes_since(0, "a"),
     "fail": lambda store: store.fail(TransportError("x")),
     "begin_version": lambda store: store.begin_version(1),
     "counters": lambda store: store.counters(),
