@@ -39,7 +39,8 @@ _AFTER_NAME = re.compile(rf"algorithm\.md`?\)? ({_REFS})")
 _AFTER_SECTION = re.compile(rf"\b[Ss]ections? ({_REFS})")
 _IN_BRACKETS = re.compile(rf"\(([1-9]\d?\.\d{{1,2}}(?:(?:, ){_REF})*)\)")
 _ALONE_IN_BRACKETS = re.compile(rf"\(({_REFS})\)")
-_BARE_ID = re.compile(r"\b([DI]\d{1,2})\b")
+# Not in quotes: `"I64"` is a type of safetensors.
+_BARE_ID = re.compile(r"(?<!\")\b([DI]\d{1,2})\b")
 _MARKDOWN = re.compile(r"[\w./-]*\w\.md\b")
 
 
