@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import ToyPolicy, a_recipe, an_observation
+from toys import ToyPolicy, a_batch, a_recipe, an_algorithm, an_observation
 
 from pirl.algorithm.networks import (
     build_networks,
@@ -62,3 +62,18 @@ def test_only_flow_noise_has_a_noise_head_whatever_sections_the_recipe_has(varia
     assert any(name.startswith("noise_head.") for name in nets.parameters()) == (
         variant == "flow-noise"
     )
+
+
+def test_no_pass_of_an_update_is_larger_than_a_micro_batch():
+    sizes = []
+
+    class Predicting(ToyPolicy):
+        def predict(self, context, x, t):
+            sizes.append(len(x))
+            return super().predict(context, x, t)
+
+    algorithm = an_algorithm(Predicting(), a_recipe(kl_beta=0.1, micro_batch=4))
+    batch = a_batch(algorithm)
+    sizes.clear()
+    algorithm.update(iter([batch]))
+    assert set(sizes) == {4}
