@@ -17,7 +17,7 @@ from pirl.config.load import load_config
 from pirl.evidence.bundle import BundleWriter
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.evidence.redact import Redactor
-from pirl.gate.profiles import Profile
+from pirl.gate.profiles import Profile, first_look
 from pirl.gate.session import LOCK_FILES, GateSession, StepOutcome
 
 REPO = Path(__file__).resolve().parents[2]
@@ -94,6 +94,9 @@ def gate_before(passed_gate: RunGate, tmp_path: Path) -> Callable[[str], GateSes
             bundle=bundle,
             loaded=load_config(passed_gate.work / "train_config.json"),
         )
+        if step == "validate-config":
+            # As `open_gate` leaves it: the first episode has begun in a worker.
+            gate.look = first_look(gate.loaded)
         for earlier in STEPS[: STEPS.index(step)]:
             gate.outcomes[earlier] = StepOutcome(
                 step=earlier, verdict=Verdict.PASSED, results=[], error=""
