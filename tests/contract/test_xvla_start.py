@@ -282,7 +282,8 @@ def test_wrapped_names_are_one_sentence_with_a_fix_that_works(before, wrapped, s
     config.pretrained_path = start
     with pytest.raises(CheckpointError, match="plain policy") as caught:
         a_policy(config)
-    assert len(str(caught.value)) < 800
+    # The text names the folder three times, whose length is this machine's.
+    assert len(str(caught.value).replace(str(start), "")) < 600
 
 
 def test_quantised_weights_are_refused(start, tmp_path):
