@@ -93,6 +93,8 @@ class ForkedGroup:
             RuntimeError: the group was closed, possibly by another thread.
         """
         log_path.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever kills the process before its first word still finds a log.
+        log_path.touch()
         process = context().Process(
             target=_enter,
             args=(module, tuple(argv), {**os.environ, **env}, str(log_path)),

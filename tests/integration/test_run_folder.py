@@ -61,15 +61,15 @@ def test_of_two_learners_at_one_moment_exactly_one_has_the_folder(tmp_path: Path
 
 def test_a_resume_of_a_living_run_takes_nothing_from_it(tmp_path: Path):
     with a_run(tmp_path / "living") as run:
-        # The fork server imports everything first: the other one must get there while the run lives.
-        assert forked.wait(second_learner(run, "--help", log="warm"), DEADLINE_S) == 0
         learner = run.learner()
-        actors = [run.actor(rank, pace_s=0.6) for rank in range(2)]
+        actors = [run.actor(rank, pace_s=0.1) for rank in range(2)]
         wait_for(lambda: run.has_checkpoint(1) or learner.poll() is not None)
+        run.hold.touch()
         last = run.folder.root / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
         late = second_learner(run, "--config_path", str(last), "--resume=true", log="late")
         assert forked.wait(late, DEADLINE_S) == ExitCode.USAGE
         assert f"pid {learner.process.pid}" in (run.root / "late.log").read_text()
+        run.hold.unlink()
         run.expect_end(learner, *actors)
         assert steps(run.folder.learner_metrics) == list(range(1, UPDATES + 1))
         assert list(run.folder.root.rglob("*undone*")) == []

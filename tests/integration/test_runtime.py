@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_actor import LIE_VARIABLE, PACE_VARIABLE
+from toy_actor import HOLD_VARIABLE, LIE_VARIABLE, PACE_VARIABLE
 
 from pirl.checkpoint.locate import step_folders
 from pirl.checkpoint.manifest import MANIFEST_NAME
@@ -73,10 +73,19 @@ class Run:
     def folder(self) -> RunFolder:
         return RunFolder(self.root / "run")
 
+    @property
+    def hold(self) -> Path:
+        """While this file exists the simulators stand still, and with them the run."""
+        return self.root / "hold"
+
     def start(
         self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log", lies: bool = False
     ) -> Any:
-        env = {PACE_VARIABLE: str(pace_s), LIE_VARIABLE: str(int(lies))}
+        env = {
+            PACE_VARIABLE: str(pace_s),
+            LIE_VARIABLE: str(int(lies)),
+            HOLD_VARIABLE: str(self.hold),
+        }
         return self.processes.start(module, argv, env=env, log_path=self.root / f"{log}.log")
 
     def learner(self, *, resume: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """The real actor with a simulator that costs nothing, for tests of processes and links.
 
-Started by `pirl.gate.forked`. An episode lasts two to four chunks; `TOY_CHUNK_S` makes every chunk take that long.
+Started by `pirl.gate.forked`. An episode lasts two to four chunks; `TOY_CHUNK_S` makes every chunk take that long,
+and none begins while the file `TOY_HOLD` exists.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from pirl.runtime import actor
 
 PACE_VARIABLE = "TOY_CHUNK_S"
 LIE_VARIABLE = "TOY_LIES"
+HOLD_VARIABLE = "TOY_HOLD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class PacedSlot:
 
     def step_chunk(self, actions):
         time.sleep(self.settings.pace_s)
+        while Path(os.environ[HOLD_VARIABLE]).exists():
+            time.sleep(0.02)
         self.chunks += 1
         self.total = self.total + actions.sum(0)
         ended = self.chunks == 2 + self.seed % 3
