@@ -99,6 +99,8 @@ def ensure_environment() -> None:
 def environment() -> dict[str, str]:
     """Variables of every command: no telemetry, software EGL, one thread per torch process."""
     env = dict(os.environ)
+    # Without bytecode every process would compile the libraries again, 20 CPU seconds each.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     env["PATH"] = f"{VENV / 'bin'}{os.pathsep}{env.get('PATH', '')}"
     env.setdefault("MUJOCO_GL", "egl")
     env.setdefault("OMP_NUM_THREADS", "1")
@@ -136,9 +138,10 @@ def main() -> int:
         ).returncode
         if code != 0:
             return 1
-    # Tests without sockets and simulators run side by side; the others start processes of their own.
-    parallel = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract", "tests/oracle"]
-    for arguments in [rest] if rest else [parallel, ["tests/integration", "tests/e2e"]]:
+    side_by_side = ["-n", "2", "--dist", "loadfile"]
+    quick = [*side_by_side, "tests/unit", "tests/contract", "tests/oracle"]
+    slow = [*side_by_side, "--durations=30", "tests/integration", "tests/e2e"]
+    for arguments in [rest] if rest else [quick, slow]:
         say("$ pytest " + " ".join(arguments))
         argv = [python, "-m", "pytest", *arguments]
         code = subprocess.run(

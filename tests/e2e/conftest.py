@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pirl.config.load import load_config
 from pirl.evidence.bundle import BundleWriter
@@ -54,9 +55,23 @@ class RunGate:
 
 
 @pytest.fixture(scope="session")
-def passed_gate(tmp_path_factory: pytest.TempPathFactory) -> RunGate:
-    """`pirl gate --profile embedded --variant flow-noise`, once."""
-    out = tmp_path_factory.mktemp("gate") / "bundle"
+def passed_gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> RunGate:
+    """`pirl gate --profile embedded --variant flow-noise`, once, whatever the number of test processes."""
+    if worker_id == "master":
+        return run_gate(tmp_path_factory.mktemp("gate"))
+    shared = tmp_path_factory.getbasetemp().parent / "gate"
+    with FileLock(f"{shared}.lock", timeout=1800):
+        answer = shared / "answer.json"
+        if not answer.exists():
+            return run_gate(shared)
+        out = shared / "bundle"
+        return RunGate(
+            bundle=out, work=out.with_name("bundle.work"), answer=json.loads(answer.read_text())
+        )
+
+
+def run_gate(folder: Path) -> RunGate:
+    out = folder / "bundle"
     argv = [sys.executable, "-m", "pirl.cli", "gate", "--profile", "embedded"]
     argv += ["--variant", "flow-noise", "--launched-by", "test", "--no-mlflow", "--json"]
     done = subprocess.run(
@@ -68,6 +83,7 @@ def passed_gate(tmp_path_factory: pytest.TempPathFactory) -> RunGate:
         timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-6000:]
+    (folder / "answer.json").write_text(done.stdout)
     return RunGate(bundle=out, work=out.with_name("bundle.work"), answer=json.loads(done.stdout))
 
 
