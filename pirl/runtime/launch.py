@@ -140,6 +140,7 @@ def launch(
         # Told to stop, the learner may still have ended of what it saw. An actor ends of losing its simulator.
         dead += [learner] if learner not in dead and learner.poll() in _OWN_FAILURE else []
         if code is not ExitCode.OK:
+            pump.drain()
             reason = reason or how_they_ended(dead)
             logger.error("the run ends with exit code %d: %s", code, reason)
         table = [_without_command(c) | {"argv": list(c.argv)} for c in group.children]
@@ -260,6 +261,10 @@ class _LogPump:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.drain()
+
+    def drain(self) -> None:
+        """Read what processes that have ended still said."""
         for thread in self._threads:
             thread.join(timeout=5.0)
 
@@ -269,17 +274,19 @@ class _LogPump:
         child = spawn(role, argv, env=env, stdout=subprocess.PIPE)
         stream = child.process.stdout
         if stream is not None:
-            thread = threading.Thread(target=self._copy, args=(role, stream), daemon=True)
+            thread = threading.Thread(target=self._copy, args=(child, stream), daemon=True)
             thread.start()
             self._threads.append(thread)
         return child
 
-    def _copy(self, role: str, stream: IO[bytes]) -> None:
+    def _copy(self, child: Child, stream: IO[bytes]) -> None:
         for raw in stream:
+            line = raw.decode(errors="replace").rstrip()
+            child.heard.append(line)
             if self._quiet:
                 continue
             with self._lock:
-                tqdm.write(f"[{role}] {raw.decode(errors='replace').rstrip()}", file=sys.stderr)
+                tqdm.write(f"[{child.role}] {line}", file=sys.stderr)
 
 
 class _Progress:

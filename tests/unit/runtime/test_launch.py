@@ -35,7 +35,9 @@ class Process:
     role: str
     code: int
     ends_at: float
-    log_path: None = None
+
+    def last_words(self) -> str:
+        return ""
 
     def poll(self) -> int | None:
         return self.code if self.clock.now >= self.ends_at else None

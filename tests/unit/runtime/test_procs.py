@@ -35,6 +35,9 @@ class Process:
     log_path: Path | None = None
     polls: list[float] = field(default_factory=list)
 
+    def last_words(self) -> str:
+        return procs.last_words_of(procs.logged_lines(self.log_path))
+
     def poll(self) -> int | None:
         self.polls.append(self.clock.now)
         return self.code if self.clock.now >= self.ends_at else None
@@ -97,7 +100,9 @@ def test_error_of_the_condition_is_not_swallowed(clock):
 
 def test_it_is_said_which_process_ended_of_what_and_what_it_said_last(clock, tmp_path):
     log = tmp_path / "actor-0.log"
-    log.write_text("linked\nerror: simulator worker 0 died\nINFO the link was closed\n\n")
+    log.write_text(
+        "linked\nerror: simulator worker 0 died\n  fix: see its log\n12:00:00 actor-0 INFO link: closed\n\n"
+    )
     plain = tmp_path / "learner.log"
     plain.write_text("starting\nupdate 2/3\n")
     dead = [
@@ -108,7 +113,8 @@ def test_it_is_said_which_process_ended_of_what_and_what_it_said_last(clock, tmp
     assert how_they_ended(dead) == (
         "learner was killed by SIGKILL, its last line: update 2/3; "
         "actor-1 was killed by SIGSEGV; "
-        "actor-0 ended with exit code 1, its last line: error: simulator worker 0 died"
+        "actor-0 ended with exit code 1, its last line: error: simulator worker 0 died "
+        "fix: see its log"
     )
 
 
