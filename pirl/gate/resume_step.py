@@ -11,16 +11,16 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
-from lerobot.utils.constants import CHECKPOINTS_DIR, LAST_CHECKPOINT_LINK
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.checkpoint.load import load_checkpoint
-from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.locate import has_checkpoint, resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.checkpoint.record import read_record
 from pirl.config.load import load_config
@@ -156,9 +156,8 @@ def _interrupt(
                     f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
                 )
             learner, *actors = processes.values()
-            last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
             wait_until(
-                last.exists,
+                lambda: has_checkpoint(folder.root),
                 what="the first checkpoint of the run to be interrupted",
                 needs=[learner],
                 unharmed=actors,
@@ -296,7 +295,7 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
                 log_path=gate.work / "logs" / "saver.log",
             )
             wait_until(
-                (run_dir / "checkpoints" / "last").exists,
+                partial(has_checkpoint, run_dir),
                 what="the first save of the loop",
                 needs=[saver],
                 deadline_s=gate.allowed_s("first-save"),

@@ -32,6 +32,18 @@ OFFLINE = {
 }
 
 
+PYTHON_PATH = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+NO_LINKS = """
+import errno, os
+
+def refuse(source, target, *rest, **options):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
+
+os.symlink = refuse
+"""
+"""Read by every Python process when it starts."""
+
+
 def gate_environment() -> dict[str, str]:
     """The environment of a gate without network and display."""
     hidden = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -55,14 +67,19 @@ class RunGate:
 
 @pytest.fixture(scope="session")
 def passed_gate(tmp_path_factory: pytest.TempPathFactory) -> RunGate:
-    """`pirl gate --profile embedded --variant flow-noise`, once."""
+    """`pirl gate --profile embedded --variant flow-noise`, once, on a file system without symbolic links.
+
+    So it is for every process of it; the steps of `gate_before` have links again.
+    """
     out = tmp_path_factory.mktemp("gate") / "bundle"
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(NO_LINKS)
     argv = [sys.executable, "-m", "pirl.cli", "gate", "--profile", "embedded"]
     argv += ["--variant", "flow-noise", "--launched-by", "test", "--no-mlflow", "--json"]
     done = subprocess.run(
         [*argv, "--out", str(out)],
         cwd=REPO,
-        env=gate_environment(),
+        env=gate_environment() | {"PYTHONPATH": os.pathsep.join([str(site), *PYTHON_PATH])},
         capture_output=True,
         text=True,
         timeout=1700,
