@@ -173,13 +173,22 @@ WHOLE_BUT_WRONG: dict[str, tuple[str, bytes, str]] = {
         messages.encode_interaction(a_rollout_done(rank=1)),
         "rank",
     ),
-    "unknown type": ("SendInteractions", b'{"type":"shutdown"}', "malformed"),
+    "unknown type": (
+        "SendInteractions",
+        messages.with_checksum(b'{"type":"shutdown"}'),
+        "malformed",
+    ),
+    "no json": ("SendInteractions", messages.with_checksum(b"}" * 1000), "malformed"),
+    "deep json": ("SendInteractions", messages.with_checksum(b"[" * 100_000), "malformed"),
 }
 UNREADABLE: dict[str, tuple[str, bytes]] = {
     "no archive": ("SendTransitions", b"}" * MIB),
     "cut": ("SendTransitions", wire.encode_transitions(some_transitions(1))[:-10]),
-    "no json": ("SendInteractions", b"}" * 1000),
-    "deep json": ("SendInteractions", b"[" * 100_000),
+    "no message": ("SendInteractions", b"}" * 1000),
+    "flipped bit": (
+        "SendInteractions",
+        messages.encode_interaction({"type": "heartbeat"}).replace(b"heart", b"hEart"),
+    ),
 }
 MESSAGES = {
     "SendTransitions": services_pb2.Transition,
