@@ -31,7 +31,7 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     `SystemExit` passes: it is how argparse ends. A process that is stopped before it has begun, while it still
     imports, has no folder yet and so no record: it ends with the line `interrupted`.
     """
-    _end_in_order_on_sigterm()
+    _end_in_order_when_stopped()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name from a damaged file may hold what no encoding can carry.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -52,11 +52,22 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         return _end(f"error: {found}", found.exit_code)
 
 
-def _end_in_order_on_sigterm() -> None:
+def _end_in_order_when_stopped() -> None:
     """As Ctrl-C does, until the command has a handler of its own; then importing has taken half a minute."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for signum in stop_signals():
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, signal.default_int_handler)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end in order: Ctrl-C, a manager, a terminal that closes.
+
+    `nohup` has the last one ignored, and that stays.
+    """
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
 def _end(message: str, code: ExitCode) -> int:

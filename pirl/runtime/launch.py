@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _ACTOR_GRACE_S = 30.0
 _LEARNER_GRACE_S = 1.0
+_LINE_BYTES = 2**16
 _OWN_FAILURE = frozenset({*ExitCode} - {ExitCode.OK, ExitCode.INTERRUPTED})
 
 
@@ -280,12 +282,14 @@ class _LogPump:
         return child
 
     def _copy(self, child: Child, stream: IO[bytes]) -> None:
-        for raw in stream:
+        # In pieces: whoever writes without a newline must not fill this process.
+        for raw in iter(lambda: stream.readline(_LINE_BYTES), b""):
             line = raw.decode(errors="replace").rstrip()
             child.heard.append(line)
             if self._quiet:
                 continue
-            with self._lock:
+            # Without a reader for it (`| head`, a terminal that closed) the process must not wait for one either.
+            with self._lock, suppress(OSError, ValueError):
                 tqdm.write(f"[{child.role}] {line}", file=sys.stderr)
 
 
@@ -318,11 +322,13 @@ class _Progress:
                 f"{last.get('rollout/successes', 0):.0f}/{last.get('rollout/episodes', 0):.0f} episodes, "
                 f"kl {last.get('update/approx_kl', 0):.3g}"
             )
-            self._bar.refresh()
+            with suppress(OSError):
+                self._bar.refresh()
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
 
 def main(argv: Sequence[str]) -> int:

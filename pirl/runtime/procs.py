@@ -23,12 +23,14 @@ from typing import IO, Protocol, Self
 
 from pirl.errors import PirlError
 from pirl.files import writing
+from pirl.guard import stop_signals
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
 _LINE_CHARS = 400
 """More than any message of ours about one simulator episode; a line of a log may be of any length."""
 _HEARD_LINES = 200
+_TAIL_BYTES = 2**18
 _LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")
 """How a line of a log begins (`pirl.runtime.entry`); other lines after an error are the rest of it."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -75,7 +77,7 @@ def interrupt_on_signals() -> None:
         run_first_acts()
         signal.default_int_handler(signum, frame)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in stop_signals():
         signal.signal(signum, handler)
 
 
@@ -186,10 +188,12 @@ def _signal_name(signum: int) -> str:
 
 
 def logged_lines(log_path: Path | None) -> list[str]:
-    """The lines of a log; none when there is no log."""
+    """The last lines of a log, which can be of any size; none when there is no log."""
     if log_path is None or not log_path.is_file():
         return []
-    return log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    with log_path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()
 
 
 def last_words_of(lines: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("command", "importing"),
     [(["pirl.learner"], 1), (["pirl.actor"], 1), (["pirl.cli", "launch", "--actors", "1"], 2)],
@@ -52,6 +52,8 @@ def test_a_stop_during_the_imports_is_a_line_and_an_exit_code(
         env=os.environ | {"PYTHONPATH": f"{site}:{REPO}", "IMPORTING": str(seen)},
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background, or under nohup, hands on that the signal is ignored.
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
     )
     try:
         wait_for(lambda: len(list(seen.iterdir())) == importing or process.poll() is not None)
@@ -64,3 +66,10 @@ def test_a_stop_during_the_imports_is_a_line_and_an_exit_code(
     assert "interrupted" in said
     assert not run.exists()
     assert not any(psutil.pid_exists(int(path.name)) for path in seen.iterdir())
+
+
+def test_under_nohup_a_closed_terminal_stops_nobody():
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "from pirl.guard import stop_signals; print(*map(int, stop_signals()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout.split() == [str(int(s)) for s in (signal.SIGINT, signal.SIGTERM)]
