@@ -224,7 +224,6 @@ class RolloutStore:
                 # What a replaced actor had delivered for this version is a second copy of the same decisions.
                 for key in [k for k in self._rollouts if k[0] == self._current_version]:
                     self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
-            self._ready.notify_all()
 
     def refuse_taken(
         self, episodes: Collection[int], reason: str
@@ -246,7 +245,6 @@ class RolloutStore:
                 self._owners.pop((version, unit), None)
                 senders.setdefault((rank, actor_id), []).extend(wrong)
             self._taken.clear()
-            self._ready.notify_all()
             return senders
 
     def counters(self) -> dict[str, int]:

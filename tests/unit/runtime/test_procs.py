@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from pirl.runtime import procs
+from pirl.runtime.entry import stop_on_signals
 from pirl.runtime.procs import ProcessDiedError, TooLateError, how_they_ended, wait_until
 
 
@@ -126,3 +128,23 @@ def test_last_line_of_any_length_stays_readable(clock, tmp_path):
     log = tmp_path / "log"
     log.write_text("x" * 100_000)
     assert len(how_they_ended([Process(clock, ends_at=0.0, log_path=log)])) < 1000
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_or_a_closing_terminal_does_the_first_acts_and_sets_the_event(signum):
+    before = {known: signal.getsignal(known) for known in SIGNALS}
+    done: list[str] = []
+    try:
+        for known in SIGNALS:
+            signal.signal(known, signal.SIG_DFL)
+        stop = stop_on_signals()
+        with procs.first_act(lambda: done.append("record")):
+            signal.raise_signal(signum)
+        assert stop.is_set()
+        assert done == ["record"]
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
