@@ -55,9 +55,7 @@ def attacks() -> dict[str, Attack]:
     """Name, and what makes (call, bytes) of it; every one is wrong, whatever the random numbers are."""
     decisions = an_episode(a_schema())[:1]
     whole = encode_transitions(decisions)
-    report = messages.encode_interaction(
-        {"type": "rollout_done", "version": 0, "rank": 0, "decisions": 1, "episodes": []}
-    )
+    report = {"type": "rollout_done", "rank": 0, "decisions": 1, "episodes": []}
 
     def cut(rng: random.Random) -> tuple[str, bytes]:
         return "SendTransitions", whole[: rng.randrange(1, len(whole))]
@@ -73,12 +71,12 @@ def attacks() -> dict[str, Attack]:
         return "SendTransitions", encode_transitions([item])  # pyright: ignore[reportArgumentType]
 
     def deep(rng: random.Random) -> tuple[str, bytes]:
-        return "SendInteractions", rng.choice([b"[", b'{"a":']) * rng.randrange(4, 2**15)
+        text = rng.choice([b"[", b'{"a":']) * rng.randrange(4, 2**15)
+        return "SendInteractions", messages.with_checksum(text)
 
     def foreign_report(rng: random.Random) -> tuple[str, bytes]:
-        return "SendInteractions", report.replace(
-            b'"version":0', b'"version":%d' % rng.randrange(9)
-        )
+        changed = {**report, "version": rng.randrange(9)}
+        return "SendInteractions", messages.encode_interaction(changed)
 
     makers = (cut, opcodes, noise, number, deep, foreign_report)
     return {maker.__name__: maker for maker in makers}

@@ -9,6 +9,7 @@ or sockets. Read `pirl.config` next.
     |-- EnvironmentNotReadyError 3  a machine lacks something; carries the remedy
     |-- MismatchError            5  two sides disagree; carries each field with both values
     |-- NumericsError            1  not finite, or an invariant broken; carries the first offender
+    |   `-- ParityError          1  recorded log-probs do not follow from their decisions; carries the episodes
     |-- TransportError           1  the other side is gone, or sent what no peer may send
     |   `-- LinkClosedError      1  the other side ended or never answered within its deadline
     |-- CheckpointError          1  incomplete, damaged or inconsistent; carries the parts
@@ -18,7 +19,7 @@ or sockets. Read `pirl.config` next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -127,6 +128,17 @@ class MismatchError(PirlError):
 
 class NumericsError(PirlError):
     """A value is not finite or an invariant of the mathematics is broken."""
+
+
+class ParityError(NumericsError):
+    """Recorded log-probs do not follow from what was sent with them; `gaps` are nats by episode id.
+
+    What is wrong came with the decisions: the learner's own replay repeats itself.
+    """
+
+    def __init__(self, message: str, *, gaps: Mapping[int, float]) -> None:
+        self.gaps = dict(gaps)
+        super().__init__(message)
 
 
 class TransportError(PirlError):

@@ -20,8 +20,9 @@ from typing import Any, Self
 from pirl.errors import EnvironmentNotReadyError, PirlError
 
 _MIB = 2**20
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How safetensors and tokenizers spell what the kernel answered; theirs are no `OSError`s."""
+_SPELT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
+"""How safetensors and tokenizers spell what the kernel answered, and how `shutil.copytree` does: theirs carry
+no number."""
 
 _REMEDIES = {
     errno.ENOSPC: "free space there or choose a folder on another disk; what was written before is intact, "
@@ -40,11 +41,11 @@ _numbers = itertools.count()
 
 
 def os_error_number(error: BaseException) -> int | None:
-    """`errno` of what the kernel answered, from an `OSError` or from the text of a Rust library's error."""
-    if isinstance(error, OSError):
+    """`errno` of what the kernel answered, from an `OSError` or from the text of another error."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _RUST_ERROR.search(str(error))
-    return int(found.group(1)) if found else None
+    found = _SPELT.search(str(error))
+    return int(found.group(1) or found.group(2)) if found else None
 
 
 def write_error(
@@ -129,6 +130,21 @@ def write_json(path: Path, value: Any, *, indent: int = 2, sort_keys: bool = Tru
     return write_text(path, text + "\n")
 
 
+def copy_tree(source: Path, target: Path) -> Path:
+    """Copy a folder to a place where there is none; links are followed, so that none is needed there.
+
+    Raises:
+        EnvironmentNotReadyError: the file system refused; what was copied is gone again.
+    """
+    with writing(target):
+        try:
+            shutil.copytree(source, target)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+    return target
+
+
 class Appender:
     """Appends whole lines to a file; a line that does not fit is taken back, so that no torn one stays."""
 
@@ -173,6 +189,14 @@ class Appender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def home_folder() -> Path | None:
+    """The user's home; None for one who has none, as in a container that runs under any number."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def free_bytes(path: Path) -> int | None:

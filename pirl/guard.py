@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,8 +28,10 @@ from pirl.secrecy import shown_command, without_secrets
 def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run a command; whatever it raises becomes one message on stderr and an exit code.
 
-    `SystemExit` passes: it is how argparse ends.
+    `SystemExit` passes: it is how argparse ends. A process that is stopped before it has begun, while it still
+    imports, has no folder yet and so no record: it ends with the line `interrupted`.
     """
+    _end_in_order_when_stopped()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name from a damaged file may hold what no encoding can carry.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -46,6 +50,24 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
         return _end(f"error: {found}", found.exit_code)
+
+
+def _end_in_order_when_stopped() -> None:
+    """As Ctrl-C does, until the command has a handler of its own; then importing has taken half a minute."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for signum in stop_signals():
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, signal.default_int_handler)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end in order: Ctrl-C, a manager, a terminal that closes.
+
+    `nohup` has the last one ignored, and that stays.
+    """
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
 def _end(message: str, code: ExitCode) -> int:

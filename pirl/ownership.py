@@ -34,6 +34,7 @@ LOCK_NAME = ".pirl-owner"
 _WRONG_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP)
 """Answers that mean another path is wanted, not another machine."""
 
+_MAX_SIGNED = 2**16
 _READ_S = 1.0
 """An owner writes who it is right after it has the lock; a reader waits this long for that."""
 
@@ -123,11 +124,16 @@ def owner_of(folder: Path) -> Owner | None:
     deadline = time.monotonic() + _READ_S
     while True:
         try:
-            content: Any = json.loads((folder / LOCK_NAME).read_bytes())
+            lock = folder / LOCK_NAME
+            if not lock.is_file():
+                # A pipe of that name would be waited for.
+                return None
+            with lock.open("rb") as file:
+                content: Any = json.loads(file.read(_MAX_SIGNED))
             return Owner(**cast("dict[str, Any]", content))
         except OSError:
             return None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.02)

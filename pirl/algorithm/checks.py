@@ -17,7 +17,7 @@ from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, replay
 from pirl.algorithm.prepare import Prepared
 from pirl.config.recipe import PiRLConfig
-from pirl.errors import NumericsError
+from pirl.errors import NumericsError, ParityError
 from pirl.hooks import disabled
 
 
@@ -37,8 +37,9 @@ def require_parity(
         tolerance: largest |replayed - recorded| per sample, nats.
 
     Raises:
-        NumericsError: names the worst decision, its denoising step, both values and the part that
-            differs.
+        ParityError: decisions were altered, or made from other inputs or weights. Names the worst
+            one, its denoising step, both values and the part that differs.
+        NumericsError: the learner's own replay does not repeat itself.
     """
     behaviour = prepared.behaviour[rows]
     fresh = prepared.sample_mask[rows] & rows_like(prepared.lag[rows] == 0, behaviour)
@@ -51,12 +52,16 @@ def require_parity(
         per_row = torch.nan_to_num(gap, nan=torch.inf).flatten(1).amax(dim=1)
         place = int(per_row.argmax())
         row = int(rows[place])
-        raise NumericsError(
+        said = (
             f"replayed log-prob differs from the recorded one by {float(per_row[place]):.3g} nats "
             f"(tolerance {tolerance:g})\n  {_describe(prepared, row)}\n"
-            f"  recorded {_shown(behaviour[place])}, replayed {_shown(replayed[place])}\n"
-            f"  differs: {_attribute(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)}"
+            f"  recorded {_shown(behaviour[place])}, replayed {_shown(replayed[place])}\n  differs: "
         )
+        own = _own_fault(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)
+        if own:
+            raise NumericsError(said + own)
+        part = _altered_part(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)
+        raise ParityError(said + part, gaps=_gaps(prepared, rows, per_row, tolerance=tolerance))
     return Parity(
         max_abs=float(gap.max()),
         mean_abs=float(gap.double().sum()) / count,
@@ -106,10 +111,22 @@ def _shown(values: Tensor) -> str:
     return head if flat.numel() <= 4 else f"{head}, ... ({flat.numel()} samples)"
 
 
-def _attribute(
+def _gaps(
+    prepared: Prepared, rows: Tensor, per_row: Tensor, *, tolerance: float
+) -> dict[int, float]:
+    """The largest gap of every episode that is beyond the tolerance somewhere."""
+    found: dict[int, float] = {}
+    episodes = prepared.fields["pirl_episode_id"].reshape(-1)[rows]
+    for episode, gap in zip(episodes.tolist(), per_row.tolist(), strict=True):
+        if gap > tolerance:
+            found[episode] = max(found.get(episode, 0.0), gap)
+    return found
+
+
+def _own_fault(
     nets: Networks, prepared: Prepared, *, row: int, pirl: PiRLConfig, tolerance: float
 ) -> str:
-    """Which part of the replay differs, found by replaying the worst decision alone."""
+    """What of this side makes a replay differ, found by replaying the worst decision alone; or nothing."""
     training = [name for name, m in nets.policy.module.named_modules() if m.training]
     if training:
         first = training[0] or "the policy"
@@ -122,12 +139,24 @@ def _attribute(
         again = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
     if not torch.equal(once.log_prob, again.log_prob):
         return "dropout or another random module: two replays of one decision disagree"
-    gap = (once.log_prob - recorded).abs()
     sample_gap = reduce_log_prob(once.log_prob - recorded, mask=mask, level=pirl.logprob_level)
     if bool((sample_gap.value.abs() <= tolerance).all()):
         return (
             "kernels: replayed alone the decision agrees, so the result depends on the batch size"
         )
+    return ""
+
+
+def _altered_part(
+    nets: Networks, prepared: Prepared, *, row: int, pirl: PiRLConfig, tolerance: float
+) -> str:
+    """Which part of the worst decision differs from what its actor recorded."""
+    rows = torch.tensor([row], device=prepared.lag.device)
+    fields = {name: value[rows] for name, value in prepared.fields.items()}
+    recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
+    with torch.no_grad():
+        once = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+    gap = (once.log_prob - recorded).abs()
     counted = int(mask.sum())
     off = int((gap > tolerance / max(1, counted)).sum())
     place = [int(i) for i in torch.unravel_index(gap.argmax(), gap.shape)]

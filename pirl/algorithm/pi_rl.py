@@ -163,8 +163,8 @@ class PiRLAlgorithm(RLAlgorithm):
         """One learner iteration on `next(batch_iterator)`, a `DecisionBatch`; `algorithm.md` 14.1.
 
         Raises:
-            NumericsError: parity or the first ratio is off (weights untouched), or a value is not
-                finite.
+            ParityError: recorded log-probs do not follow from their decisions; nothing has changed.
+            NumericsError: the first ratio is off (weights untouched), or a value is not finite.
             ContractError: a decision lacks a log-prob that the recipe needs.
             ConfigError: `bc_weight` is set but no demonstrations were given.
         """

@@ -62,8 +62,10 @@ def update(
     not bound what a batch without credit does: without demonstrations the actor takes no step.
 
     Raises:
-        NumericsError: parity or the first ratio is off (no weight has changed then), or a loss,
-            gradient or parameter is not finite.
+        ParityError: recorded log-probs do not follow from their decisions; nothing has changed then,
+            and an update without those episodes may follow.
+        NumericsError: the first ratio is off (no weight has changed then), or a loss, gradient or
+            parameter is not finite.
 
     Source: `algorithm.md` 9.4, 14.1.
     """

@@ -76,6 +76,12 @@ def newest_step(checkpoints_dir: Path) -> Path:
     return newest
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a step is complete there; asked of the step itself, because `last` is optional."""
+    steps = step_folders(run_dir / CHECKPOINTS_DIR).values()
+    return any((step / MANIFEST_NAME).is_file() for step in steps)
+
+
 def step_folders(checkpoints_dir: Path) -> dict[int, Path]:
     """Step folders by number, ascending, complete or not; temporary ones and links do not count."""
     if not checkpoints_dir.is_dir():

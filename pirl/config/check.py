@@ -22,7 +22,7 @@ from pirl.config.identity import ConfigIdentity, config_hash, config_path_identi
 from pirl.config.jsonfile import (
     JsonObject,
     find_config_file,
-    read_json_object,
+    read_config,
     silent_errors,
 )
 from pirl.config.lerobot_fields import PiRLTrainConfig
@@ -98,7 +98,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
         ConfigError: there is no file, or it holds no JSON object.
     """
     source = find_config_file(path)
-    raw = read_json_object(source)
+    raw = read_config(source)
     parsed, errors = parse_overrides(overrides)
     apply_overrides(raw, parsed)
     errors.extend(silent_errors(raw))

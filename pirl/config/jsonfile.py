@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from pirl.config.strictjson import read_bytes
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
@@ -91,26 +92,23 @@ def follow_last(path: Path) -> Path:
     return max(steps, key=lambda p: int(p.name)).joinpath(*parts[places[-1] + 2 :])
 
 
-def read_json_object(file: Path) -> JsonObject:
+def read_config(file: Path) -> JsonObject:
     """The object in `file`, with `NotFinite` and `JsonObject.duplicates` in place of silence.
 
     Raises:
         ConfigError: unreadable, too large, not UTF-8, not JSON, not an object, or nested too
         deeply.
     """
-    if not file.is_file():
-        # A pipe or a device would be waited for, or never end.
-        _refuse(str(file), "a regular file", "save the config in a file and pass that")
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        text = data.decode("utf-8")
+        text = read_bytes(file, max_bytes=MAX_BYTES).decode("utf-8")
     except OSError as error:
         _refuse(str(file), "a readable file", f"{error.strerror}: check its kind and permissions")
     except UnicodeDecodeError as error:
         _refuse(str(file), "UTF-8 text", f"save the file as UTF-8 ({error.reason})")
-    if len(data) > MAX_BYTES:
-        _refuse(str(file), f"at most {MAX_BYTES} bytes", "this is not a config; check the path")
+    except ValueError as error:
+        _refuse(
+            str(file), f"a regular file of at most {MAX_BYTES} bytes", f"{error}; check the path"
+        )
     if not text.strip():
         _refuse(str(file), "a JSON object", "the file is empty; start from a file in configs/")
     value = _parse(text, str(file))

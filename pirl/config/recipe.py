@@ -17,7 +17,7 @@ VARIANTS = ("flow-sde", "flow-noise")
 QUALIFIED_POLICIES = ("xvla",)
 """Policy types with a contract adapter (`pirl.contract`)."""
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Version of identity tensors, metadata keys and `pirl_*` transition fields."""
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from pirl.envs.libero_setup import package_root, prepare_config, quiet_stdout
 from pirl.errors import EnvironmentNotReadyError
+from pirl.files import home_folder
 
 VARIABLE = "PIRL_LIBERO_ASSETS"
 TREE = "c367085b637875fe1552372366d046fd637d17bc"
@@ -205,7 +206,10 @@ def _hub_folder() -> LiberoAssets:
     hf-libero itself would take a download that was cut short for a complete one.
     """
     shown = "hf-libero's download from the hub"
-    cached = Path.home() / ".cache" / "libero" / "assets"
+    home = home_folder()
+    if home is None:
+        raise EnvironmentNotReadyError("this user has no home folder for it", remedy=_REMEDY)
+    cached = home / ".cache" / "libero" / "assets"
     if not cached.is_dir():
         if os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true") or not hub_answers():
             raise EnvironmentNotReadyError("the hub cannot be reached", remedy=_REMEDY)

@@ -20,9 +20,10 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pirl.errors import EnvironmentNotReadyError
+from pirl.files import home_folder
 
 CONFIG_VARIABLE = "LIBERO_CONFIG_PATH"
 _logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def prepare_config() -> Path:
     folder = Path(chosen).expanduser() if chosen else _private_folder(root)
     config = folder / "config.yaml"
     wanted = _config_text(root)
-    if config.exists() and (chosen or config.read_text(encoding="utf-8") == wanted):
+    if config.exists() and (chosen or config.read_bytes() == wanted.encode()):
         _check_existing(config)
     else:
         if config.exists():
@@ -87,7 +88,13 @@ def package_root() -> Path:
 
 
 def _private_folder(root: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home, chosen = home_folder(), os.environ.get("XDG_CACHE_HOME")
+    if home is None and not chosen:
+        raise EnvironmentNotReadyError(
+            "this user has no home folder for LIBERO's config",
+            remedy=f"set HOME, XDG_CACHE_HOME or {CONFIG_VARIABLE} to a folder that can be written",
+        )
+    cache = Path(chosen) if chosen else cast("Path", home) / ".cache"
     # One folder per installed package: two virtual environments must not fight over one file.
     return cache / "pirl" / f"libero-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
 

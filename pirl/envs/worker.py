@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     descriptor, parent_pid = int(argv[0]), int(argv[1])
     die_with_parent(parent_pid)
     # Both reach the whole group; the parent decides what a worker does then, and its death kills the worker.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     # Simulators write notices to standard output, which belongs to results.
     os.dup2(2, 1)

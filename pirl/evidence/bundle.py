@@ -23,7 +23,7 @@ from pirl.evidence.criteria import STEPS, CriterionResult
 from pirl.evidence.environment import collect_environment, collect_source
 from pirl.evidence.judge import GateVerdict, judge_gate, judge_step
 from pirl.evidence.policy import GATE, POLICY_VERSION, policy_digest, policy_text
-from pirl.evidence.raw import RawRecords, file_sha256
+from pirl.evidence.raw import RawRecords, file_sha256, read_object
 from pirl.evidence.redact import Redactor, find_leaks
 from pirl.evidence.report import render_html, render_markdown
 from pirl.evidence.statement import (
@@ -217,8 +217,7 @@ def seal(folder: Path, verdict: GateVerdict) -> str:
     write_text(folder / MANIFEST, dump_json(build_manifest(folder)))
     digest = file_sha256(folder / MANIFEST)
     metadata = {
-        name: json.loads((folder / "metadata" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("run", "source")
+        name: read_object(folder / "metadata" / f"{name}.json") for name in ("run", "source")
     }
     statement = build_statement(verdict, manifest_sha256=digest, **metadata)
     write_text(folder / STATEMENT, dump_json(statement))

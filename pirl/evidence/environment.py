@@ -7,7 +7,6 @@ Owns `metadata/environment.json` and `metadata/source.json`. Refuses to know con
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 
 from pirl.errors import EvidenceError
+from pirl.evidence.raw import read_object, text
 from pirl.resources import SHIPPED
 
 PACKAGES = (
@@ -111,9 +111,9 @@ def _built_from(shipped: Path) -> dict[str, Any]:
         raise EvidenceError(
             "this wheel does not know its commit: it was not built in a git checkout"
         )
-    built: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    changed = hashlib.sha256(str(built["patch_sha256"]).encode())
-    dirty = bool(built["git_dirty"])
+    built = read_object(file)
+    changed = hashlib.sha256(str(built.get("patch_sha256")).encode())
+    dirty = bool(built.get("git_dirty", True))
     for entry in distribution("pirl").files or []:
         if entry.hash is None:
             continue
@@ -123,7 +123,7 @@ def _built_from(shipped: Path) -> dict[str, Any]:
             dirty = True
             changed.update(entry.as_posix().encode() + b"\0" + content)
     return {
-        "git_commit": str(built["git_commit"]),
+        "git_commit": text(built, "git_commit"),
         "git_dirty": dirty,
         "patch_sha256": changed.hexdigest() if dirty else None,
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,6 +25,7 @@ from pirl.evidence import mlflow_view as view
 from pirl.evidence.bundle import FinishedBundle
 from pirl.evidence.criteria import CriterionResult, Verdict, worst
 from pirl.evidence.metric_log import MetricRow
+from pirl.evidence.raw import read_object
 from pirl.files import write_error
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class GateRun:
         self.open.verdict = verdict.verdict
         self.open.tag(view.verdict_tags(verdict, bundle_digest=finished.digest))
         if config.is_file():
-            self.open.params(view.flat_params(json.loads(config.read_text(encoding="utf-8"))))
+            self.open.params(view.flat_params(read_object(config)))
         self.open.numbers(
             {
                 "gate_passed": float(verdict.verdict == Verdict.PASSED),

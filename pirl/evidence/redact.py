@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pirl.errors import EvidenceError
+from pirl.files import home_folder
 
 MIN_SECRET = 6
 """Characters; a shorter secret cannot be told from ordinary text."""
@@ -123,7 +124,7 @@ class Redactor:
             sys.prefix: "<venv>",
             sys.base_prefix: "<python>",
             tempfile.gettempdir(): "<tmp>",
-            str(Path.home()): "<home>",
+            **({str(home): "<home>"} if (home := home_folder()) else {}),
             **(folders or {}),
             str(repo_root): "<repo>",
         }

@@ -6,13 +6,13 @@ says why (lerobot#3401, #4245). Owns the expected values, one remedy each. Refus
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pirl.config.after_init import image_features
 from pirl.config.check import check_config
 from pirl.config.sections import env_of, policy_of
+from pirl.config.strictjson import read_json_object
 from pirl.contract.domain import domain_id_of
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
 from pirl.gate.arguments import PROFILE_CONFIG
@@ -34,8 +34,10 @@ _NAME = "profile "
 def profile_checks(path: Path = PROFILE_CONFIG) -> list[Check]:
     """Environment side and checkpoint side of a train config, one finding each."""
     try:
-        env: dict[str, Any] = json.loads(locate(path).read_text(encoding="utf-8"))["env"]
-    except (OSError, ValueError, LookupError) as error:
+        env = read_json_object(locate(path))["env"]
+        if not isinstance(env, dict):
+            raise TypeError("env is no object")
+    except (OSError, ValueError, LookupError, TypeError) as error:
         return [
             Check(
                 name=f"{_NAME}config",

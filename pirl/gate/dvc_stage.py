@@ -19,7 +19,8 @@ from typing import Any
 
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.evidence.metric_log import read_metrics
-from pirl.files import write_text, writing
+from pirl.evidence.raw import read_object
+from pirl.files import copy_tree, write_text, writing
 from pirl.gate.main import (
     default_profile,
     default_variant,
@@ -83,7 +84,7 @@ def write_outputs(gate: GateSession, record: dict[str, Any]) -> None:
         config.mkdir(parents=True)
         shutil.copy(gate.config_path, config / "train_config.json")
         step_dir = resolve_checkpoint(smoke.root)
-        shutil.copytree(step_dir, checkpoint / step_dir.name)
+        copy_tree(step_dir, checkpoint / step_dir.name)
     rows = read_metrics(smoke.learner_metrics)
     last = rows[-1].metrics
     write_text(
@@ -94,9 +95,7 @@ def write_outputs(gate: GateSession, record: dict[str, Any]) -> None:
                 "variant": record["variant"],
                 "criteria_passed": record["criteria_passed"],
                 "criteria_total": record["criteria_total"],
-                "weights_sha256": json.loads(smoke.run_record.read_text())["digests_after"][
-                    "trained"
-                ],
+                "weights_sha256": read_object(smoke.run_record)["digests_after"]["trained"],
                 "approx_kl": last["update/approx_kl"],
                 "value_loss": last["update/value_loss"],
                 "parity_max_abs": max(row.metrics["update/parity_max_abs"] for row in rows),

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from pirl.guard import run_guarded
+from pirl.runtime.procs import last_words_of, logged_lines
 
 _GRACE_S = 5.0
 _exit_code_pipes = threading.Lock()
@@ -55,6 +56,9 @@ class Forked:
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""
         return exit_code(self)
+
+    def last_words(self) -> str:
+        return last_words_of(logged_lines(self.log_path))
 
     def terminate(self) -> None:
         """Send SIGTERM."""

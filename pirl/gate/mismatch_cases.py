@@ -5,7 +5,6 @@ Owns what is wrong in each case. Read `pirl.gate.mismatch_checkpoints` next.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -15,6 +14,8 @@ from typing import Any
 from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
+from pirl.evidence.raw import read_object
+from pirl.files import write_json
 from pirl.gate.mismatch_run import Case, Host, is_healthy, meet
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
@@ -69,15 +70,12 @@ def process_cases(gate: GateSession, host: Host) -> list[Case]:
 
 def other_variant(gate: GateSession, other: str) -> Path:
     """The gate's config with the other variant, at its own path."""
-    raw: dict[str, Any] = json.loads(Path(gate.config_path).read_text(encoding="utf-8"))
+    raw = dict(read_object(Path(gate.config_path)))
     for name in VARIANTS:
         raw["pirl"].pop(name.replace("-", "_"), None)
     raw["pirl"]["variant"] = other
     raw["pirl"][other.replace("-", "_")] = {}
-    path = gate.work / "other-variant" / "train_config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(raw), encoding="utf-8")
-    return path
+    return write_json(gate.work / "other-variant" / "train_config.json", raw, sort_keys=False)
 
 
 def _stock_learner_case(gate: GateSession) -> Case:

@@ -5,7 +5,6 @@ Owns what was tampered with. Read `pirl.gate.mismatch_step` for the order.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, write_manifest
 from pirl.config.recipe import VARIANTS
+from pirl.evidence.raw import read_object
+from pirl.files import copy_tree, write_json
 from pirl.gate.mismatch_cases import other_variant
 from pirl.gate.mismatch_run import Case
 from pirl.gate.session import GateSession
@@ -28,9 +29,9 @@ def _edit_record(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], N
 
     def tamper(step_dir: Path) -> None:
         path = step_dir / RUN_STATE
-        record = json.loads(path.read_text("utf-8"))
+        record = dict(read_object(path))
         change(record)
-        path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        write_json(path, record, sort_keys=False)
         (step_dir / MANIFEST_NAME).unlink()
         write_manifest(step_dir)
 
@@ -39,10 +40,10 @@ def _edit_record(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], N
 
 def _edit_manifest(step_dir: Path) -> None:
     path = step_dir / MANIFEST_NAME
-    manifest = json.loads(path.read_text("utf-8"))
+    manifest = dict(read_object(path))
     first = next(iter(manifest["files"]))
     manifest["files"][first]["size"] += 1
-    path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    write_json(path, manifest, sort_keys=False)
 
 
 _TAMPER: dict[str, Callable[[Path], None]] = {
@@ -58,7 +59,7 @@ def tampered(gate: GateSession, name: str) -> Path:
     copy = gate.work / "tampered" / name / "checkpoints" / source.name
     if copy.parent.exists():
         shutil.rmtree(copy.parent)
-    shutil.copytree(source, copy)
+    copy_tree(source, copy)
     if name in _TAMPER:
         _TAMPER[name](copy)
     return copy

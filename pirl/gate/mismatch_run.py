@@ -7,7 +7,6 @@ next.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from pirl.config.load import load_config
 from pirl.errors import ExitCode, LinkClosedError, MismatchError
 from pirl.evidence.bundle import StepWriter
+from pirl.evidence.raw import read_object
 from pirl.gate.forked import Forked, ForkedGroup
 from pirl.gate.session import GateFailedError, GateSession
 from pirl.hooks import VARIABLE
@@ -205,7 +205,7 @@ def run_pair(
         keep_logs(gate, step, f"{name}-*.log")
     if not host.folder.run_record.exists():
         raise GateFailedError(f"the pair {name!r} left no record; see its logs")
-    books = json.loads(host.folder.run_record.read_text())
+    books = read_object(host.folder.run_record)
     return {
         "direction": "actor-to-learner",
         "probe": "process",

@@ -8,10 +8,10 @@ purpose, which must be judged as not refused. Owns the order of `raw/mismatch-ne
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pirl.evidence.bundle import StepWriter
+from pirl.evidence.raw import read_object
 from pirl.gate.forked import ForkedGroup
 from pirl.gate.mismatch_cases import client_cases, process_cases
 from pirl.gate.mismatch_checkpoints import checkpoint_cases, resume_argv, tampered
@@ -45,7 +45,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
             )
     finally:
         keep_logs(gate, step, "host-*.log")
-    books = json.loads(host.folder.run_record.read_text())
+    books = read_object(host.folder.run_record)
     for row in rows:
         # Nobody valid ever sent a decision to this learner, so its totals belong to the wrong peers.
         row["transitions_accepted"] = books["counters"]["received"]
@@ -81,5 +81,5 @@ def _teeth_manifest(gate: GateSession, step: StepWriter, watch: Watch) -> dict[s
         row = run_case(gate, step, case, group, watch.env)
     record = RunFolder(copy.parent.parent).run_record
     # A learner that refused after all leaves no record; the case is judged to have no teeth.
-    hooks = json.loads(record.read_text())["hooks"] if record.exists() else []
+    hooks = read_object(record)["hooks"] if record.exists() else []
     return row | {"direction": "checkpoint", "disabled": "manifest", "hooks": hooks}

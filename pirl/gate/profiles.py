@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pirl.config.check import CheckedConfig, check_config, write_resolved
+from pirl.config.jsonfile import read_config
 from pirl.config.recipe import VARIANTS
 from pirl.config.sections import env_of, policy_of
 from pirl.envs import EnvObservation, load_split, make_vector_env
@@ -198,7 +199,7 @@ def resolve_config(
             ],
             source="command line",
         )
-    raw: dict[str, Any] = json.loads(profile.base_config.read_text(encoding="utf-8"))
+    raw = read_config(profile.base_config)
     section = variant.replace("-", "_")
     pirl: dict[str, Any] = raw["pirl"]
     if pirl["variant"] != variant:

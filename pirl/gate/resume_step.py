@@ -6,21 +6,20 @@ The uninterrupted run is the smoke run of step 2: same config, same seed, N+M up
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
-from lerobot.utils.constants import CHECKPOINTS_DIR, LAST_CHECKPOINT_LINK
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.checkpoint.load import load_checkpoint
-from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.locate import has_checkpoint, resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.checkpoint.record import read_record
 from pirl.config.load import load_config
@@ -29,6 +28,8 @@ from pirl.contract.stock import stock_generate
 from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.metric_log import read_json_lines
+from pirl.evidence.raw import Record, read_object
+from pirl.files import copy_tree, write_bytes
 from pirl.gate import forked
 from pirl.gate.facts import file_digest
 from pirl.gate.processes import Watch, process_records
@@ -84,8 +85,8 @@ def run(gate: GateSession, step: StepWriter) -> None:
         raise GateFailedError(
             f"the resumed run ended with exit code {int(resumed.exit_code)}: {resumed.reason}"
         )
-    learner = json.loads(folder.run_record.read_text())
-    uninterrupted = json.loads(baseline.run_record.read_text())
+    learner = read_object(folder.run_record)
+    uninterrupted = read_object(baseline.run_record)
     step.record(
         "kill.json",
         {
@@ -156,9 +157,8 @@ def _interrupt(
                     f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
                 )
             learner, *actors = processes.values()
-            last = folder.root / CHECKPOINTS_DIR / LAST_CHECKPOINT_LINK
             wait_until(
-                last.exists,
+                lambda: has_checkpoint(folder.root),
                 what="the first checkpoint of the run to be interrupted",
                 needs=[learner],
                 unharmed=actors,
@@ -199,8 +199,8 @@ def _process_records(
     step: StepWriter,
     interrupted: _Interrupted,
     resumed: LaunchResult,
-    learner: dict[str, Any],
-    uninterrupted: dict[str, Any],
+    learner: Record,
+    uninterrupted: Record,
 ) -> None:
     """One table over the three runs; a learner that was killed could not record its hooks."""
     table: list[dict[str, Any]] = [
@@ -217,7 +217,7 @@ def _process_records(
 
 def _listing(step_dir: Path) -> dict[str, Any]:
     """The manifest's claims and what is on disk, file by file."""
-    manifest = json.loads((step_dir / MANIFEST_NAME).read_text("utf-8"))
+    manifest = read_object(step_dir / MANIFEST_NAME)
     files = [p for p in sorted(step_dir.rglob("*")) if p.is_file() and p.name != MANIFEST_NAME]
     found = {
         p.relative_to(step_dir).as_posix(): {"size": p.stat().st_size, "sha256": file_digest(p)}
@@ -227,13 +227,13 @@ def _listing(step_dir: Path) -> dict[str, Any]:
 
 
 def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
+    write_bytes(path, path.read_bytes()[:-7])
 
 
 def _alter(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
+    write_bytes(path, bytes(data))
 
 
 _DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
@@ -254,7 +254,7 @@ def _damage(gate: GateSession, source: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for case, (part, damage) in _DAMAGE.items():
         copy = gate.work / "damaged" / case / "checkpoints" / source.name
-        shutil.copytree(source, copy)
+        copy_tree(source, copy)
         damage(copy / part)
         code, message = int(ExitCode.OK), "accepted"
         try:
@@ -296,7 +296,7 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
                 log_path=gate.work / "logs" / "saver.log",
             )
             wait_until(
-                (run_dir / "checkpoints" / "last").exists,
+                partial(has_checkpoint, run_dir),
                 what="the first save of the loop",
                 needs=[saver],
                 deadline_s=gate.allowed_s("first-save"),

@@ -23,6 +23,7 @@ from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter, requi
 from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
 from pirl.evidence.redact import Redactor
 from pirl.files import writing
+from pirl.foreign import as_pirl_error
 from pirl.gate.deadlines import allowed_s
 from pirl.gate.profiles import FirstLook, Profile, choose_profile
 from pirl.ownership import clear, owned
@@ -110,7 +111,11 @@ class GateSession:
         try:
             with writer:
                 run(self, writer)
-        except PirlError as problem:
+        except Exception as raised:
+            # A full disk ends a step as any other failure does: its records are judged and sealed.
+            problem = as_pirl_error(raised)
+            if problem is None:
+                raise
             error, code = f"{type(problem).__name__}: {problem}", problem.exit_code
             logger.error("step %s ended early: %s", step, error)
         results = writer.results()

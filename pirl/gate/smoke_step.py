@@ -5,8 +5,7 @@ Owns how `raw/smoke-run/*` follows from the run folder. Read `pirl.gate.resume_s
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from pirl.errors import ExitCode
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.media import write_video
 from pirl.evidence.metric_log import read_json_lines
+from pirl.evidence.raw import Record, read_object
 from pirl.gate.processes import Watch, process_records
 from pirl.gate.session import GateFailedError, GateSession
 from pirl.runtime.launch import launch
@@ -55,8 +55,8 @@ def run(gate: GateSession, step: StepWriter) -> None:
         raise GateFailedError(
             f"the smoke run ended with exit code {int(result.exit_code)}: {result.reason}"
         )
-    actors = [json.loads(folder.actor_record(r).read_text()) for r in range(cfg.runtime.actors)]
-    learner = json.loads(folder.run_record.read_text())
+    actors = [read_object(folder.actor_record(r)) for r in range(cfg.runtime.actors)]
+    learner = read_object(folder.run_record)
     hooks = {str(record["role"]): record["hooks"] for record in (learner, *actors)}
     step.record("processes.json", {"processes": process_records(result.processes, hooks=hooks)})
     _link_records(step, folder, learner, actors)
@@ -64,7 +64,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
 
 
 def _link_records(
-    step: StepWriter, folder: RunFolder, learner: dict[str, Any], actors: list[dict[str, Any]]
+    step: StepWriter, folder: RunFolder, learner: Record, actors: Sequence[Record]
 ) -> None:
     """Handshakes, effective configs and the books of both sides."""
     step.text("config-learner.json", folder.effective_config("learner").read_text("ascii"))
@@ -115,7 +115,7 @@ def _link_records(
 
 
 def _learning_records(
-    gate: GateSession, step: StepWriter, folder: RunFolder, learner: dict[str, Any]
+    gate: GateSession, step: StepWriter, folder: RunFolder, learner: Record
 ) -> None:
     """Metric rows, tensor digests, episodes and the video."""
     cfg = gate.loaded.cfg

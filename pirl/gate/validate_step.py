@@ -33,6 +33,7 @@ from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError
 from pirl.evidence.bundle import StepWriter
 from pirl.evidence.outcomes import SUCCESS_DEFINITION
+from pirl.files import write_text
 from pirl.gate.facts import environment_facts
 from pirl.gate.profiles import BLANK_STD, first_look, frame_spread
 from pirl.gate.session import GateSession
@@ -152,7 +153,7 @@ def _refused(gate: GateSession) -> list[dict[str, Any]]:
             tree = deepcopy(base)
             edit(tree)
             path = Path(folder) / f"{case}.json"
-            path.write_text(json.dumps(tree), encoding="utf-8")
+            write_text(path, json.dumps(tree))
             exit_code, fields = 0, list[dict[str, Any]]()
             try:
                 load_config(path)

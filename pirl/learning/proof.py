@@ -7,7 +7,6 @@ Owns the order and what is written where. The runtime is `pirl.runtime.launch`, 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.evidence.metric_log import JsonLines, MetricRow, read_json_lines, read_metrics
 from pirl.evidence.raw import mapping, read_object, text
-from pirl.files import writing
+from pirl.files import copy_tree
 from pirl.learning.settings import LearnSettings
 from pirl.learning.warm_start import warm_start
 from pirl.records import EpisodeRecord
@@ -208,9 +207,7 @@ def _starting_policy(settings: LearnSettings, loaded: LoadedConfig, folder: Lear
             loaded.cfg, settings.warm_start, seed=settings.seed, folder=folder.warm_start
         )
     target = folder.warm_start / PRETRAINED
-    with writing(target):
-        shutil.copytree(settings.start_from, target)
-    return target
+    return copy_tree(Path(settings.start_from), target)
 
 
 def _train(settings: LearnSettings, policy: Path, folder: LearnFolder) -> None:

@@ -30,6 +30,7 @@ from pirl.learning.settings import PARAMS, LearnSettings, read_settings, setting
 from pirl.learning.track import track_learning
 from pirl.learning.warm_start import warm_start
 from pirl.resources import locate
+from pirl.runtime.procs import logged_lines
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ def _run_row(settings: LearnSettings, folder: LearnFolder, *, row: str | None) -
             run = run_learning(settings, folder=folder)
             tracker.conclude(conclude(settings, run), run)
     except LearningRunError as error:
-        last = (folder.logs / "learner.log").read_text(encoding="utf-8").strip().splitlines()[-1]
+        said = [line for line in logged_lines(folder.logs / "learner.log") if line.strip()]
+        last = said[-1].rstrip() if said else ""
         record = {"control": settings.control, "stopped": str(error), "last_line": last}
         write_text(folder.root / FAILED, json.dumps(record, indent=1) + "\n")
 

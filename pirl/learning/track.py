@@ -5,7 +5,6 @@ Owns what is copied; the door is `pirl.evidence.mlflow_sink`. Read `docs/learnin
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pirl.evidence.criteria import Verdict
 from pirl.evidence.environment import collect_source
 from pirl.evidence.mlflow_sink import MlflowSink, OpenRun
 from pirl.evidence.mlflow_view import NOTE_TAG, flat_params
+from pirl.evidence.raw import read_object
 from pirl.learning.proof import LearningRun
 from pirl.learning.report import REPORT
 from pirl.learning.settings import LearnSettings
@@ -57,8 +57,8 @@ class _MlflowTracker:
             }
         )
         self._open.tag({NOTE_TAG: _description(run.folder.root / REPORT)})
-        config = run.folder.run.effective_config("learner").read_text(encoding="utf-8")
-        self._open.params(flat_params(json.loads(config), prefix=_CONFIG_PREFIX))
+        config = read_object(run.folder.run.effective_config("learner"))
+        self._open.params(flat_params(config, prefix=_CONFIG_PREFIX))
         self._open.metrics(run.rows)
         last = record["points"][-1]
         self._open.numbers(

@@ -194,6 +194,7 @@ class Actor:
             # So that a learner which takes the contact and drops the link is not called without a pause.
             self._stop.wait(_RECONNECT_PAUSE_S)
             self._link = self._link.reconnect(left_s, stop=self._stop)
+        _log_link(self._link, self._rank)
         self._totals.reconnects += 1
 
     def _act(self, message: ParameterMessage, metrics: MetricLog) -> None:
@@ -290,6 +291,16 @@ class Actor:
         self._record.write(reason, complete=complete)
 
 
+def _log_link(link: ActorLink, rank: int) -> None:
+    # Here and not in the link: the gate makes contact dozens of times, to be refused.
+    logger.info(
+        "linked to the learner at %s as rank %d, run %s",
+        link.learner_address,
+        rank,
+        link.identity.run_id,
+    )
+
+
 def run_actor(
     loaded: LoadedConfig, *, rank: int, stop: threading.Event, record_video: bool = False
 ) -> ExitCode:
@@ -310,6 +321,7 @@ def run_actor(
         send_timeout_s=cfg.runtime.version_timeout_s,
     ) as link:
         link.connect(stop=stop)
+        _log_link(link, rank)
         folder = RunFolder(run_root(cfg.output_dir, link.identity.run_id))
         own_part = folder.actor_record(rank).parent
         # Not earlier: the learner wants its folder empty, and has it since before it answered.

@@ -7,13 +7,14 @@ import signal
 import threading
 from types import FrameType
 
+from pirl.guard import stop_signals
 from pirl.runtime.procs import run_first_acts
 
 logger = logging.getLogger(__name__)
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; the loops look at it and end in order."""
+    """An event that Ctrl-C, SIGTERM or a closing terminal sets; the loops look at it and end in order."""
     stop = threading.Event()
 
     def handler(signum: int, _frame: FrameType | None) -> None:
@@ -21,7 +22,7 @@ def stop_on_signals() -> threading.Event:
         logger.info("received %s, stopping", signal.Signals(signum).name)
         stop.set()
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in stop_signals():
         signal.signal(signum, handler)
     return stop
 

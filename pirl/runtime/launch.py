@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _ACTOR_GRACE_S = 30.0
 _LEARNER_GRACE_S = 1.0
+_LINE_BYTES = 2**16
 _OWN_FAILURE = frozenset({*ExitCode} - {ExitCode.OK, ExitCode.INTERRUPTED})
 
 
@@ -140,6 +142,7 @@ def launch(
         # Told to stop, the learner may still have ended of what it saw. An actor ends of losing its simulator.
         dead += [learner] if learner not in dead and learner.poll() in _OWN_FAILURE else []
         if code is not ExitCode.OK:
+            pump.drain()
             reason = reason or how_they_ended(dead)
             logger.error("the run ends with exit code %d: %s", code, reason)
         table = [_without_command(c) | {"argv": list(c.argv)} for c in group.children]
@@ -260,6 +263,10 @@ class _LogPump:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.drain()
+
+    def drain(self) -> None:
+        """Read what processes that have ended still said."""
         for thread in self._threads:
             thread.join(timeout=5.0)
 
@@ -269,17 +276,21 @@ class _LogPump:
         child = spawn(role, argv, env=env, stdout=subprocess.PIPE)
         stream = child.process.stdout
         if stream is not None:
-            thread = threading.Thread(target=self._copy, args=(role, stream), daemon=True)
+            thread = threading.Thread(target=self._copy, args=(child, stream), daemon=True)
             thread.start()
             self._threads.append(thread)
         return child
 
-    def _copy(self, role: str, stream: IO[bytes]) -> None:
-        for raw in stream:
+    def _copy(self, child: Child, stream: IO[bytes]) -> None:
+        # In pieces: whoever writes without a newline must not fill this process.
+        for raw in iter(lambda: stream.readline(_LINE_BYTES), b""):
+            line = raw.decode(errors="replace").rstrip()
+            child.heard.append(line)
             if self._quiet:
                 continue
-            with self._lock:
-                tqdm.write(f"[{role}] {raw.decode(errors='replace').rstrip()}", file=sys.stderr)
+            # Without a reader for it (`| head`, a terminal that closed) the process must not wait for one either.
+            with self._lock, suppress(OSError, ValueError):
+                tqdm.write(f"[{child.role}] {line}", file=sys.stderr)
 
 
 class _Progress:
@@ -311,11 +322,13 @@ class _Progress:
                 f"{last.get('rollout/successes', 0):.0f}/{last.get('rollout/episodes', 0):.0f} episodes, "
                 f"kl {last.get('update/approx_kl', 0):.3g}"
             )
-            self._bar.refresh()
+            with suppress(OSError):
+                self._bar.refresh()
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -29,7 +29,14 @@ from pirl.config.preflight import preflight_summary
 from pirl.config.routing import split_config_path
 from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
-from pirl.errors import CheckpointError, ConfigError, ExitCode, FieldError, PirlError
+from pirl.errors import (
+    CheckpointError,
+    ConfigError,
+    ExitCode,
+    FieldError,
+    ParityError,
+    PirlError,
+)
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.files import Appender, human_bytes, require_space, write_bytes
 from pirl.ownership import contents, disown, own
@@ -47,10 +54,14 @@ from pirl.runtime.session import (
 )
 from pirl.runtime.store import RolloutStore, TakenRollouts
 from pirl.runtime.timers import StageTimers
+from pirl.transport.refusal import RefusedMessageError
 from pirl.transport.server import LearnerServer
 from pirl.transport.wire import limits_of_rollout
 
 logger = logging.getLogger(__name__)
+
+LOG_PROB_LIE = "log_prob"
+"""Reason of a refusal: a recorded log-prob that does not follow from its decision."""
 
 _EPISODE_BYTES, _UPDATE_BYTES, _RUN_BYTES = 512, 8 * 2**10, 4 * 2**20
 """Room for a record of an episode, for a row of an update, and for a run's own records."""
@@ -217,7 +228,11 @@ class Learner:
                 )
             if taken is None:
                 return ExitCode.INTERRUPTED
-            row = self._update(taken)
+            try:
+                row = self._update(taken)
+            except ParityError as error:
+                self._refuse_senders(error)
+                continue
             self._publish()
             # Now: a signal may write the record at any moment.
             self._record.facts["books"] = asdict(self._books)
@@ -248,6 +263,7 @@ class Learner:
             batch = build_batch(taken.transitions, policy_version=self._version)
         with self._timers.stage("update"):
             stats = self._session.algorithm.update(iter([batch]))
+        self._store.consume()
         self._version += 1
         # Now, because from the publication on decisions of the next version may arrive at any moment.
         self._settled = self._store.settled_counters()
@@ -272,6 +288,19 @@ class Learner:
             "time/wall_s": time.monotonic() - self._started,
             **system_metrics(),
         }
+
+    def _refuse_senders(self, error: ParityError) -> None:
+        """What recorded log-probs that are not true cost: their senders, and nobody else."""
+        logger.warning("version %d: %s", self._version, error)
+        senders = self._store.refuse_taken(error.gaps, LOG_PROB_LIE)
+        for (rank, actor_id), episodes in senders.items():
+            worst = max(episodes, key=error.gaps.__getitem__)
+            text = (
+                f"episode {worst}: its recorded log-prob is {error.gaps[worst]:.3g} nats from what the learner "
+                f"replays (runtime.parity_tol = {self._cfg.runtime.parity_tol:g})"
+            )
+            logger.warning("gave up the actor of rank %d: %s", rank, text)
+            self._server.refuse_actor(rank, actor_id, RefusedMessageError(LOG_PROB_LIE, text))
 
     def _rejected_calls(self) -> int:
         counters = self._server.counters()

@@ -7,11 +7,14 @@ how a process ended. Refuses to know what the children do. Read `pirl.runtime.la
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +23,16 @@ from typing import IO, Protocol, Self
 
 from pirl.errors import PirlError
 from pirl.files import writing
+from pirl.guard import stop_signals
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
 _LINE_CHARS = 400
 """More than any message of ours about one simulator episode; a line of a log may be of any length."""
+_HEARD_LINES = 200
+_TAIL_BYTES = 2**18
+_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")
+"""How a line of a log begins (`pirl.runtime.entry`); other lines after an error are the rest of it."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,7 +77,7 @@ def interrupt_on_signals() -> None:
         run_first_acts()
         signal.default_int_handler(signum, frame)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in stop_signals():
         signal.signal(signum, handler)
 
 
@@ -102,8 +110,9 @@ class Watched(Protocol):
     @property
     def role(self) -> str: ...
 
-    @property
-    def log_path(self) -> Path | None: ...
+    def last_words(self) -> str:
+        """What it said last (`last_words_of`); empty when nobody listened."""
+        ...
 
     def poll(self) -> int | None:
         """Exit code, or None while it runs. Never blocks."""
@@ -167,7 +176,7 @@ def how_it_ended(process: Watched) -> str:
     if code is None:
         return f"{process.role} still runs"
     ended = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-    line = _last_words(process.log_path)
+    line = process.last_words()
     return f"{process.role} {ended}" + (f", its last line: {line}" if line else "")
 
 
@@ -178,14 +187,24 @@ def _signal_name(signum: int) -> str:
         return f"signal {signum}"
 
 
-def _last_words(log_path: Path | None) -> str:
-    """The message that a process of ours ends with (`pirl.guard`), or else its last line."""
+def logged_lines(log_path: Path | None) -> list[str]:
+    """The last lines of a log, which can be of any size; none when there is no log."""
     if log_path is None or not log_path.is_file():
-        return ""
-    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in said if line.startswith("error: ")]
-    return (errors or said or [""])[-1][:_LINE_CHARS]
+        return []
+    with log_path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()
+
+
+def last_words_of(lines: Iterable[str]) -> str:
+    """The message that a process of ours ends with (`pirl.guard`), or else its last line."""
+    said = [line.rstrip() for line in lines if line.strip()]
+    starts = [place for place, line in enumerate(said) if line.startswith("error: ")]
+    if not starts:
+        return (said or [""])[-1].strip()[:_LINE_CHARS]
+    first, *rest = said[starts[-1] :]
+    more = itertools.takewhile(lambda line: not _LOG_LINE.match(line), rest)
+    return " ".join(line.strip() for line in (first, *more))[:_LINE_CHARS]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -196,12 +215,17 @@ class Child:
     argv: tuple[str, ...]
     log_path: Path | None
     process: subprocess.Popen[bytes]
+    heard: deque[str] = field(default_factory=lambda: deque(maxlen=_HEARD_LINES))
+    """Its last lines, where this process reads its output."""
     started_unix: float = field(default_factory=time.time)
     ended_unix: float | None = None
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def last_words(self) -> str:
+        return last_words_of([*logged_lines(self.log_path), *self.heard])
 
     def poll(self) -> int | None:
         """Exit code, or None while it runs. Never blocks."""

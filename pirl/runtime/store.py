@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from pirl.runtime.door import Rollout, RolloutBounds
 from pirl.transport.refusal import RefusedMessageError
 
 _WHOLE_VERSION = -1
+_MAX_COPIES = 4
+"""`sync`: complete rollouts of one rank for one version that are held, each of another actor incarnation."""
 _MAX_OPEN = 8192
 """`async`: episodes of one actor that may be under way; announcements overtake decisions that wait."""
 
@@ -57,6 +59,8 @@ class RolloutStore:
         self._rollouts: dict[_Key, Rollout] = {}
         self._owners: dict[tuple[int, int], str] = {}
         """`async`: who delivers, or delivered, which episode of which version."""
+        self._taken: dict[_Key, Rollout] = {}
+        """What the update under way works with."""
         self._used: set[_Key] = set()
         """Keys of admissible versions that an update has consumed."""
         self._losses = 0
@@ -145,6 +149,7 @@ class RolloutStore:
         with self._ready:
             self._losses += 1
             kept_as = f"{actor_id} (loss {self._losses})"
+            self._rename(rank, actor_id, kept_as)
             for key in self._keys_of(rank, actor_id):
                 version, _, _, episode = key
                 rollout = self._rollouts.pop(key)
@@ -181,6 +186,8 @@ class RolloutStore:
     ) -> TakenRollouts | None:
         """Block until an update's decisions are there; None when `stop` is set meanwhile.
 
+        They stay held until `consume` or `refuse_taken` says what became of the update.
+
         `sync`: exactly one complete rollout of the current version from every rank. `async`: every complete
         episode of an admissible version, once they have at least `min_decisions` decisions in all.
 
@@ -193,7 +200,7 @@ class RolloutStore:
                     raise self._error
                 keys = self._complete_keys(min_decisions)
                 if keys:
-                    return self._consume(keys)
+                    return self._take(keys)
                 if stop.is_set():
                     return None
                 # Of what is held only: decisions that were dropped must not put the deadline off.
@@ -202,9 +209,43 @@ class RolloutStore:
                 if silent_s > timeout_s:
                     raise LinkClosedError(
                         f"no usable decision for version {self._current_version} arrived for {silent_s:.0f} s "
-                        f"(runtime.rollout_timeout_s = {timeout_s}); have: {self._summary()}"
+                        f"(runtime.rollout_timeout_s = {timeout_s}); have: {self._summary()}; "
+                        f"dropped so far: {self._dropped_summary()}"
                     )
                 self._ready.wait(timeout=0.2)
+
+    def consume(self) -> None:
+        """The update with what was taken is done: every decision of it was used once."""
+        with self._ready:
+            self.consumed += sum(len(r.transitions) for r in self._taken.values())
+            self._used.update(self._taken)
+            self._taken.clear()
+            if self._mode == "sync":
+                # What a replaced actor had delivered for this version is a second copy of the same decisions.
+                for key in [k for k in self._rollouts if k[0] == self._current_version]:
+                    self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
+
+    def refuse_taken(
+        self, episodes: Collection[int], reason: str
+    ) -> dict[tuple[int, str], list[int]]:
+        """The update cannot use `episodes`: discard what their senders delivered with them, keep the rest.
+
+        Returns:
+            The refused episodes of each sender, by rank and actor.
+        """
+        with self._ready:
+            senders: dict[tuple[int, str], list[int]] = {}
+            for key, rollout in self._taken.items():
+                version, rank, actor_id, unit = key
+                wrong = [episode for episode in rollout.arrived if episode in episodes]
+                if not wrong:
+                    self._rollouts[key] = rollout
+                    continue
+                self.dropped[reason] += len(rollout.transitions)
+                self._owners.pop((version, unit), None)
+                senders.setdefault((rank, actor_id), []).extend(wrong)
+            self._taken.clear()
+            return senders
 
     def counters(self) -> dict[str, int]:
         """received = consumed + dropped + held; the dropped ones by reason as well."""
@@ -213,7 +254,7 @@ class RolloutStore:
                 "received": self.received,
                 "consumed": self.consumed,
                 "dropped": sum(self.dropped.values()),
-                "held": sum(len(r.transitions) for r in self._rollouts.values()),
+                "held": sum(len(r.transitions) for r in self._all_held()),
                 "bytes_received": self.bytes_received,
             }
             return row | {f"dropped_{k}": v for k, v in sorted(self.dropped.items())}
@@ -238,8 +279,9 @@ class RolloutStore:
     def drop_held(self, reason: str) -> None:
         """Count everything still held as dropped, so that a finished run's books close."""
         with self._ready:
-            for key in list(self._rollouts):
-                self.dropped[reason] += len(self._rollouts.pop(key).transitions)
+            self.dropped[reason] += sum(len(r.transitions) for r in self._all_held())
+            self._rollouts.clear()
+            self._taken.clear()
 
     # -- inside the lock ---------------------------------------------------------------------------
 
@@ -289,11 +331,13 @@ class RolloutStore:
             )
         unit = episode if self._mode == "async" else _WHOLE_VERSION
         key = (version, rank, actor_id, unit)
-        if key in self._used:
+        if key in self._used or key in self._taken:
             raise RefusedMessageError("surplus", f"version {version} again, after it was used")
         if self._is_repeat(version, episode, actor_id) or self._is_used(version, rank):
             return "superseded"
         if key not in self._rollouts:
+            if self._has_copies(version, rank):
+                return "superseded"
             if len(self._keys_of(rank, actor_id)) >= _MAX_OPEN:
                 raise RefusedMessageError("surplus", f"more than {_MAX_OPEN} rollouts at once")
             self._rollouts[key] = Rollout(rank=rank, version=version, changed=time.monotonic())
@@ -302,6 +346,28 @@ class RolloutStore:
     def _is_used(self, version: int, rank: int) -> bool:
         """`sync`: whether the rank's rollout was consumed, which another actor had delivered."""
         return self._mode == "sync" and any(key[:2] == (version, rank) for key in self._used)
+
+    def _has_copies(self, version: int, rank: int) -> bool:
+        """`sync`: whether enough actors have delivered the whole of it; one more would only take memory."""
+        if self._mode != "sync":
+            return False
+        held = [r for key, r in self._rollouts.items() if key[:2] == (version, rank)]
+        return sum(rollout.is_complete for rollout in held) >= _MAX_COPIES
+
+    def _rename(self, rank: int, actor_id: str, kept_as: str) -> None:
+        """What an update took or used of an actor is no longer in the name that the actor comes back with."""
+
+        def renamed(key: _Key) -> _Key:
+            if key[1:3] != (rank, actor_id):
+                return key
+            self._owners[(key[0], key[3])] = kept_as
+            return (*key[:2], kept_as, key[3])
+
+        self._taken = {renamed(key): rollout for key, rollout in self._taken.items()}
+        self._used = {renamed(key) for key in self._used}
+
+    def _all_held(self) -> list[Rollout]:
+        return [*self._rollouts.values(), *self._taken.values()]
 
     def _keys_of(self, rank: int, actor_id: str) -> list[_Key]:
         return [key for key in self._rollouts if key[1:3] == (rank, actor_id)]
@@ -334,19 +400,18 @@ class RolloutStore:
                 chosen.setdefault(key[1], key)
         return list(chosen.values()) if len(chosen) == len(self._ranks) else []
 
-    def _consume(self, keys: Sequence[_Key]) -> TakenRollouts:
-        version = self._current_version
-        taken = [self._rollouts.pop(key) for key in keys]
-        transitions = [t for rollout in taken for t in rollout.transitions]
-        self.consumed += len(transitions)
-        self._used.update(keys)
-        if self._mode == "sync":
-            # What a replaced actor had delivered for this version is a second copy of the same decisions.
-            for key in [k for k in self._rollouts if k[0] == version]:
-                self.dropped["superseded"] += len(self._rollouts.pop(key).transitions)
+    def _take(self, keys: Sequence[_Key]) -> TakenRollouts:
+        self._taken = {key: self._rollouts.pop(key) for key in keys}
+        taken = self._taken.values()
         return TakenRollouts(
-            transitions=transitions,
+            transitions=[t for rollout in taken for t in rollout.transitions],
             episodes=[record for rollout in taken for record in rollout.records],
+        )
+
+    def _dropped_summary(self) -> str:
+        return (
+            ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+            or "none"
         )
 
     def _summary(self) -> str:

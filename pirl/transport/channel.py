@@ -7,6 +7,7 @@ Owns keepalive, message limits, credentials and the loopback rule. Knows no call
 from __future__ import annotations
 
 import ipaddress
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ REFUSED_KEY = "pirl-refused"
 
 
 _MIN_PING_TIMEOUT_S = 2.0
+
+HANDSHAKE_S = 10.0
+"""A connection that has not begun to speak (TLS, HTTP/2) by then is closed by the learner."""
+_IDLE_S = 60.0
+"""So is one without a call; that of an actor always has some."""
+_MANY = 10_000
+"""Connections; each actor needs one."""
 
 
 def ping_timeout_s(heartbeat_s: float) -> float:
@@ -68,7 +76,18 @@ def server_options(heartbeat_s: float) -> list[Option]:
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 50),
         ("grpc.http2.max_ping_strikes", 0),
+        # Anybody can connect. What occupies a file descriptor must say something soon, and never take the ones
+        # that checkpoints need.
+        ("grpc.max_allowed_incoming_connections", _most_connections()),
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
+        ("grpc.max_connection_idle_ms", int(_IDLE_S * 1000)),
     ]
+
+
+def _most_connections() -> int:
+    """Half of the files that this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MANY if soft == resource.RLIM_INFINITY else min(_MANY, max(1, soft // 2))
 
 
 def client_options(heartbeat_s: float) -> list[Option]:

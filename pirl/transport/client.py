@@ -150,13 +150,12 @@ class ActorLink:
         self._ours = contact.identity
         self._secret = contact.secret
         self._open_streams(stub)
-        _logger.info(
-            "linked to the learner at %s as rank %d, run %s",
-            address_of(self._runtime, self._runtime.port),
-            self._rank,
-            self._ours.run_id,
-        )
         return self
+
+    @property
+    def learner_address(self) -> str:
+        """Where the learner is."""
+        return address_of(self._runtime, self._runtime.port)
 
     def reconnect(
         self, timeout_s: float | None = None, *, stop: threading.Event | None = None
@@ -384,8 +383,6 @@ class ActorLink:
         with self._changed:
             if self._error is None:
                 self._error = error
-                if not self._is_closing.is_set() and not self._is_finished:
-                    _logger.warning("link ended: %s", error)
             self._changed.notify_all()
         self._transitions.discard()
         self._interactions.discard()

@@ -1,13 +1,16 @@
-"""Interaction messages: small JSON records from actor to learner, checked field by field.
+"""Interaction messages: small JSON records from actor to learner behind a checksum, checked field by field.
 
-Owns their three types and bounds (`docs/envelope.md`). Stock LeRobot pickles its interactions;
-those are recognised by their first byte and never loaded. Read `pirl.transport.service` next.
+Owns their three types and bounds (`docs/envelope.md`). The checksum tells damage on the way, which costs
+another try, from a wrong message: a flipped bit makes another number of what JSON reads without complaint.
+Stock LeRobot pickles its interactions; those are recognised by their first byte and never loaded. Read
+`pirl.transport.service` next.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import zlib
 from dataclasses import fields
 from typing import Any
 
@@ -26,13 +29,14 @@ MAX_METRICS = 256
 _MAX_TEXT = 256
 _MAX_DEPTH = 3
 _MAX_WHOLE = 2**62
+_CHECKSUM_BYTES = 8
 _PICKLE_PROTOCOL_MARK = b"\x80"
 _EPISODE_TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EpisodeRecord)}
 _OPTIONAL = frozenset({"metrics"})
 
 
 def encode_interaction(message: dict[str, Any]) -> bytes:
-    """UTF-8 JSON of one message.
+    """Checksum and UTF-8 JSON of one message.
 
     Raises:
         TransportError: the message is none of the three types, or holds what JSON cannot.
@@ -42,11 +46,16 @@ def encode_interaction(message: dict[str, Any]) -> bytes:
     except (TypeError, ValueError) as error:
         raise TransportError(f"interaction cannot be written as JSON: {error}") from error
     check_interaction(message)
-    return raw
+    return with_checksum(raw)
+
+
+def with_checksum(text: bytes) -> bytes:
+    """`text` behind its CRC-32, as eight hexadecimal digits."""
+    return b"%08x" % zlib.crc32(text) + text
 
 
 def is_pickle(raw: bytes | bytearray) -> bool:
-    """Whether the bytes start like a pickle of protocol 2 or later; JSON never does."""
+    """Whether the bytes start like a pickle of protocol 2 or later; a checksum never does."""
     return raw[:1] == _PICKLE_PROTOCOL_MARK
 
 
@@ -54,18 +63,21 @@ def decode_interaction(raw: bytes | bytearray) -> dict[str, Any]:
     """One message of the three types; the receiver has bounded the length of `raw`.
 
     Raises:
+        RefusedMessageError: damaged on the way.
         TransportError: not JSON, an unknown type, or a field missing, foreign or out of range.
     """
+    text = bytes(raw[_CHECKSUM_BYTES:])
+    if with_checksum(text) != raw:
+        raise RefusedMessageError(UNREADABLE, "an interaction was damaged (checksum differs)")
     try:
         message = parse_json(
-            raw,
+            text,
             max_bytes=MAX_BYTES,
             max_depth=_MAX_DEPTH,
             max_containers=MAX_EPISODES + _MAX_DEPTH,
         )
     except ValueError as error:
-        text = f"interaction is not JSON: {str(error)[:100]}"
-        raise RefusedMessageError(UNREADABLE, text) from error
+        raise TransportError(f"interaction is not JSON: {str(error)[:100]}") from error
     return check_interaction(message)
 
 

@@ -23,6 +23,7 @@ from pirl.transport.admission import Handshake
 from pirl.transport.board import Publication
 from pirl.transport.identity import RUN_ID, Identity, is_run_id
 from pirl.transport.members import CALLS_PER_MEMBER
+from pirl.transport.refusal import RefusedMessageError
 from pirl.transport.schema import TransitionSchema
 from pirl.transport.service import LearnerService, RolloutSink, call_handlers
 
@@ -109,6 +110,10 @@ class LearnerServer:
         self._service.board.put(Publication(version=version, payload=payload))
         self._service.count(published_versions=1)
         return len(payload)
+
+    def refuse_actor(self, rank: int, actor_id: str, error: RefusedMessageError) -> None:
+        """Give an actor up for what it sent; it is told the reason and is not let in again."""
+        self._service.refuse_actor(rank, actor_id, error)
 
     def finish(self) -> None:
         """Tell every actor that the run is complete: it gets a final message without weights."""

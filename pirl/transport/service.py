@@ -323,6 +323,16 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
         member.last_decision_piece = time.monotonic()
         member.is_held_up = False
 
+    def refuse_actor(self, rank: int, actor_id: str, error: RefusedMessageError) -> None:
+        """Give an actor up whose messages the runtime found wrong after it had taken them.
+
+        The rank may be another actor's by now, and that one goes on.
+        """
+        self.count(messages_refused=1, **{f"messages_refused_{error.reason}": 1})
+        for member in self.members.alive():
+            if (member.rank, member.actor_id) == (rank, actor_id):
+                self._give_up(member, error.reason, f"sent what no actor may send: {error}")
+
     def give_up_debtors(self, timeout_s: float) -> None:
         """Give up actors that announced decisions and have sent no piece of them for `timeout_s`."""
         now = time.monotonic()

@@ -33,6 +33,18 @@ OFFLINE = {
 }
 
 
+PYTHON_PATH = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+NO_LINKS = """
+import errno, os
+
+def refuse(source, target, *rest, **options):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
+
+os.symlink = refuse
+"""
+"""Read by every Python process when it starts."""
+
+
 def gate_environment() -> dict[str, str]:
     """The environment of a gate without network and display."""
     hidden = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -53,38 +65,46 @@ class RunGate:
     work: Path
     answer: dict[str, object]
 
+    @classmethod
+    def read(cls, folder: Path) -> RunGate:
+        answer = json.loads((folder / "answer.json").read_text())
+        return cls(bundle=folder / "bundle", work=folder / "bundle.work", answer=answer)
+
 
 @pytest.fixture(scope="session")
 def passed_gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> RunGate:
-    """`pirl gate --profile embedded --variant flow-noise`, once, whatever the number of test processes."""
+    """`pirl gate --profile embedded --variant flow-noise`, once, on a file system without symbolic links.
+
+    So it is for every process of it; the steps of `gate_before` have links again. The test processes share it.
+    """
     if worker_id == "master":
         return run_gate(tmp_path_factory.mktemp("gate"))
     shared = tmp_path_factory.getbasetemp().parent / "gate"
     with FileLock(f"{shared}.lock", timeout=1800):
-        answer = shared / "answer.json"
-        if not answer.exists():
+        if not (shared / "answer.json").exists():
+            shared.mkdir(exist_ok=True)
             return run_gate(shared)
-        out = shared / "bundle"
-        return RunGate(
-            bundle=out, work=out.with_name("bundle.work"), answer=json.loads(answer.read_text())
-        )
+    return RunGate.read(shared)
 
 
 def run_gate(folder: Path) -> RunGate:
     out = folder / "bundle"
+    site = folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(NO_LINKS)
     argv = [sys.executable, "-m", "pirl.cli", "gate", "--profile", "embedded"]
     argv += ["--variant", "flow-noise", "--launched-by", "test", "--no-mlflow", "--json"]
     done = subprocess.run(
         [*argv, "--out", str(out)],
         cwd=REPO,
-        env=gate_environment(),
+        env=gate_environment() | {"PYTHONPATH": os.pathsep.join([str(site), *PYTHON_PATH])},
         capture_output=True,
         text=True,
         timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     (folder / "answer.json").write_text(done.stdout)
-    return RunGate(bundle=out, work=out.with_name("bundle.work"), answer=json.loads(done.stdout))
+    return RunGate.read(folder)
 
 
 @pytest.fixture

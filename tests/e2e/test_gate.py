@@ -40,6 +40,11 @@ def test_gate_passes_without_network_and_display_and_is_named_a_fallback(passed_
     assert verify([str(passed_gate.bundle)]) == 0
 
 
+def test_gate_needs_no_symbolic_links(passed_gate):
+    assert [path for path in passed_gate.work.rglob("*") if path.is_symlink()] == []
+    assert list((passed_gate.work / "smoke").rglob("checkpoints/0*"))
+
+
 def test_one_altered_byte_in_a_log_is_refused(copy):
     log = next((copy / "logs").rglob("learner.log"))
     log.write_bytes(log.read_bytes().replace(b"update", b"updatE", 1))

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import resource
 import socket
 import sys
 import threading
@@ -38,7 +39,7 @@ from transport_builders import (
 
 from pirl.config.recipe import RuntimeConfig
 from pirl.errors import LinkClosedError, MismatchError, TransportError
-from pirl.transport import identity, messages, wire
+from pirl.transport import channel, identity, messages, wire
 from pirl.transport.channel import REFUSED_KEY
 from pirl.transport.client import ActorLink
 from pirl.transport.members import CALLS_PER_MEMBER
@@ -84,6 +85,24 @@ def test_calls_that_never_send_their_request_keep_nobody_out(call: str, is_known
         with learner.link().connect(5) as link:
             assert link.wait_for_version(0, 5) is not None
             assert learner.server.alive_ranks() == [0]
+
+
+def test_connections_that_say_nothing_take_neither_the_files_of_the_learner_nor_its_port_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Without a limit they occupy every file descriptor, and the next checkpoint cannot be written."""
+    monkeypatch.setattr(channel, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    with a_learner() as learner, contextlib.ExitStack() as stack:
+        learner.server.publish(0, some_weights())
+        before = psutil.Process().num_fds()
+        for _ in range(200):
+            address = ("127.0.0.1", learner.server.port)
+            stack.enter_context(socket.create_connection(address, timeout=5))
+        # This process has the other end of each as well.
+        assert psutil.Process().num_fds() - before - 200 <= 40
+        with learner.link().connect(20) as link:
+            assert link.wait_for_version(0, 20) is not None
 
 
 def test_a_contact_that_opens_no_stream_takes_nobodys_rank():
@@ -173,13 +192,22 @@ WHOLE_BUT_WRONG: dict[str, tuple[str, bytes, str]] = {
         messages.encode_interaction(a_rollout_done(rank=1)),
         "rank",
     ),
-    "unknown type": ("SendInteractions", b'{"type":"shutdown"}', "malformed"),
+    "unknown type": (
+        "SendInteractions",
+        messages.with_checksum(b'{"type":"shutdown"}'),
+        "malformed",
+    ),
+    "no json": ("SendInteractions", messages.with_checksum(b"}" * 1000), "malformed"),
+    "deep json": ("SendInteractions", messages.with_checksum(b"[" * 100_000), "malformed"),
 }
 UNREADABLE: dict[str, tuple[str, bytes]] = {
     "no archive": ("SendTransitions", b"}" * MIB),
     "cut": ("SendTransitions", wire.encode_transitions(some_transitions(1))[:-10]),
-    "no json": ("SendInteractions", b"}" * 1000),
-    "deep json": ("SendInteractions", b"[" * 100_000),
+    "no message": ("SendInteractions", b"}" * 1000),
+    "flipped bit": (
+        "SendInteractions",
+        messages.encode_interaction({"type": "heartbeat"}).replace(b"heart", b"hEart"),
+    ),
 }
 MESSAGES = {
     "SendTransitions": services_pb2.Transition,

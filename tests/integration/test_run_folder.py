@@ -8,9 +8,12 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,7 +24,8 @@ from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
 from pirl.gate import forked
 from pirl.ownership import contents, owned
-from pirl.runtime.launch import free_port, launch
+from pirl.runtime.launch import LaunchResult, free_port, launch
+from pirl.runtime.layout import RunFolder
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -133,45 +137,90 @@ def test_every_process_that_is_stopped_leaves_its_record(tmp_path: Path):
         assert [p.name for p in run.folder.root.rglob(".*")] == []
 
 
-def test_a_launch_that_is_stopped_waits_for_the_records_of_its_children(tmp_path: Path):
-    """The real processes of `pirl launch`, started from scratch."""
-    stop = threading.Event()
-    root = tmp_path / "run"
-    results: list[Any] = []
-    settings = ["--env.episode_length=20", "--runtime.rollout_chunks=4", "--pirl.global_batch=4"]
-    settings += ["--pirl.micro_batch=4", "--runtime.checkpoint_every_updates=0"]
+@dataclass
+class Launched:
+    """A `pirl launch` under way in a thread, with the real processes started from scratch."""
 
-    def start() -> None:
-        results.append(
+    root: Path
+    log_dir: Path | None
+    stop: threading.Event = field(default_factory=threading.Event)
+    results: list[LaunchResult] = field(default_factory=list)
+
+    def run(self) -> None:
+        self.results.append(
             launch(
                 CONFIG,
                 actors=1,
-                overrides=[*settings, "--runtime.total_updates=1000", f"--output_dir={root}"],
-                log_dir=tmp_path / "logs",
+                overrides=[*ONE_SHORT_EPISODE, f"--output_dir={self.root}"],
+                log_dir=self.log_dir,
                 quiet=True,
-                stop=stop,
+                stop=self.stop,
                 deadline_s=DEADLINE_S,
             )
         )
 
-    thread = threading.Thread(target=start)
-    thread.start()
-    try:
+    @contextmanager
+    def under_way(self) -> Iterator[threading.Thread]:
+        """Stopped, if need be, and over when the block is left."""
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        try:
+            yield thread
+        finally:
+            self.stop.set()
+            thread.join(DEADLINE_S)
+
+    def records(self, *roles: str) -> dict[str, Any]:
+        return {role: json.loads((self.root / role / "run.json").read_text()) for role in roles}
+
+
+ONE_SHORT_EPISODE = [
+    "--env.episode_length=20",
+    "--runtime.rollout_chunks=4",
+    "--pirl.global_batch=4",
+    "--pirl.micro_batch=4",
+    "--runtime.checkpoint_every_updates=0",
+    "--runtime.total_updates=1000",
+]
+ROLES = ("learner", "actor-0", "launch")
+
+
+def test_a_launch_that_is_stopped_waits_for_the_records_of_its_children(tmp_path: Path):
+    launched = Launched(tmp_path / "run", log_dir=tmp_path / "logs")
+    with launched.under_way() as thread:
         # Both are at work: a process that is still being imported has no record to write.
-        row = root / "actor-0" / "metrics.jsonl"
+        row = launched.root / "actor-0" / "metrics.jsonl"
         wait_for(lambda: (row.exists() and row.stat().st_size > 0) or not thread.is_alive())
-    finally:
-        stop.set()
-        thread.join(DEADLINE_S)
-    (result,) = results
+    (result,) = launched.results
     assert result.exit_code is ExitCode.INTERRUPTED
     assert [row["exit_code"] for row in result.processes] == [ExitCode.INTERRUPTED] * 2
-    records = {name: json.loads((root / name / "run.json").read_text()) for name in ROLES}
+    records = launched.records(*ROLES)
     assert {record["exit_reason"] for record in records.values()} == {"interrupted"}
     assert {record["complete"] for record in records.values()} == {True}
     table = records["launch"]["processes"]
     assert [(row["role"], row["exit_code"]) for row in table] == [("learner", 4), ("actor-0", 4)]
-    assert {p.name for p in contents(root)} >= set(ROLES)
+    assert {p.name for p in contents(launched.root)} >= set(ROLES)
 
 
-ROLES = ("learner", "actor-0", "launch")
+@pytest.mark.parametrize("has_logs", [True, False])
+def test_a_launch_whose_actor_is_refused_ends_with_its_code_and_message(
+    tmp_path: Path, has_logs: bool
+):
+    launched = Launched(tmp_path / "run", log_dir=tmp_path / "logs" if has_logs else None)
+    config = RunFolder(launched.root).effective_config("learner")
+    with launched.under_way() as thread:
+        wait_for(lambda: config.exists() or not thread.is_alive())
+        # Before the learner listens, so before the actor can be there.
+        with owned(launched.root / "actor-0", field="test"):
+            thread.join(DEADLINE_S)
+            assert not launched.stop.is_set()
+    (result,) = launched.results
+    assert result.exit_code is ExitCode.USAGE
+    assert "actor-0 ended with exit code 2" in result.reason
+    assert f"pid {os.getpid()}" in result.reason
+    assert [row["exit_code"] for row in result.processes] == [ExitCode.INTERRUPTED, ExitCode.USAGE]
+    records = launched.records("learner", "launch")
+    assert records["learner"]["exit_reason"] == "interrupted"
+    assert records["launch"]["exit_reason"] == "usage"
+    assert {record["complete"] for record in records.values()} == {True}
+    assert not any(psutil.pid_exists(row["pid"]) for row in result.processes)

@@ -79,11 +79,11 @@ class Run:
         return self.root / "hold"
 
     def start(
-        self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log", lies: bool = False
+        self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log", lies: str = ""
     ) -> Any:
         env = {
             PACE_VARIABLE: str(pace_s),
-            LIE_VARIABLE: str(int(lies)),
+            LIE_VARIABLE: lies,
             HOLD_VARIABLE: str(self.hold),
         }
         return self.processes.start(module, argv, env=env, log_path=self.root / f"{log}.log")
@@ -97,7 +97,7 @@ class Run:
         return self.start("pirl.learner", *source, *self._here(), log="learner")
 
     def actor(
-        self, rank: int, *, pace_s: float = 0.0, log: str | None = None, lies: bool = False
+        self, rank: int, *, pace_s: float = 0.0, log: str | None = None, lies: str = ""
     ) -> Any:
         argv = ["--config_path", CONFIG, *self.overrides, *self._here(), "--rank", str(rank)]
         log = log or f"actor-{rank}"
@@ -358,21 +358,25 @@ def test_a_killed_actor_is_replaced_by_hand_and_the_weights_are_the_same(
         assert record["server"]["actors_lost"] == 3
 
 
+@pytest.mark.parametrize(
+    ("lie", "said"), [("env_steps", "env steps"), ("log_prob", "its recorded log-prob is")]
+)
 def test_a_lying_actor_costs_itself_and_its_replacement_gives_the_same_weights(
-    baseline: Baseline, tmp_path: Path
+    baseline: Baseline, tmp_path: Path, lie: str, said: str
 ):
     with a_run(tmp_path / "liar") as run:
         learner, honest = run.learner(), run.actor(0)
-        liar = run.actor(1, lies=True, log="liar")
+        liar = run.actor(1, lies=lie, log="liar")
         # A refusal of its message is final: it does not come back although it may reconnect.
         assert forked.wait(liar, DEADLINE_S) == ExitCode.CHECK_FAILED
-        assert "env steps" in (run.root / "liar.log").read_text()
+        assert said in (run.root / "liar.log").read_text()
         run.expect_end(run.actor(1, log="replacement"), learner, honest)
         record, before = run.record(), baseline.run.record()
         counters = record["counters"]
         assert books_close(counters)
-        assert counters["dropped"] == counters["dropped_env_steps"] > 0
-        assert record["server"]["messages_refused_env_steps"] == 1
+        assert counters["dropped"] == counters[f"dropped_{lie}"] > 0
+        assert counters["consumed"] == before["counters"]["consumed"]
+        assert record["server"][f"messages_refused_{lie}"] == 1
         same = [name for name in before["digests_after"] if name != "counters"]
         after = record["digests_after"]
         assert {n: after[n] for n in same} == {n: before["digests_after"][n] for n in same}

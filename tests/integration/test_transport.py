@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import queue
@@ -178,6 +179,16 @@ def test_versions_and_decisions_cross_the_link_exactly():
     assert learner.sink.interactions[0] == (0, link.actor_id, a_rollout_done(decisions=5))
     assert learner.counter("transitions_received") == link.transitions_sent == 5
     assert learner.counter("bytes_received") == link.bytes_sent
+
+
+def test_a_link_says_nothing_by_itself(caplog: pytest.LogCaptureFixture):
+    """The gate makes contact dozens of times; what a broken link means is for its user to say."""
+    caplog.set_level(logging.DEBUG, logger="pirl.transport.client")
+    with a_learner() as learner, learner.link().connect(10) as link:
+        learner.server.stop(deadline_s=1.0)
+        with pytest.raises(LinkClosedError):
+            link.wait_for_version(0, 10)
+    assert [r.getMessage() for r in caplog.records if r.name == "pirl.transport.client"] == []
 
 
 def test_the_actor_adopts_the_run_id_and_both_sides_record_the_handshake():

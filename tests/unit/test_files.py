@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
 from pirl.evidence.metric_log import JsonLines
-from pirl.files import Appender, free_bytes, require_space, write_json, write_text, writing
+from pirl.files import (
+    Appender,
+    copy_tree,
+    free_bytes,
+    home_folder,
+    require_space,
+    write_json,
+    write_text,
+    writing,
+)
 
 
 def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path, largest_file):
@@ -65,6 +75,8 @@ def test_appending_goes_on_after_a_torn_line_which_is_kept_beside(tmp_path: Path
         (OSError("a library's own words"), "a library's own words"),
         # As safetensors and tokenizers spell it.
         (Exception("Error while serializing: I/O error: File too large (os error 27)"), "ulimit"),
+        # As `shutil.copytree` does.
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), "last checkpoint"),
     ],
 )
 def test_every_failed_write_is_one_kind_of_error(raised, word, tmp_path: Path):
@@ -98,3 +110,37 @@ def test_an_appender_that_cannot_open_names_the_file(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentNotReadyError, match="x"):
         Appender(tmp_path / "file" / "x.jsonl")
+
+
+def a_folder(root: Path) -> Path:
+    (root / "source" / "deep").mkdir(parents=True)
+    (root / "source" / "deep" / "weights").write_text("x" * 100)
+    (root / "source" / "last").symlink_to("deep/weights")
+    return root / "source"
+
+
+def test_a_copied_folder_needs_no_symbolic_links(tmp_path: Path, monkeypatch):
+    source = a_folder(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    copy = copy_tree(source, tmp_path / "copy")
+    assert (copy / "last").read_text() == "x" * 100
+    assert not (copy / "last").is_symlink()
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(tmp_path: Path, largest_file):
+    source = a_folder(tmp_path)
+    with largest_file(64), pytest.raises(EnvironmentNotReadyError, match="ulimit -f"):
+        copy_tree(source, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_user_without_a_home_has_none(monkeypatch):
+    def refuse() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", refuse)
+    assert home_folder() is None

@@ -140,3 +140,15 @@ def test_a_lock_that_cannot_be_signed_is_given_back(tmp_path: Path, monkeypatch)
     own(tmp_path, field="output_dir")
     disown(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"[" * 60_000, b'{"pid": 1}', b"\xff", b"x" * 10**6])
+def test_a_lock_file_that_nobody_signed_names_no_owner(tmp_path: Path, monkeypatch, content: bytes):
+    monkeypatch.setattr(ownership, "_READ_S", 0.0)
+    (tmp_path / LOCK_NAME).write_bytes(content)
+    assert owner_of(tmp_path) is None
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / LOCK_NAME)
+    assert owner_of(tmp_path) is None

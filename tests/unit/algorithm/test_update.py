@@ -15,7 +15,7 @@ from pirl.algorithm.objective import Counts, Losses, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
 from pirl.algorithm.prepare import Prepared
 from pirl.algorithm.update import _backward_minibatch, minibatches
-from pirl.errors import ConfigError, NumericsError
+from pirl.errors import ConfigError, NumericsError, ParityError
 from pirl.records import DecisionBatch
 
 VARIANTS = ("flow-sde", "flow-noise")
@@ -144,14 +144,21 @@ def test_a_tampered_log_prob_stops_the_update_before_any_weight_changes(variant,
     position = tuple(batch.fields["pirl_logprob_mask"].nonzero()[30].tolist())
     tampered[position] += 0.5
     before = weights(algorithm)
-    with pytest.raises(NumericsError) as caught:
+    with pytest.raises(ParityError) as caught:
         algorithm.update(iter([with_field(batch, "pirl_logprob", tampered)]))
+    episode = int(batch.fields["pirl_episode_id"][position[0]])
+    assert caught.value.gaps == pytest.approx({episode: 0.5}, abs=1e-3)
     message = str(caught.value)
     row = position[0]
     assert "0.5 nats" in message
     assert re.search(rf"row {row}, episode \d+, chunk \d+", message)
     assert "chain fields: 1 of" in message
     assert equal(weights(algorithm), before)
+    # The learner goes on with true ones as if nothing had happened.
+    unharmed = an_update(variant, recompute_proximal=recompute)
+    rows = [metric_row(a.update(iter([batch]))) for a in (algorithm, unharmed)]
+    assert rows[0] == rows[1]
+    assert equal(weights(algorithm), weights(unharmed))
 
 
 def test_another_observation_than_the_actor_saw_is_called_a_context_difference():
@@ -176,8 +183,10 @@ def test_a_policy_left_in_train_mode_stops_the_update_and_dropout_is_named(monke
     batch = a_batch(algorithm)
     monkeypatch.setattr(algorithm.policy.module, "eval", lambda: None)
     algorithm.policy.module.train()
-    with pytest.raises(NumericsError, match=r"dropout: .* modules are in train mode"):
+    with pytest.raises(NumericsError, match=r"dropout: .* modules are in train mode") as caught:
         algorithm.update(iter([batch]))
+    # No actor can be blamed for it.
+    assert not isinstance(caught.value, ParityError)
 
 
 def test_noise_in_the_gradient_pass_alone_breaks_the_first_ratio(monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.checkpoint.locate import newest_step, resolve_checkpoint, step_folders
+from pirl.checkpoint.locate import has_checkpoint, newest_step, resolve_checkpoint, step_folders
 from pirl.checkpoint.manifest import write_manifest
 from pirl.errors import CheckpointError
 
@@ -99,3 +99,11 @@ def test_anything_else_is_refused_with_what_is_accepted(tmp_path: Path, path: st
     with pytest.raises(CheckpointError, match="is not a checkpoint") as caught:
         resolve_checkpoint(tmp_path / path)
     assert "train_config.json" in caught.value.parts[0]
+
+
+def test_a_run_has_a_checkpoint_once_a_step_is_complete_with_or_without_the_link(tmp_path: Path):
+    assert not has_checkpoint(tmp_path)
+    a_step(tmp_path, "000001", complete=False)
+    assert not has_checkpoint(tmp_path)
+    a_step(tmp_path, "000002")
+    assert has_checkpoint(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.config.jsonfile import find_config_file, read_json_object
+from pirl.config.jsonfile import find_config_file, read_config
 from pirl.config.routing import is_pi_rl
 from pirl.config.strictjson import MAX_DEPTH, parse_json, read_json
 from pirl.config.yamlfile import MAX_NODES, read_section, read_yaml
@@ -105,4 +105,4 @@ def test_what_is_no_file_is_refused_and_not_waited_for(no_file: Path):
         read_yaml(no_file)
     assert is_pi_rl(["--config_path", str(no_file)])
     with pytest.raises(ConfigError):
-        read_json_object(find_config_file(no_file))
+        read_config(find_config_file(no_file))

@@ -150,8 +150,12 @@ def test_checkpoint_that_is_not_here_is_a_note_that_says_what_was_not_checked(
     assert check.remedy == "set policy.path to a folder"
 
 
-def test_config_that_is_not_here_is_one_failure(tmp_path):
-    (check,) = doctor_profile.profile_checks(tmp_path / "nowhere.json")
+@pytest.mark.parametrize("content", [None, "[]", '{"env": [1]}', '{"env": null}', "[" * 10**5])
+def test_config_that_is_not_here_or_none_is_one_failure(tmp_path, content):
+    config = tmp_path / "config.json"
+    if content is not None:
+        config.write_text(content)
+    (check,) = doctor_profile.profile_checks(config)
     assert not check.ok
     assert "--config_path" in check.remedy
 

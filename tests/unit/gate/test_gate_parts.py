@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -36,7 +37,7 @@ from pirl.gate.session import GateFailedError, GateSession, StepOutcome
 from pirl.gate.track import NoTracker
 from pirl.hooks import VARIABLE
 from pirl.runtime import procs
-from pirl.runtime.procs import ProcessDiedError, TooLateError
+from pirl.runtime.procs import ProcessDiedError, TooLateError, last_words_of, logged_lines
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -66,6 +67,9 @@ class Peer:
     ends_at: float = 0.0
     log_path: Path | None = None
     told: str = ""
+
+    def last_words(self) -> str:
+        return last_words_of(logged_lines(self.log_path))
 
     def poll(self) -> int | None:
         return self.code if self.clock.now >= self.ends_at else None
@@ -608,6 +612,26 @@ def test_a_step_that_ended_early_is_judged_by_its_records_and_says_why(monkeypat
     outcome = gate.run_step("validate-config")
     assert outcome.verdict is Verdict.NOT_RUN
     assert "left no record" in outcome.error
+
+
+def test_a_full_disk_ends_a_step_and_not_the_gate(monkeypatch):
+    """Whatever the kernel refused and nobody caught: the bundle is still judged and sealed."""
+
+    def full(_gate, _step):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "copy")
+
+    gate = a_session(monkeypatch, full, Verdict.NOT_RUN)
+    bundle = main.run_steps(gate, NoTracker())
+    assert "No space left" in gate.outcomes["validate-config"].error
+    assert main.exit_code(gate, bundle) is ExitCode.NOT_READY
+
+
+def test_a_fault_of_pirl_itself_is_not_taken_for_a_verdict(monkeypatch):
+    def wrong(_gate, _step):
+        raise LookupError("a fault")
+
+    with pytest.raises(LookupError):
+        a_session(monkeypatch, wrong).run_step("validate-config")
 
 
 def test_steps_cannot_be_skipped(monkeypatch):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 import threading
+from collections import deque
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -35,7 +39,9 @@ class Process:
     role: str
     code: int
     ends_at: float
-    log_path: None = None
+
+    def last_words(self) -> str:
+        return ""
 
     def poll(self) -> int | None:
         return self.code if self.clock.now >= self.ends_at else None
@@ -102,3 +108,21 @@ def test_a_run_that_is_told_to_stop_is_interrupted_at_once(clock):
 def test_a_run_that_outlives_its_deadline_says_so(clock):
     code, reason = watch(clock, (0, NEVER), (0, NEVER), deadline_s=40.0)
     assert (code, reason) == (ExitCode.CHECK_FAILED, "the end of the run did not come within 40 s")
+
+
+class Unread(io.StringIO):
+    """A pipe whose reader is gone, as after `| head`."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_output_that_nobody_reads_any_more_holds_no_process_up(monkeypatch):
+    """A process that writes into a full pipe waits, and a learner that waits for its log waits for ever."""
+    monkeypatch.setattr(sys, "stderr", Unread())
+    stream = io.BytesIO(b"one\n" * 1000 + b"x" * 10**6 + b"\nerror: the last\n")
+    child = SimpleNamespace(role="learner", heard=deque(maxlen=20))
+    launch._LogPump(None, quiet=False)._copy(child, stream)
+    assert stream.read() == b""
+    assert child.heard[-1] == "error: the last"
+    assert max(len(line) for line in child.heard) <= 2**16

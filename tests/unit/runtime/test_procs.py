@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from pirl.runtime import procs
+from pirl.runtime.entry import stop_on_signals
 from pirl.runtime.procs import ProcessDiedError, TooLateError, how_they_ended, wait_until
 
 
@@ -34,6 +36,9 @@ class Process:
     ends_at: float = float("inf")
     log_path: Path | None = None
     polls: list[float] = field(default_factory=list)
+
+    def last_words(self) -> str:
+        return procs.last_words_of(procs.logged_lines(self.log_path))
 
     def poll(self) -> int | None:
         self.polls.append(self.clock.now)
@@ -97,7 +102,9 @@ def test_error_of_the_condition_is_not_swallowed(clock):
 
 def test_it_is_said_which_process_ended_of_what_and_what_it_said_last(clock, tmp_path):
     log = tmp_path / "actor-0.log"
-    log.write_text("linked\nerror: simulator worker 0 died\nINFO the link was closed\n\n")
+    log.write_text(
+        "linked\nerror: simulator worker 0 died\n  fix: see its log\n12:00:00 actor-0 INFO link: closed\n\n"
+    )
     plain = tmp_path / "learner.log"
     plain.write_text("starting\nupdate 2/3\n")
     dead = [
@@ -108,7 +115,8 @@ def test_it_is_said_which_process_ended_of_what_and_what_it_said_last(clock, tmp
     assert how_they_ended(dead) == (
         "learner was killed by SIGKILL, its last line: update 2/3; "
         "actor-1 was killed by SIGSEGV; "
-        "actor-0 ended with exit code 1, its last line: error: simulator worker 0 died"
+        "actor-0 ended with exit code 1, its last line: error: simulator worker 0 died "
+        "fix: see its log"
     )
 
 
@@ -120,3 +128,23 @@ def test_last_line_of_any_length_stays_readable(clock, tmp_path):
     log = tmp_path / "log"
     log.write_text("x" * 100_000)
     assert len(how_they_ended([Process(clock, ends_at=0.0, log_path=log)])) < 1000
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_or_a_closing_terminal_does_the_first_acts_and_sets_the_event(signum):
+    before = {known: signal.getsignal(known) for known in SIGNALS}
+    done: list[str] = []
+    try:
+        for known in SIGNALS:
+            signal.signal(known, signal.SIG_DFL)
+        stop = stop_on_signals()
+        with procs.first_act(lambda: done.append("record")):
+            signal.raise_signal(signum)
+        assert stop.is_set()
+        assert done == ["record"]
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -88,7 +88,10 @@ def a_store(*, actors: int = 1, mode: str = "sync", staleness: int = 0) -> Rollo
 
 
 def take(store: RolloutStore, *, min_decisions: int = 1, timeout_s: float = 0.3):
-    return store.take(min_decisions=min_decisions, timeout_s=timeout_s, stop=STOP)
+    """What an update gets that then uses it."""
+    taken = store.take(min_decisions=min_decisions, timeout_s=timeout_s, stop=STOP)
+    store.consume()
+    return taken
 
 
 def test_a_rollout_is_taken_once_it_is_complete_and_only_once():
@@ -228,6 +231,106 @@ def test_a_complete_rollout_of_a_lost_actor_is_kept_and_a_second_copy_is_superse
     counters = store.counters()
     assert counters["dropped_superseded"] == 2
     assert counters["received"] == counters["consumed"] + counters["dropped"]
+
+
+# -- an update that cannot use what it took --------------------------------------------------------
+
+
+def deliver(store: RolloutStore, rank: int, actor_id: str, *, version: int = 0):
+    """The whole rollout of a `sync` actor: one episode of two decisions."""
+    episode = rank << 32
+    store.on_transitions(rank, actor_id, an_episode(version=version, episode=episode), 10)
+    store.on_interaction(rank, actor_id, a_report(version=version, rank=rank, episodes=[episode]))
+
+
+def a_refused_pair():
+    """Two ranks were taken, the episode of rank 1 was refused."""
+    store = a_store(actors=2)
+    deliver(store, 0, "honest")
+    deliver(store, 1, "liar")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    return store, store.refuse_taken({1 << 32}, "log_prob")
+
+
+def test_what_was_taken_is_held_until_the_update_has_used_it():
+    store = a_store()
+    deliver(store, 0, "a")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    assert (store.counters()["held"], store.counters()["consumed"]) == (2, 0)
+    store.consume()
+    assert (store.counters()["held"], store.counters()["consumed"]) == (0, 2)
+
+
+def test_refused_episodes_name_their_sender_and_the_rest_waits_for_the_replacement():
+    store, senders = a_refused_pair()
+    assert senders == {(1, "liar"): [1 << 32]}
+    assert store.counters()["dropped_log_prob"] == 2
+    assert store.counters()["held"] == 2
+    deliver(store, 1, "replacement")
+    assert len(take(store).transitions) == 4
+    counters = store.counters()
+    assert counters["received"] == counters["consumed"] + counters["dropped"] == 6
+
+
+def test_the_wait_for_a_replacement_has_its_deadline_and_says_what_was_dropped():
+    store, _ = a_refused_pair()
+    with pytest.raises(LinkClosedError, match="dropped so far: 2 log_prob"):
+        take(store)
+
+
+def test_a_replacement_that_delivers_while_its_predecessor_is_looked_at_is_not_turned_away():
+    store = a_store(actors=2)
+    deliver(store, 0, "honest")
+    deliver(store, 1, "liar")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    store.on_actor_lost(1, "liar", "killed")
+    deliver(store, 1, "replacement")
+    store.refuse_taken({1 << 32}, "log_prob")
+    assert len(take(store).transitions) == 4
+
+
+def test_an_actor_that_comes_back_during_the_update_of_its_rollout_is_no_offender():
+    store = a_store()
+    deliver(store, 0, "a")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    store.on_actor_lost(0, "a", "reset")
+    deliver(store, 0, "a")
+    store.consume()
+    deliver(store, 0, "a")
+    counters = store.counters()
+    assert (counters["consumed"], counters["dropped_superseded"]) == (2, 4)
+
+
+def test_an_async_actor_that_comes_back_during_the_update_adds_no_episode_twice():
+    store = a_store(mode="async")
+    deliver_episode(store, "a")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    store.on_actor_lost(0, "a", "reset")
+    deliver_episode(store, "a")
+    store.consume()
+    deliver_episode(store, "a")
+    counters = store.counters()
+    assert (counters["consumed"], counters["dropped_superseded"]) == (2, 4)
+
+
+def test_an_async_episode_that_was_refused_is_played_by_another_actor():
+    store = a_store(mode="async")
+    deliver_episode(store, "liar", episode=0)
+    deliver_episode(store, "liar", episode=1)
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    assert store.refuse_taken([1], "log_prob") == {(0, "liar"): [1]}
+    store.on_actor_lost(0, "liar", "refused")
+    deliver_episode(store, "replacement", episode=1)
+    assert len(take(store).transitions) == 4
+
+
+def test_actors_that_come_and_go_do_not_fill_the_memory_with_copies():
+    store = a_store(actors=2)
+    for number in range(10):
+        deliver(store, 0, f"a{number}")
+        store.on_actor_lost(0, f"a{number}", "left")
+    assert store.counters()["held"] == 2 * 4
+    assert store.counters()["dropped_superseded"] == 2 * 6
 
 
 @pytest.mark.parametrize("report_first", [True, False])

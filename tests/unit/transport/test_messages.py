@@ -13,6 +13,7 @@ from transport_builders import a_rollout_done
 
 from pirl.errors import TransportError
 from pirl.transport import messages
+from pirl.transport.refusal import RefusedMessageError, reason_of
 
 
 @pytest.mark.parametrize("message", [a_rollout_done(), {"type": "heartbeat"}, {"type": "goodbye"}])
@@ -74,7 +75,7 @@ def an_episode(**changes: Any) -> list[dict[str, Any]]:
 )
 def test_a_message_outside_the_format_is_refused_on_both_sides(message: Any):
     with pytest.raises(TransportError):
-        messages.decode_interaction(json.dumps(message).encode())
+        messages.decode_interaction(messages.with_checksum(json.dumps(message).encode()))
     with pytest.raises(TransportError):
         messages.encode_interaction(message)
 
@@ -95,8 +96,31 @@ def test_a_message_outside_the_format_is_refused_on_both_sides(message: Any):
     ids=["empty", "cut", "not utf-8", "deep", "unclosed", "digits", "nan", "inf", "overflow"],
 )
 def test_bytes_that_are_no_usable_json_are_refused(raw: bytes):
-    with pytest.raises(TransportError):
-        messages.decode_interaction(raw)
+    with pytest.raises(TransportError) as caught:
+        messages.decode_interaction(messages.with_checksum(raw))
+    assert reason_of(caught.value) == "malformed"
+    if raw:
+        with pytest.raises(TransportError) as caught:
+            messages.decode_interaction(raw)
+        assert reason_of(caught.value) == "unreadable"
+
+
+@pytest.mark.parametrize("message", [a_rollout_done(), {"type": "heartbeat"}, {"type": "goodbye"}])
+def test_every_single_flipped_bit_is_damage_and_never_another_message(message: dict[str, Any]):
+    raw = messages.encode_interaction(message)
+    for place in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(RefusedMessageError) as caught:
+            messages.decode_interaction(damaged)
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_message_that_lost_its_end_is_damage():
+    raw = messages.encode_interaction(a_rollout_done())
+    for length in (0, 3, 8, len(raw) - 1):
+        with pytest.raises(RefusedMessageError):
+            messages.decode_interaction(raw[:length])
 
 
 def test_a_value_that_json_cannot_hold_is_refused_at_the_sender():
