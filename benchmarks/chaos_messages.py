@@ -65,9 +65,6 @@ def attacks(session: Session) -> dict[str, Attack]:
     """Name, and what makes (call, bytes) of it; every one is wrong, whatever the random numbers are."""
     decision = an_episode(session.schema)[0]
     whole = encode_transitions([decision])
-    report = messages.encode_interaction(
-        {"type": "rollout_done", "version": 0, "rank": 0, "decisions": 1, "episodes": []}
-    )
 
     def size(rng: random.Random, bits: int) -> int:
         return rng.randrange(1, 2 ** rng.randrange(1, bits + 1))
@@ -102,8 +99,9 @@ def attacks(session: Session) -> dict[str, Attack]:
         return "SendInteractions", b"\x80\x04" + rng.randbytes(size(rng, 10)) + b"]"
 
     def foreign_report(rng: random.Random) -> tuple[str, bytes]:
-        version = b'"version":%d' % rng.randrange(9)
-        return "SendInteractions", report.replace(b'"version":0', version)
+        report = {"type": "rollout_done", "version": rng.randrange(9), "rank": 0}
+        report |= {"decisions": 1, "episodes": []}
+        return "SendInteractions", messages.encode_interaction(report)
 
     makers = (cut, flipped, opcodes, noise, number, meaning, deep, pickled, foreign_report)
     return {maker.__name__.replace("_", " "): maker for maker in makers}

@@ -401,18 +401,18 @@ def pause(seconds: float) -> Iterator[None]:
 
 
 def kills(tended: Tended, rng: random.Random, *, count: int) -> Iterator[None]:
-    """SIGKILL of one process after the other: half of them after another update was saved, so that the run
-    gets on, a fourth of a learner's aimed at a save, the others whenever it is, start-up included."""
+    """SIGKILL of one process after the other: some after another update was saved, so that the run gets on, a
+    fourth of a learner's aimed at a save, the others whenever it is, start-up included."""
     while sum(tended.attempts.values()) < count:
         role = rng.choice((LEARNER, LEARNER, *ACTORS))
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             yield from _until(lambda: len(step_folders(tended.checkpoints)) > tended.newest, 20.0)
-        yield from pause(rng.uniform(0.05, 1.5))
+        yield from pause(rng.uniform(0.02, 0.8))
         if role == LEARNER and rng.random() < 0.25:
             yield from _until(lambda: any(tended.checkpoints.glob(".tmp-*")), 3.0)
             time.sleep(rng.uniform(0.0, 0.03))
         tended.kill(role)
-        if rng.random() < 0.1:
+        if rng.random() < 0.25:
             # Several at once, before any of them has got far.
             tended.kill(rng.choice(ROLES))
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -378,6 +379,28 @@ def test_damage_on_the_way_is_a_closed_link_and_the_actor_comes_back(seed: int):
             proxy.flips = 0
             link = link.reconnect(20)
             assert link.wait_for_version(0, 20) is not None
+        finally:
+            link.close(flush_s=0.0)
+            proxy.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_at_the_first_contact_is_no_other_learner(seed: int):
+    """Bits flip in identities and names of calls too, and both sides remember headers of a connection."""
+    with a_learner(heartbeat_s=0.5) as learner:
+        learner.server.publish(0, some_weights())
+        proxy = DamagingProxy(learner.server.port, seed=seed)
+        proxy.flips = 8
+        runtime = replace(learner.runtime, port=proxy.port)
+        link = ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(30)
+        try:
+            end = time.monotonic() + 30
+            while True:
+                assert link.identity == an_identity()
+                with contextlib.suppress(LinkClosedError):
+                    if link.wait_for_version(0, max(0.0, end - time.monotonic())) is not None:
+                        return
+                link = link.reconnect(30)
         finally:
             link.close(flush_s=0.0)
             proxy.close()
