@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import threading
@@ -384,26 +383,66 @@ def test_damage_on_the_way_is_a_closed_link_and_the_actor_comes_back(seed: int):
             proxy.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_damage_at_the_first_contact_is_no_other_learner(seed: int):
-    """Bits flip in identities and names of calls too, and both sides remember headers of a connection."""
-    with a_learner(heartbeat_s=0.5) as learner:
-        learner.server.publish(0, some_weights())
-        proxy = DamagingProxy(learner.server.port, seed=seed)
-        proxy.flips = 8
-        runtime = replace(learner.runtime, port=proxy.port)
-        link = ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(30)
-        try:
-            end = time.monotonic() + 30
-            while True:
-                assert link.identity == an_identity()
-                with contextlib.suppress(LinkClosedError):
-                    if link.wait_for_version(0, max(0.0, end - time.monotonic())) is not None:
-                        return
-                link = link.reconnect(30)
-        finally:
-            link.close(flush_s=0.0)
-            proxy.close()
+def damaging(answers: list[Callable[[Any], None]], peers: list[str]) -> Callable[..., Any]:
+    """A `Ready` that gives each of `answers` once, and then a whole one."""
+
+    def ready(self: Any, request: Any, context: Any) -> Any:
+        peers.append(context.peer())
+        if answers:
+            answers.pop(0)(context)
+        else:
+            context.send_initial_metadata(identity.sealed(self.ours.to_metadata()))
+        return services_pb2.Empty()
+
+    return ready
+
+
+def another_run_id(context: Any) -> None:
+    whole = identity.sealed(an_identity(run_id="run-1").to_metadata())
+    context.send_initial_metadata([(k, v.replace("run-1", "run-3")) for k, v in whole])
+
+
+def no_such_call(context: Any) -> None:
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+@pytest.mark.parametrize("damage", [another_run_id, no_such_call])
+def test_a_first_contact_that_was_damaged_is_made_again_over_another_connection(
+    monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], None]
+):
+    """Both sides of a connection remember headers, so damage to one of them would stay."""
+    peers: list[str] = []
+    monkeypatch.setattr(HostileLearner, "Ready", damaging([damage], peers))
+    with a_hostile_learner(lambda: iter(()), an_identity(run_id="run-1")) as (_, runtime):
+        link = ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(20)
+        assert link.identity.run_id == "run-1"
+        link.close(flush_s=0.0)
+    assert len(set(peers)) == 2
+
+
+def test_an_address_without_a_learner_is_believed_when_it_says_so_twice(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    peers: list[str] = []
+    monkeypatch.setattr(HostileLearner, "Ready", damaging([no_such_call] * 9, peers))
+    with (
+        a_hostile_learner(lambda: iter(())) as (_, runtime),
+        pytest.raises(TransportError, match="no learner service") as caught,
+    ):
+        ActorLink(an_identity(run_id=""), runtime=runtime, rank=0).connect(20)
+    assert type(caught.value) is TransportError
+    assert len(set(peers)) == 2
+
+
+def test_a_learner_takes_a_damaged_caller_for_no_other_one():
+    with a_learner() as learner, a_stub(learner) as stub:
+        whole = identity.sealed(metadata_of(an_identity()))
+        stub.Ready(services_pb2.Empty(), metadata=whole, timeout=5)
+        damaged = [(k, v.replace("flow-sde", "flow-sdf")) for k, v in whole]
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Ready(services_pb2.Empty(), metadata=damaged, timeout=5)
+        assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+        assert learner.counter("handshakes_refused_damaged") == 1
 
 
 def test_what_is_remembered_of_a_refused_message_is_cut():
