@@ -224,8 +224,9 @@ def main() -> int:
     trials = carry_out(plan, args.out or keep / "trials.jsonl", keep)
     print(table(trials))
     if args.write is not None:
-        argv = [a for a in sys.argv[1:] if a]
-        args.write.write_text(page(trials, f"python benchmarks/chaos.py {' '.join(argv)}"))
+        options = f"--kills {args.kills} --messages {args.messages} --others {args.others}"
+        text = page(trials, f"python benchmarks/chaos.py {options} --seed {args.seed}")
+        args.write.write_text(text, encoding="utf-8")
     failed = any(trial.failures for trial in trials)
     if failed:
         print(f"failed runs are in {keep}")

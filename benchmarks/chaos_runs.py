@@ -261,11 +261,15 @@ class Tended:
         for role in actors:
             self.start(role)
 
+    def is_saving(self) -> bool:
+        """Whether the learner's own half-written step is there, not one that a predecessor left."""
+        return any(self.checkpoints.glob(f".tmp-*-{self.processes[LEARNER].process.pid}"))
+
     def _where(self, role: str) -> str:
-        """What a killed learner was doing, as its leftovers show."""
+        """What a killed process was doing, as its leftovers show."""
         if role != LEARNER:
             return ""
-        if any(self.checkpoints.glob(".tmp-*")):
+        if self.is_saving():
             return " while saving"
         return (
             "" if self.newest or step_folders(self.checkpoints) else " before its first checkpoint"
@@ -409,7 +413,7 @@ def kills(tended: Tended, rng: random.Random, *, count: int) -> Iterator[None]:
             yield from _until(lambda: len(step_folders(tended.checkpoints)) > tended.newest, 20.0)
         yield from pause(rng.uniform(0.02, 0.8))
         if role == LEARNER and rng.random() < 0.25:
-            yield from _until(lambda: any(tended.checkpoints.glob(".tmp-*")), 3.0)
+            yield from _until(tended.is_saving, 3.0)
             time.sleep(rng.uniform(0.0, 0.03))
         tended.kill(role)
         if rng.random() < 0.25:
