@@ -37,7 +37,7 @@ PER_TRIAL = {
     "resets": 8,
     "corruption": 12,
     "full disk": 3,
-    MESSAGES: 25_000,
+    MESSAGES: 75_000,
 }
 """Disturbances of one run at most; one that ends earlier has fewer."""
 SHORT = {"kills": 6, "stalls": 2, "resets": 4, "corruption": 6, "full disk": 1, MESSAGES: 1500}
@@ -53,22 +53,25 @@ class Plan:
     per_trial: dict[str, int]
 
 
-def next_trials(plan: Plan, done: Sequence[Trial], started: set[tuple[str, int]]) -> Iterator[Any]:
+def next_trials(
+    plan: Plan, done: Sequence[Trial], started: set[tuple[str, int]]
+) -> Iterator[tuple[str, int]]:
     """The next trial of each campaign that still needs one, the one that is furthest behind first."""
-    for name in sorted(plan.wanted, key=lambda name: -_part_missing(plan, done, started, name)):
-        if _part_missing(plan, done, started, name) > 0:
+    parts = {
+        name: _missing(plan, done, started, name) / max(wanted, 1)
+        for name, wanted in plan.wanted.items()
+    }
+    for name in sorted(parts, key=lambda name: -parts[name]):
+        if parts[name] > 0:
             yield name, next(n for n in itertools.count() if (name, n) not in started)
 
 
-def _part_missing(
-    plan: Plan, done: Sequence[Trial], started: set[tuple[str, int]], name: str
-) -> float:
-    """Of the disturbances wanted, the part that is neither done nor under way."""
+def _missing(plan: Plan, done: Sequence[Trial], started: set[tuple[str, int]], name: str) -> int:
+    """Disturbances that are neither done nor under way."""
     ended = [trial for trial in done if trial.campaign == name]
     under_way = len([1 for campaign, _ in started if campaign == name]) - len(ended)
     found = sum(sum(trial.attempts.values()) for trial in ended)
-    wanted = plan.wanted[name]
-    return (wanted - found - under_way * plan.per_trial[name]) / max(wanted, 1)
+    return plan.wanted[name] - found - under_way * plan.per_trial[name]
 
 
 def carry_out(plan: Plan, out: Path, keep: Path) -> list[Trial]:
@@ -83,8 +86,9 @@ def carry_out(plan: Plan, out: Path, keep: Path) -> list[Trial]:
         while True:
             for name, number in list(next_trials(plan, done, started)):
                 if len(running) < WORKERS:
+                    count = min(plan.per_trial[name], _missing(plan, done, started, name))
                     started.add((name, number))
-                    running.add(pool.submit(_one, plan, name, number, keep, wanted))
+                    running.add(pool.submit(_one, plan, name, number, count, keep, wanted))
             if not running:
                 return done
             future = next(as_completed(running))
@@ -95,8 +99,7 @@ def carry_out(plan: Plan, out: Path, keep: Path) -> list[Trial]:
             say(done[-1])
 
 
-def _one(plan: Plan, name: str, number: int, keep: Path, wanted: Undisturbed) -> Trial:
-    count = min(plan.per_trial[name], plan.wanted[name])
+def _one(plan: Plan, name: str, number: int, count: int, keep: Path, wanted: Undisturbed) -> Trial:
     if name == MESSAGES:
         return a_hostile_trial(number, seed=plan.seed, count=count, root=keep, wanted=wanted)
     return a_trial(name, number, seed=plan.seed, count=count, root=keep, wanted=wanted)
@@ -150,14 +153,14 @@ def table(trials: Sequence[Trial]) -> str:
 
 def _memory(trials: Sequence[Trial]) -> list[str]:
     lines = [
-        "| run with hostile messages | messages | seconds | learner MiB, warm / largest | actor MiB, "
-        "warm / largest |",
+        "| run with hostile messages | messages | seconds | learner MiB, warm / largest / last | actor MiB, "
+        "warm / largest / last |",
         "|---|---|---|---|---|",
     ]
     for trial in sorted(trials, key=lambda t: t.number):
         n = trial.numbers
         rss = [
-            f"{n[f'{role} MiB before']:g} / {n[f'{role} MiB largest']:g}"
+            " / ".join(f"{n[f'{role} MiB {when}']:g}" for when in ("before", "largest", "last"))
             for role in ("learner", "actor-0")
         ]
         count = sum(trial.attempts.values())

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,13 @@ class Tended:
         self.disturbed |= {role} if role != LEARNER else set(ACTORS)
         return True
 
-    def kill(self, role: str, *, where: str = "") -> None:
+    def limit_files(self, role: str, size: int) -> None:
+        """No file of a process may grow beyond `size` bytes from now on."""
+        with contextlib.suppress(ProcessLookupError):
+            pid = self.processes[role].process.pid or 0
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def kill(self, role: str) -> None:
         """SIGKILL a process, look at what it left and start its successor."""
         if self.processes[role].poll() is not None or not self.strike(role, signal.SIGKILL):
             return
@@ -182,7 +189,7 @@ class Tended:
         if code != -signal.SIGKILL:
             # It had ended in this very moment: `tend` judges how.
             return
-        self.attempts[f"{role.partition('-')[0]}{where or self._where(role)}"] += 1
+        self.attempts[f"{role.partition('-')[0]}{self._where(role)}"] += 1
         self.look_at_checkpoints()
         self.start(role)
 
@@ -485,8 +492,13 @@ DISK_BYTES = 128 * 2**20
 
 
 def full_disk(tended: Tended, rng: random.Random, *, count: int) -> Iterator[None]:
-    """Take the room of a small file system until somebody misses it, then give it back."""
+    """Take the room of a small file system until somebody misses it, then give it back.
+
+    Where this user may not mount one, the learner's files may not grow beyond a size: its save fails as well.
+    """
     filler = tended.run.folder.root / ".filler"
+    is_mounted = filler.parent.is_mount()
+    what = "full disk" if is_mounted else "file size limit"
     missed: list[str] = []
 
     def may_have(role: str, code: int | None, log: str) -> str | None:
@@ -497,7 +509,7 @@ def full_disk(tended: Tended, rng: random.Random, *, count: int) -> Iterator[Non
         if not (len(told) == 1 and is_named and " free there" in told[0]):
             tended.failures.append(f"error not taught: {role}: {told}")
         missed.append(role)
-        tended.attempts[f"full disk missed by the {role.partition('-')[0]}"] += 1
+        tended.attempts[f"{what} missed by the {role.partition('-')[0]}"] += 1
         filler.unlink(missing_ok=True)
         return None
 
@@ -508,12 +520,16 @@ def full_disk(tended: Tended, rng: random.Random, *, count: int) -> Iterator[Non
             yield
         yield from pause(rng.uniform(0.05, 2.0))
         missed.clear()
-        left = rng.choice((0, rng.randrange(2**12), rng.randrange(4 * 2**20)))
-        _fill(filler, leave=left)
+        if is_mounted:
+            _fill(filler, leave=rng.choice((0, rng.randrange(2**12), rng.randrange(4 * 2**20))))
+        else:
+            tended.limit_files(LEARNER, rng.randrange(2**18, 2**20))
         end = time.monotonic() + 8.0
         while not missed and time.monotonic() < end and not tended.is_finished:
             yield
         filler.unlink(missing_ok=True)
+        if not is_mounted and not missed:
+            tended.limit_files(LEARNER, resource.RLIM_INFINITY)
 
 
 def _fill(filler: Path, *, leave: int) -> None:
@@ -530,19 +546,18 @@ def _fill(filler: Path, *, leave: int) -> None:
 
 @contextmanager
 def small_file_system(folder: Path) -> Iterator[None]:
-    """`folder` is a file system of its own in memory while the block runs.
-
-    Raises:
-        PermissionError: this process may not mount.
-    """
+    """`folder` is a file system of its own in memory while the block runs, if this user may mount one."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "pirl-chaos", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        raise PermissionError("this process may not mount a file system")
+    is_mounted = (
+        shutil.which("mount")
+        and not subprocess.run(mount, capture_output=True, check=False).returncode
+    )
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
 # -- one trial -------------------------------------------------------------------------------------
