@@ -153,14 +153,14 @@ def table(trials: Sequence[Trial]) -> str:
 
 def _memory(trials: Sequence[Trial]) -> list[str]:
     lines = [
-        "| run with hostile messages | messages | seconds | learner MiB, warm / largest / last | actor MiB, "
-        "warm / largest / last |",
+        "| run with hostile messages | messages | seconds | learner MiB, warm / largest | actor MiB, "
+        "warm / largest |",
         "|---|---|---|---|---|",
     ]
     for trial in sorted(trials, key=lambda t: t.number):
         n = trial.numbers
         rss = [
-            " / ".join(f"{n[f'{role} MiB {when}']:g}" for when in ("before", "largest", "last"))
+            " / ".join(f"{n[f'{role} MiB {when}']:g}" for when in ("before", "largest"))
             for role in ("learner", "actor-0")
         ]
         count = sum(trial.attempts.values())
@@ -191,14 +191,20 @@ On a machine with {cores} cores that had other work. Written by the command; wha
   (`dropped_superseded`, `dropped_stale`), or a refused message by its reason. `consumed` and the books (updates,
   optimiser steps, env steps, episodes, successes, versions) are equal, and received = consumed + dropped holds at
   the end and in every row. Left out of the comparison of rows for that reason: `counters/received`,
-  `counters/dropped`, and `counters/rejected_peers` (a replacement that knocks before its predecessor is seen to
-  be gone is counted there). Host measurements (`time/`, `link/`, `system/`) are never compared.
+  `counters/dropped` (and bytes received), and `counters/rejected_peers` (a replacement that knocks before its
+  predecessor is seen to be gone is counted there). Host measurements (`time/`, `link/`, `system/`) are never
+  compared.
 - A failure is any of the kinds in the second table. Logs of every process are searched for tracebacks.
 - Hostile messages: from a peer with a contact of its own on rank 1, a fifth under the honest actor's name. Memory
   is resident memory seen from outside, after a warm-up; 5 % more is a failure. A *pickled* interaction is what a
   stock LeRobot actor sends: it is counted and never loaded, every other message is refused.
 
 {table}"""
+
+
+def _path(text: str) -> Path:
+    # Before the working directory becomes the repository, where the runs find their config.
+    return Path(text).absolute()
 
 
 def main() -> int:
@@ -208,9 +214,9 @@ def main() -> int:
     parser.add_argument("--others", type=int, default=50, help="of stalls, resets, ... each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="one run of every kind")
-    parser.add_argument("--out", type=Path, help="one line of JSON per trial; goes on from there")
-    parser.add_argument("--write", type=Path, help="write the table, with its explanation, here")
-    parser.add_argument("--keep", type=Path, help="folder for the runs; failed ones stay")
+    parser.add_argument("--out", type=_path, help="one line of JSON per trial; goes on from there")
+    parser.add_argument("--write", type=_path, help="write the table, with its explanation, here")
+    parser.add_argument("--keep", type=_path, help="folder for the runs; failed ones stay")
     args = parser.parse_args()
     os.chdir(REPO)
     wanted = dict.fromkeys(DISTURBANCES, args.others) | {

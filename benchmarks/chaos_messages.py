@@ -150,12 +150,10 @@ class Memory:
         self._pids = pids
         self.before: dict[str, float] = {}
         self.largest: dict[str, float] = {}
-        self.last: dict[str, float] = {}
 
     def sample(self, *, is_warm: bool) -> None:
         for name, pid in self._pids.items():
             found = psutil.Process(pid).memory_info().rss / 2**20
-            self.last[name] = found
             if not is_warm:
                 self.before[name] = found
             self.largest[name] = max(found, 0.0 if not is_warm else self.largest[name])
@@ -240,7 +238,6 @@ def _attack(tended: Tended, rng: random.Random, count: int) -> dict[str, float]:
     enemy.close()
     rss = {f"{role} MiB before": round(mib, 1) for role, mib in memory.before.items()}
     rss |= {f"{role} MiB largest": round(mib, 1) for role, mib in memory.largest.items()}
-    rss |= {f"{role} MiB last": round(mib, 1) for role, mib in memory.last.items()}
     seconds = time.monotonic() - began
     return {**rss, **statuses, "attack_s": round(seconds, 1)}
 
