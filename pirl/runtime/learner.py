@@ -267,6 +267,8 @@ class Learner:
         self._version += 1
         # Now, because from the publication on decisions of the next version may arrive at any moment.
         self._settled = self._store.settled_counters()
+        # In one look: an actor that comes back sends while this row is put together, and its books must close.
+        counters = self._store.counters()
         self._books.updates += 1
         self._books.optimiser_steps += int(stats.extra["optimiser_steps"])
         self._books.episodes += len(taken.episodes)
@@ -275,16 +277,16 @@ class Learner:
         return {
             **metric_row(stats),
             **episode_metrics(taken.episodes),
-            "counters/received": float(self._store.received),
-            "counters/consumed": float(self._store.consumed),
-            "counters/dropped": float(sum(self._store.dropped.values())),
+            "counters/received": float(counters["received"]),
+            "counters/consumed": float(counters["consumed"]),
+            "counters/dropped": float(counters["dropped"]),
             "version/current": float(self._version),
             "counters/updates": float(self._books.updates),
             "counters/optimiser_steps": float(self._books.optimiser_steps),
             "counters/env_steps": float(self._books.env_steps),
             "counters/rejected_peers": float(self._rejected_calls()),
             "link/param_bytes": float(self._param_bytes),
-            "link/bytes_received": float(self._store.bytes_received),
+            "link/bytes_received": float(counters["bytes_received"]),
             "time/wall_s": time.monotonic() - self._started,
             **system_metrics(),
         }

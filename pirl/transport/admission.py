@@ -41,7 +41,7 @@ class Handshake:
     actor_id: str | None
     accepted: bool
     reason: str
-    """`accepted`, `token`, `mismatch`, `capacity`, `taken`, `secret`, `given_up` or `crowded`."""
+    """`accepted`, `damaged`, `token`, `mismatch`, `capacity`, `taken`, `secret`, `given_up` or `crowded`."""
     detail: str = ""
     mismatches: tuple[FieldMismatch, ...] = ()
 
@@ -85,7 +85,8 @@ def identify(
 ) -> Caller:
     """The caller behind a call.
 
-    The token comes first: a caller without it learns nothing, not even which fields differ.
+    After damage on the way the token comes first: a caller without it learns nothing, not even which fields
+    differ.
 
     Raises:
         RefusedError: with the status code of the first check that failed.
@@ -95,6 +96,8 @@ def identify(
     answer = Handshake(
         unix_s=time.time(), call=call, rank=rank, actor_id=None, accepted=False, reason=""
     )
+    if identity.is_damaged(received):
+        _refuse(answer, "damaged", grpc.StatusCode.DATA_LOSS, detail="the caller's identity")
     token = identity.text_of(received, identity.TOKEN_KEY)
     if not identity.tokens_agree(runtime.token, token):
         _refuse(answer, "token", grpc.StatusCode.UNAUTHENTICATED)

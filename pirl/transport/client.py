@@ -24,13 +24,14 @@ from pirl.config.secret import with_token
 from pirl.errors import LinkClosedError, PirlError, TransportError
 from pirl.transport import identity, messages, status, wire
 from pirl.transport.channel import EMPTY, FINISHED_KEY, PB, address_of, open_channel
-from pirl.transport.contact import Contact, meet_learner, verify_learner
+from pirl.transport.contact import Contact, DamagedContactError, meet_learner, verify_learner
 from pirl.transport.identity import Claims, Identity
 from pirl.transport.outbox import Outbox
 from pirl.transport.refusal import UNREADABLE, RefusedMessageError
 
 _logger = logging.getLogger(__name__)
 
+_PAUSE_S = 0.2
 _OUTBOX_BYTES = 64 * 2**20
 _MESSAGE_BYTES = 32 * 2**20
 """Aim for the size of one message of transitions."""
@@ -131,21 +132,7 @@ class ActorLink:
         """
         limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
         self._stop = stop
-        self._channel = open_channel(self._runtime)
-        stub = services_pb2_grpc.LearnerServiceStub(self._channel)
-        try:
-            contact = meet_learner(
-                stub,
-                self._ours,
-                runtime=self._runtime,
-                metadata=self._metadata(),
-                limit_s=limit_s,
-                is_first=not self._ours.run_id,
-                stop=stop,
-            )
-        except PirlError:
-            self._channel.close()
-            raise
+        contact, stub = self._meet(time.monotonic() + limit_s, stop)
         self._contact = contact
         self._ours = contact.identity
         self._secret = contact.secret
@@ -281,7 +268,34 @@ class ActorLink:
             token=self._runtime.token,
             secret=self._secret,
         )
-        return (*self._ours.to_metadata(), *who)
+        return identity.sealed((*self._ours.to_metadata(), *who))
+
+    def _meet(self, end: float, stop: threading.Event | None) -> tuple[Contact, Any]:
+        """First contact, over another connection after one that damaged it."""
+        failures = 0
+        while True:
+            self._channel = open_channel(self._runtime)
+            stub = services_pb2_grpc.LearnerServiceStub(self._channel)
+            try:
+                contact = meet_learner(
+                    stub,
+                    self._ours,
+                    runtime=self._runtime,
+                    metadata=self._metadata(),
+                    limit_s=end - time.monotonic(),
+                    is_first=not self._ours.run_id,
+                    is_doubted=not failures,
+                    stop=stop,
+                )
+                return contact, stub
+            except DamagedContactError as error:
+                self._channel.close()
+                _logger.warning("%s; trying another connection", error)
+                failures += 1
+                (stop or threading.Event()).wait(_PAUSE_S)
+            except PirlError:
+                self._channel.close()
+                raise
 
     def _verify(self, theirs: Claims) -> None:
         verify_learner(

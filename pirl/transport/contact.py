@@ -31,6 +31,17 @@ _TRY_S = 2.0
 _PAUSE_S = 0.3
 
 
+_NOT_SERVED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+"""No learner is there, or the name of the call was damaged."""
+
+
+class DamagedContactError(LinkClosedError):
+    """The connection damages what it carries: the next try needs another one.
+
+    Both sides of a connection remember headers that they sent before, so damage to one of them stays.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
     """A learner that was met and agrees."""
@@ -53,6 +64,7 @@ def meet_learner(
     metadata: tuple[tuple[str, str], ...],
     limit_s: float,
     is_first: bool = True,
+    is_doubted: bool = True,
     stop: threading.Event | None = None,
 ) -> Contact:
     """Call `Ready` until the learner answers, then check the identity in its answer.
@@ -61,13 +73,15 @@ def meet_learner(
         stub: LeRobot's `LearnerServiceStub`.
         metadata: identity and caller, as sent on every call.
         is_first: the learner was never met: TLS that fails is then a wrong setting, not a bad moment.
+        is_doubted: an address without a learner service is damage, as long as no other connection said so.
         stop: looked at between two tries; a process that is told to end must not wait for a learner.
 
     Raises:
         MismatchError: the two sides differ; every field with both values.
         EnvironmentNotReadyError: TLS with the learner fails.
+        DamagedContactError: to be tried again over another connection.
         LinkClosedError: no answer within `limit_s`, or `stop` was set before one came.
-        TransportError: the learner has no room for this actor.
+        TransportError: the learner has no room for this actor, or nobody serves one at this address.
     """
     start = time.monotonic()
     tls_failures: list[str | None] = []
@@ -80,6 +94,7 @@ def meet_learner(
                 EMPTY, timeout=min(left_s, _TRY_S), metadata=metadata, wait_for_ready=True
             )
         except grpc.RpcError as error:
+            _require_undamaged(error, is_doubted=is_doubted, where=where)
             if not _is_worth_another_try(error, waited_s=time.monotonic() - start):
                 raise status.from_rpc_error(error, doing=where) from error
             if is_first:
@@ -87,6 +102,8 @@ def meet_learner(
             time.sleep(min(_PAUSE_S, max(0.0, limit_s - (time.monotonic() - start))))
             continue
         answer = list(call.initial_metadata() or ())
+        if identity.is_damaged(answer):
+            raise DamagedContactError(f"{where}: its answer arrived damaged")
         theirs = identity.from_metadata(answer)
         agreed = verify_learner(ours, theirs, config_identity=runtime.config_identity, where=where)
         return Contact(
@@ -100,6 +117,12 @@ def meet_learner(
         f"no answer from the {where} within {limit_s:g} s; start it with "
         "python -m pirl.learner and the same --config_path"
     )
+
+
+def _require_undamaged(error: grpc.RpcError, *, is_doubted: bool, where: str) -> None:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    if code is grpc.StatusCode.DATA_LOSS or (is_doubted and code in _NOT_SERVED):
+        raise DamagedContactError(f"{where}: the first contact arrived damaged") from error
 
 
 def _require_tls(runtime: RuntimeConfig, seen: list[str | None], *, where: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from urllib.parse import quote, unquote
@@ -26,6 +27,7 @@ METADATA_PREFIX = "pirl-"
 ACTOR_ID_KEY = "pirl-actor-id"
 RANK_KEY = "pirl-rank"
 TOKEN_KEY = "pirl-token"
+CHECKSUM_KEY = "pirl-checksum"
 SECRET_KEY = "pirl-actor-secret"
 """The learner's answer to `Ready` carries it, and every later call of that actor."""
 
@@ -126,6 +128,20 @@ def caller_metadata(
     return (*who, *((key, quote(value)) for key, value in hidden if value is not None))
 
 
+def sealed(metadata: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """`metadata` and a checksum: what a flipped bit made of an identity must not pass for another one."""
+    entries = tuple(metadata)
+    return (*entries, (CHECKSUM_KEY, _checksum(entries)))
+
+
+def is_damaged(metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+    """Whether pirl's entries are not those that were sealed; of entries without a checksum nobody knows."""
+    entries = [(key, value) for key, value in metadata if key.startswith(METADATA_PREFIX)]
+    told = [value for key, value in entries if key == CHECKSUM_KEY]
+    rest = [(key, value) for key, value in entries if key != CHECKSUM_KEY]
+    return told not in ([], [_checksum(rest)])
+
+
 def text_of(metadata: Iterable[tuple[str, str | bytes]], key: str) -> str | None:
     """The decoded text of one metadata key, None when absent, binary or too long."""
     for found, value in metadata:
@@ -173,6 +189,11 @@ def adopt_run_id(ours: Identity, theirs: Claims) -> Identity:
     """Our identity with the learner's run id, once it is known."""
     run_id = theirs.get("run_id")
     return replace(ours, run_id=run_id) if not ours.run_id and isinstance(run_id, str) else ours
+
+
+def _checksum(entries: Iterable[tuple[str, str | bytes]]) -> str:
+    # Sorted: gRPC promises an order within a key only.
+    return f"{zlib.crc32(repr(sorted(entries)).encode()):08x}"
 
 
 def _metadata_key(name: str) -> str:

@@ -25,7 +25,7 @@ from pirl.transport import admission, messages, wire
 from pirl.transport.admission import Handshake
 from pirl.transport.board import Board
 from pirl.transport.channel import EMPTY, FINISHED_KEY, PB, REFUSED_KEY
-from pirl.transport.identity import SECRET_KEY, Identity
+from pirl.transport.identity import SECRET_KEY, Identity, sealed
 from pirl.transport.members import CrowdedError, GivenUpError, Member, Members
 from pirl.transport.refusal import UNREADABLE, RefusalLog, RefusedMessageError, reason_of
 from pirl.transport.schema import TransitionSchema
@@ -148,7 +148,7 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
             self._turn_away(context, refusal)
         _logger.info("actor %r may come in as rank %d", caller.actor_id, caller.rank)
         self._record(answer)
-        context.send_initial_metadata((*self._ours.to_metadata(), (SECRET_KEY, secret)))
+        context.send_initial_metadata(sealed((*self._ours.to_metadata(), (SECRET_KEY, secret))))
         return EMPTY
 
     def StreamParameters(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802

@@ -43,6 +43,8 @@ _REFUSED = {
     grpc.StatusCode.NOT_FOUND: "no learner service at this address",
     grpc.StatusCode.UNIMPLEMENTED: "no learner service at this address",
 }
+_SERVED_BEFORE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)
+"""From a learner that has let this actor in: the name of the call arrived damaged."""
 
 
 def mismatch_details(fields: Sequence[FieldMismatch]) -> str:
@@ -83,6 +85,8 @@ def to_error(
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return LinkClosedError(f"{doing}: the other side no longer knows this one ({details})")
+    if was_admitted and code in _SERVED_BEFORE:
+        return LinkClosedError(f"{doing}: the call arrived damaged ({code.name}: {details})")
     if code in _GONE:
         return LinkClosedError(f"{doing}: {_GONE[code]} ({code.name}: {details})")
     return TransportError(f"{doing}: {_REFUSED[code]} ({code.name}: {details})")

@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_runtime import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, wait_for
+from toy_run import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, wait_for
 
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines

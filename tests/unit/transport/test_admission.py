@@ -71,6 +71,15 @@ def test_a_caller_with_token_identity_and_rank_is_given_a_secret_and_let_in():
     assert members.alive() == [member]
 
 
+def test_a_caller_whose_identity_was_damaged_on_the_way_may_try_again_and_learns_nothing():
+    whole = identity.sealed(a_caller())
+    assert ask(whole)[1].accepted
+    damaged = [(key, value.replace("run-1", "run-3")) for key, value in whole]
+    error = refused(damaged)
+    assert error.code is grpc.StatusCode.DATA_LOSS
+    assert (error.answer.reason, error.answer.mismatches, error.is_final) == ("damaged", (), False)
+
+
 @pytest.mark.parametrize("token", [None, "", "open sesam", "Open sesame"])
 def test_without_the_token_a_caller_learns_nothing(token):
     error = refused(a_caller(token=token, variant="other", rank=7))

@@ -167,9 +167,10 @@ def test_a_deliberate_refusal_is_not_worth_another_try(code: str):
     assert "'gap'" in str(error)
 
 
-def test_an_actor_whose_secret_is_no_longer_known_makes_contact_again():
-    code = grpc.StatusCode.UNAUTHENTICATED
-    error = status.to_error(code, "x", doing="testing", was_admitted=True)
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "NOT_FOUND", "UNIMPLEMENTED"])
+def test_an_actor_that_was_let_in_once_makes_contact_again(code: str):
+    """Its secret is no longer known, or the name of its call was damaged on the way."""
+    error = status.to_error(grpc.StatusCode[code], "x", doing="testing", was_admitted=True)
     assert isinstance(error, LinkClosedError)
 
 

@@ -33,6 +33,17 @@ def test_metadata_form_carries_every_field_exactly_and_is_plain_ascii():
     assert identity.from_metadata(metadata) == ours.claims()
 
 
+def test_entries_that_changed_on_the_way_are_told_from_other_ones():
+    whole = identity.sealed(an_identity().to_metadata())
+    assert not identity.is_damaged([("user-agent", "grpc"), *reversed(whole)])
+    assert not identity.is_damaged(an_identity(run_id="other").to_metadata()), "not sealed at all"
+    for place, (key, value) in enumerate(whole):
+        for damaged in ((key, value + "x"), (key, value[1:]), (key[:-1], value)):
+            is_lost = damaged[0] == identity.CHECKSUM_KEY[:-1]
+            entries = [*whole[:place], damaged, *whole[place + 1 :]]
+            assert identity.is_damaged(entries) is (damaged != (key, value) and not is_lost)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_differing_field_is_named_with_both_values(name: str):
     theirs = replace(an_identity(), **{name: OTHER[name]}).claims()
