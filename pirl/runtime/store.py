@@ -279,7 +279,8 @@ class RolloutStore:
     def drop_held(self, reason: str) -> None:
         """Count everything still held as dropped, so that a finished run's books close."""
         with self._ready:
-            self.dropped[reason] += sum(len(r.transitions) for r in self._all_held())
+            for rollout in self._all_held():
+                self.dropped[reason] += len(rollout.transitions)
             self._rollouts.clear()
             self._taken.clear()
 
