@@ -27,6 +27,11 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
+
+
 def configure_logging(role: str) -> None:
     """One line per event on stderr, prefixed with the role."""
     logging.basicConfig(
@@ -38,3 +43,5 @@ def configure_logging(role: str) -> None:
     # These libraries log every file they touch at INFO.
     for name in ("httpx", "urllib3", "filelock", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # gRPC says so with a traceback when the text of a status was damaged on the way; the line names it.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback)
