@@ -9,16 +9,17 @@ import pytest
 from pirl.runtime.entry import configure_logging
 
 
-def test_a_status_text_that_was_damaged_on_the_way_is_one_line(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["grpc._common", "grpc._cython.cygrpc"])
+def test_bytes_that_grpc_cannot_read_are_one_line_however_many_come(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     configure_logging("actor-0")
-    found = logging.getLogger("grpc._cython.cygrpc")
-    try:
-        b"mess\xe1ge".decode()
-    except UnicodeDecodeError:
-        found.exception("Invalid encoding on %s", b"mess\xe1ge")
+    for _ in range(3):
+        try:
+            b"mess\xe1ge".decode()
+        except UnicodeDecodeError:
+            logging.getLogger(name).exception("Invalid encoding on %s", b"mess\xe1ge")
     (record,) = caplog.records
     assert record.exc_info is None
     assert "Invalid encoding" in record.getMessage()
