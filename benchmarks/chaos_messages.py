@@ -216,7 +216,7 @@ def _attack(tended: Tended, rng: random.Random, count: int) -> dict[str, float]:
     enemy = Enemy(tended.run.port, session.identity, honest.group(1) if honest else "")
     memory = Memory({role: forked_pid(process) for role, process in tended.processes.items()})
     warm_up = min(WARM_UP, count // 3)
-    statuses: Counter[str] = Counter()
+    statuses, surprises = Counter[str](), Counter[str]()
     began = time.monotonic()
     for done in range(count):
         if done == warm_up or (done > warm_up and done % 500 == 0):
@@ -228,13 +228,14 @@ def _attack(tended: Tended, rng: random.Random, count: int) -> dict[str, float]:
         statuses[status] += 1
         # A stock actor's interactions are pickles: they are counted and never loaded, and it stays.
         if status not in DELIBERATE and (name, status) != ("pickled", "OK"):
-            tended.failures.append(f"not refused: {name} met {status}")
+            surprises[f"not refused: {name} met {status}"] += 1
         if _has_ended(tended):
             tended.failures.append(
                 f"learner ended: or the honest actor, after message {done}: {name}"
             )
             break
     memory.sample(is_warm=True)
+    tended.failures += [f"{text}, {n} times" for text, n in surprises.items()]
     tended.failures += memory.failures()
     enemy.close()
     rss = {f"{role} MiB before": round(mib, 1) for role, mib in memory.before.items()}

@@ -375,7 +375,7 @@ def _differences(run: Run, record: dict[str, Any], undisturbed: Undisturbed) -> 
 def _unexplained(record: dict[str, Any], undisturbed: Undisturbed) -> Iterator[str]:
     """Counters that differ although nothing was dropped, or by something else than what was."""
     counters, wanted = record["counters"], undisturbed.counters
-    reasons = {name for name in counters if name.startswith("dropped_")}
+    reasons = {name for name, n in counters.items() if name.startswith("dropped_") and n}
     if counters["consumed"] != wanted["consumed"] or counters["held"]:
         yield f"counter unexplained: {counters}"
     if counters["received"] != counters["consumed"] + counters["dropped"]:
