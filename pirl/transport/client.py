@@ -132,7 +132,7 @@ class ActorLink:
         """
         limit_s = self._runtime.connect_timeout_s if timeout_s is None else timeout_s
         self._stop = stop
-        contact, stub = self._meet(time.monotonic() + limit_s, stop)
+        contact, stub = self._meet(limit_s, stop)
         self._contact = contact
         self._ours = contact.identity
         self._secret = contact.secret
@@ -270,9 +270,9 @@ class ActorLink:
         )
         return identity.sealed((*self._ours.to_metadata(), *who))
 
-    def _meet(self, end: float, stop: threading.Event | None) -> tuple[Contact, Any]:
+    def _meet(self, limit_s: float, stop: threading.Event | None) -> tuple[Contact, Any]:
         """First contact, over another connection after one that damaged it."""
-        failures = 0
+        since, failures = time.monotonic(), 0
         while True:
             self._channel = open_channel(self._runtime)
             stub = services_pb2_grpc.LearnerServiceStub(self._channel)
@@ -282,7 +282,8 @@ class ActorLink:
                     self._ours,
                     runtime=self._runtime,
                     metadata=self._metadata(),
-                    limit_s=end - time.monotonic(),
+                    limit_s=limit_s,
+                    since=since,
                     is_first=not self._ours.run_id,
                     is_doubted=not failures,
                     stop=stop,

@@ -63,6 +63,7 @@ def meet_learner(
     runtime: RuntimeConfig,
     metadata: tuple[tuple[str, str], ...],
     limit_s: float,
+    since: float,
     is_first: bool = True,
     is_doubted: bool = True,
     stop: threading.Event | None = None,
@@ -72,6 +73,8 @@ def meet_learner(
     Args:
         stub: LeRobot's `LearnerServiceStub`.
         metadata: identity and caller, as sent on every call.
+        limit_s: how long to try in all, over every connection.
+        since: monotonic seconds of the first try.
         is_first: the learner was never met: TLS that fails is then a wrong setting, not a bad moment.
         is_doubted: an address without a learner service is damage, as long as no other connection said so.
         stop: looked at between two tries; a process that is told to end must not wait for a learner.
@@ -83,10 +86,10 @@ def meet_learner(
         LinkClosedError: no answer within `limit_s`, or `stop` was set before one came.
         TransportError: the learner has no room for this actor, or nobody serves one at this address.
     """
-    start = time.monotonic()
+    start, end = time.monotonic(), since + limit_s
     tls_failures: list[str | None] = []
     where = f"learner at {address_of(runtime, runtime.port)}"
-    while (left_s := limit_s - (time.monotonic() - start)) > 0:
+    while (left_s := end - time.monotonic()) > 0:
         if stop is not None and stop.is_set():
             raise LinkClosedError(f"told to stop while waiting for the {where}")
         try:
@@ -99,7 +102,7 @@ def meet_learner(
                 raise status.from_rpc_error(error, doing=where) from error
             if is_first:
                 _require_tls(runtime, tls_failures, where=where)
-            time.sleep(min(_PAUSE_S, max(0.0, limit_s - (time.monotonic() - start))))
+            time.sleep(min(_PAUSE_S, max(0.0, end - time.monotonic())))
             continue
         answer = list(call.initial_metadata() or ())
         if identity.is_damaged(answer):
