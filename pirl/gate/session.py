@@ -113,10 +113,9 @@ class GateSession:
                 run(self, writer)
         except Exception as raised:
             # A full disk ends a step as any other failure does: its records are judged and sealed.
-            problem = as_pirl_error(raised)
-            if problem is None:
+            if (ended := _ended_by(raised)) is None:
                 raise
-            error, code = f"{type(problem).__name__}: {problem}", problem.exit_code
+            error, code = ended
             logger.error("step %s ended early: %s", step, error)
         results = writer.results()
         verdict = worst({result.name: result.verdict for result in results})
@@ -236,3 +235,13 @@ def _only_gate(path: Path) -> Generator[None]:
         file.write(f"pid {os.getpid()}")
         file.flush()
         yield
+
+
+def _ended_by(raised: Exception) -> tuple[str, ExitCode] | None:
+    """Text and exit code of an error that ends a step; None for one that is nobody's fault but pirl's.
+
+    The error itself is not handed out: a variable of the frame that caught it would tie it, its frames and the
+    policy in them to a cycle, and Python 3.12.1 crashed when it collected one of those.
+    """
+    problem = as_pirl_error(raised)
+    return problem and (f"{type(problem).__name__}: {problem}", problem.exit_code)
