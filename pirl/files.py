@@ -134,11 +134,15 @@ def copy_tree(source: Path, target: Path) -> Path:
     """Copy a folder to a place where there is none; links are followed, so that none is needed there.
 
     Raises:
-        EnvironmentNotReadyError: the file system refused; what was copied is gone again.
+        EnvironmentNotReadyError: the file system refused, and what was copied is gone again; or there is something
+            at `target`, which stays as it is.
     """
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Before the cleanup below may remove it: what somebody else made is not ours to remove.
+        target.mkdir()
         try:
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, dirs_exist_ok=True)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise

@@ -138,6 +138,16 @@ def test_a_copy_that_does_not_fit_leaves_nothing(tmp_path: Path, largest_file):
     assert not (tmp_path / "copy").exists()
 
 
+def test_copying_a_tree_onto_what_is_there_is_refused_and_removes_nothing(tmp_path: Path):
+    source, target = tmp_path / "source", tmp_path / "copy"
+    for folder in (source, target):
+        folder.mkdir()
+        (folder / folder.name).write_text("kept")
+    with pytest.raises(EnvironmentNotReadyError, match="copy"):
+        copy_tree(source, target)
+    assert [p.name for p in target.iterdir()] == ["copy"]
+
+
 def test_a_user_without_a_home_has_none(monkeypatch):
     def refuse() -> Path:
         raise RuntimeError("Could not determine home directory.")
