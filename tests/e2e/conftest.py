@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from pirl.config.load import load_config
 from pirl.evidence.bundle import BundleWriter
@@ -65,32 +64,15 @@ class RunGate:
     work: Path
     answer: dict[str, object]
 
-    @classmethod
-    def read(cls, folder: Path) -> RunGate:
-        answer = json.loads((folder / "answer.json").read_text())
-        return cls(bundle=folder / "bundle", work=folder / "bundle.work", answer=answer)
-
 
 @pytest.fixture(scope="session")
-def passed_gate(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> RunGate:
+def passed_gate(tmp_path_factory: pytest.TempPathFactory) -> RunGate:
     """`pirl gate --profile embedded --variant flow-noise`, once, on a file system without symbolic links.
 
-    So it is for every process of it; the steps of `gate_before` have links again. The test processes share it.
+    So it is for every process of it; the steps of `gate_before` have links again.
     """
-    if worker_id == "master":
-        return run_gate(tmp_path_factory.mktemp("gate"))
-    shared = tmp_path_factory.getbasetemp().parent / "gate"
-    with FileLock(f"{shared}.lock", timeout=1800):
-        if not (shared / "answer.json").exists():
-            shared.mkdir(exist_ok=True)
-            return run_gate(shared)
-    return RunGate.read(shared)
-
-
-def run_gate(folder: Path) -> RunGate:
-    out = folder / "bundle"
-    site = folder / "site"
-    site.mkdir()
+    out = tmp_path_factory.mktemp("gate") / "bundle"
+    site = tmp_path_factory.mktemp("site")
     (site / "sitecustomize.py").write_text(NO_LINKS)
     argv = [sys.executable, "-m", "pirl.cli", "gate", "--profile", "embedded"]
     argv += ["--variant", "flow-noise", "--launched-by", "test", "--no-mlflow", "--json"]
@@ -103,8 +85,7 @@ def run_gate(folder: Path) -> RunGate:
         timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    (folder / "answer.json").write_text(done.stdout)
-    return RunGate.read(folder)
+    return RunGate(bundle=out, work=out.with_name("bundle.work"), answer=json.loads(done.stdout))
 
 
 @pytest.fixture
