@@ -26,7 +26,7 @@ from chaos_runs import (
     Tended,
     Trial,
     Undisturbed,
-    compare,
+    outcome_of,
 )
 from lerobot.transport import services_pb2, services_pb2_grpc
 from lerobot.transport.utils import send_bytes_in_chunks
@@ -184,11 +184,7 @@ def a_trial(number: int, *, seed: int, count: int, root: Path, wanted: Undisturb
         while time.monotonic() < deadline and tended.tend():
             time.sleep(0.02)
         tended.end()
-        outcome = "failed"
-        if not tended.failures:
-            outcome, failures = compare(tended, wanted)
-            tended.failures += failures
-        tended.look_at_checkpoints()
+        outcome = outcome_of(tended, wanted)
     if not tended.failures:
         shutil.rmtree(folder, ignore_errors=True)
     return Trial(
@@ -198,7 +194,7 @@ def a_trial(number: int, *, seed: int, count: int, root: Path, wanted: Undisturb
         seconds=round(time.monotonic() - started, 1),
         attempts=dict(tended.attempts),
         failures=tended.failures,
-        outcome="failed" if tended.failures else outcome,
+        outcome=outcome,
         numbers=numbers,
     )
 

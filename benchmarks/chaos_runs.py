@@ -316,7 +316,17 @@ def _of_sessions(sessions: set[int]) -> list[str]:
 # -- the comparison --------------------------------------------------------------------------------
 
 
-def compare(tended: Tended, undisturbed: Undisturbed) -> tuple[str, list[str]]:
+def outcome_of(tended: Tended, undisturbed: Undisturbed) -> str:
+    """Outcome of a run that is over; what is wrong with it is added to its failures."""
+    outcome = "failed"
+    if not tended.failures:
+        outcome, failures = _compare(tended, undisturbed)
+        tended.failures += failures
+    tended.look_at_checkpoints()
+    return "failed" if tended.failures else outcome
+
+
+def _compare(tended: Tended, undisturbed: Undisturbed) -> tuple[str, list[str]]:
     """Outcome of a run that finished, and failures: in what it differs from the undisturbed one."""
     run = tended.run
     try:
@@ -593,11 +603,7 @@ def a_trial(
         run = stack.enter_context(a_run(folder, **SETTINGS))
         tended = Tended(run)
         _drive(tended, DISTURBANCES[campaign](tended, rng, count=count))
-        outcome = "failed"
-        if not tended.failures:
-            outcome, failures = compare(tended, wanted)
-            tended.failures += failures
-        tended.look_at_checkpoints()
+        outcome = outcome_of(tended, wanted)
         if tended.failures and campaign == "full disk":
             shutil.copytree(folder / "run", folder / "kept", symlinks=True)
     trial = Trial(
@@ -607,7 +613,7 @@ def a_trial(
         seconds=round(time.monotonic() - started, 1),
         attempts=dict(tended.attempts),
         failures=tended.failures,
-        outcome="failed" if tended.failures else outcome,
+        outcome=outcome,
     )
     (folder / "trial.json").write_text(json.dumps(trial.failures, indent=1))
     if not trial.failures:
