@@ -138,9 +138,10 @@ def main() -> int:
         ).returncode
         if code != 0:
             return 1
-    quick = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/contract", "tests/oracle"]
-    # One after the other: they start processes of their own, and a checkout runs one gate at a time.
-    slow = ["--durations=30", "tests/integration", "tests/e2e"]
+    # Two processes; `tests/conftest.py` says what stays together. One that crashes ends the run.
+    shared = ["-n", "2", "--dist", "loadgroup", "--max-worker-restart=0"]
+    quick = [*shared, "tests/unit", "tests/contract", "tests/oracle"]
+    slow = [*shared, "--durations=30", "tests/integration", "tests/e2e"]
     for arguments in [rest] if rest else [quick, slow]:
         say("$ pytest " + " ".join(arguments))
         argv = [python, "-m", "pytest", *arguments]

@@ -12,15 +12,13 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from pirl.gate import segments
+
 MARK = "PIRL_GATE_MARK"
-_SHARED_MEMORY = Path("/dev/shm")
-_SEGMENTS = ("psm_*", "torch_*", "sem.mp-*")
-"""Names that Python's multiprocessing and torch give; other programs' segments are not ours to judge."""
 _SETTLE_S = 5.0
 
 
@@ -29,7 +27,7 @@ class Watch:
     """Finds every process, port and shared-memory segment that a step started and left behind."""
 
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
-    before: frozenset[str] = field(default_factory=lambda: frozenset(_segments()))
+    before: frozenset[str] = field(default_factory=segments.segments)
 
     @property
     def env(self) -> dict[str, str]:
@@ -45,11 +43,11 @@ class Watch:
             "looked_for": {
                 "processes": list(labels),
                 "ports": list(ports),
-                "shared_memory": list(_SEGMENTS),
+                "shared_memory": list(segments.PATTERNS),
             },
             "processes": self._descendants(),
             "ports": [port for port in ports if _is_open(port)],
-            "shared_memory": sorted(set(_segments()) - self.before),
+            "shared_memory": segments.abandoned(self.before),
         }
 
     def _descendants(self) -> list[str]:
@@ -62,10 +60,6 @@ class Watch:
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
         return found
-
-
-def _segments() -> list[str]:
-    return [path.name for pattern in _SEGMENTS for path in _SHARED_MEMORY.glob(pattern)]
 
 
 def _is_open(port: int) -> bool:

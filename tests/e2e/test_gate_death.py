@@ -25,6 +25,7 @@ from pirl.errors import ExitCode
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.evidence.verify import verify_bundle
 from pirl.gate import main
+from pirl.gate.segments import abandoned, segments
 from pirl.gate.track import NoTracker
 
 REPO = Path(__file__).resolve().parents[2]
@@ -150,7 +151,7 @@ DEATHS = [
 )
 def test_gate_ends_soon_after_a_death_and_says_whose(gate_before, step, victim):
     gate = gate_before(step)
-    before = set(map(str, Path("/dev/shm").iterdir()))
+    before = segments()
     with killing(victim, gate.work) as killer:
         bundle = main.run_steps(gate, NoTracker())
         ended = time.monotonic()
@@ -165,7 +166,7 @@ def test_gate_ends_soon_after_a_death_and_says_whose(gate_before, step, victim):
     assert verify_bundle(bundle.folder).exit_code == 1
     assert writers(gate.work) == []
     assert not any(is_worker(process) for process in own_children())
-    assert set(map(str, Path("/dev/shm").iterdir())) - before == set()
+    assert abandoned(before) == []
 
 
 MARK = "PIRL_TEST_DEATH"

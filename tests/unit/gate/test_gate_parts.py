@@ -29,7 +29,16 @@ from pirl.errors import (
 )
 from pirl.evidence.criteria import STEPS, Verdict
 from pirl.evidence.measure_mismatch import MAX_DEADLINE_S
-from pirl.gate import deadlines, main, mismatch_run, mismatch_step, processes, profiles, session
+from pirl.gate import (
+    deadlines,
+    main,
+    mismatch_run,
+    mismatch_step,
+    processes,
+    profiles,
+    segments,
+    session,
+)
 from pirl.gate import machine as machine_checks
 from pirl.gate.mismatch_run import Case
 from pirl.gate.processes import MARK, Watch, process_records
@@ -386,13 +395,15 @@ def test_a_learner_that_does_not_end_fails_the_step(mismatch):
 
 def test_a_process_a_port_and_a_segment_left_behind_are_found(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "_SETTLE_S", 0.2)
-    monkeypatch.setattr(processes, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(segments, "_SHARED_MEMORY", tmp_path)
     (tmp_path / "psm_before").touch()
     watch = Watch()
     nothing = watch.leftovers(labels=["learner"], ports=[])
     assert (nothing["processes"], nothing["shared_memory"]) == ([], [])
     (tmp_path / "psm_after").touch()
     (tmp_path / "of-another-program").touch()
+    # Open in a living process, as what another program works with.
+    in_use = (tmp_path / "torch_in_use").open("w")
     sleeper = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **watch.env}
     )
@@ -403,6 +414,7 @@ def test_a_process_a_port_and_a_segment_left_behind_are_found(monkeypatch, tmp_p
             port = taken.getsockname()[1]
             found = watch.leftovers(labels=["learner"], ports=[port])
     finally:
+        in_use.close()
         sleeper.kill()
         sleeper.wait()
     assert len(found["processes"]) == 1

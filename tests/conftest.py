@@ -1,0 +1,14 @@
+"""How the tests are shared between processes: a file stays together, and so do the gates.
+
+A checkout runs one gate at a time, and the gates go on from one that all of them share.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        is_gate = item.path.parent.name == "e2e" and item.path.name.startswith("test_gate")
+        item.add_marker(pytest.mark.xdist_group("gate" if is_gate else item.path.name))
