@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -58,7 +59,7 @@ def _door[**P, T](call: Callable[P, T]) -> Callable[P, T]:
 
         try:
             return call(*args, **kwargs)
-        except (MlflowException, SQLAlchemyError, CommandError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError) as error:
             first = str(error).strip().split("\n", 1)[0]
             if "disk is full" in first or (isinstance(error, OSError) and error.errno):
                 cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC, first)
@@ -74,6 +75,14 @@ def _door[**P, T](call: Callable[P, T]) -> Callable[P, T]:
 def default_uri(repo_root: Path) -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite file of the checkout; never relative to the cwd."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{repo_root.resolve()}/mlflow.db"
+
+
+def _require_database(uri: str) -> None:
+    """Ask SQLite itself first: MLflow goes on asking for what is no database for more than a minute."""
+    if uri.startswith("sqlite:///"):
+        path = uri.removeprefix("sqlite:///").split("?", 1)[0]
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
 
 
 def _owner() -> dict[str, str]:
@@ -127,7 +136,9 @@ class MlflowSink:
         lock = repo_root / "mlflow.db.lock"
         with lock.open("w", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            client = _client_class()(tracking_uri=uri or default_uri(repo_root))
+            uri = uri or default_uri(repo_root)
+            _require_database(uri)
+            client = _client_class()(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return MlflowSink(client=client, experiment_id=str(found.experiment_id))
