@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, str] = {
     "bench learn": "pirl.learning.arguments:learn_parser",
     "bench judge": "pirl.learning.arguments:judge_parser",
     "bench study": "pirl.learning.arguments:study_parser",
+    "bench warm-start": "pirl.learning.arguments:warm_start_parser",
     "serve": "pirl.gate.arguments:serve_parser",
 }
 """Where the argument parser of each command is built."""

@@ -16,7 +16,7 @@ def bench_parser() -> argparse.ArgumentParser:
     """`pirl bench` without a command of its own."""
     return argparse.ArgumentParser(
         prog="pirl bench",
-        usage="pirl bench learn | judge | study [options]",
+        usage="pirl bench learn | judge | study | warm-start [options]",
         description="Prove that piRL improves a policy, with records that can be judged again.",
         epilog="`pirl bench learn --help` explains one.",
     )
@@ -52,6 +52,21 @@ def judge_parser() -> argparse.ArgumentParser:
         " says otherwise.",
     )
     parser.add_argument("folder", type=Path)
+    return parser
+
+
+def warm_start_parser() -> argparse.ArgumentParser:
+    """`pirl bench warm-start`."""
+    parser = argparse.ArgumentParser(
+        prog="pirl bench warm-start",
+        description="Make a policy to start from: scripted demonstrations, then LeRobot's own supervised loss.",
+        epilog="Further --section.field=value arguments override the train config.",
+    )
+    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--config", help="another train config")
+    parser.add_argument("--params", type=Path, default=PARAMS, help="the file with `learn`")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the policy")
     return parser
 
 

@@ -42,7 +42,7 @@ def loaded_by(program: str, *argv: str) -> tuple[set[str], str]:
 
 
 def test_every_command_says_what_it_takes_and_loads_nothing_for_it():
-    commands = [*COMMANDS, "bench learn", "bench judge", "bench study"]
+    commands = [*COMMANDS, "bench learn", "bench judge", "bench study", "bench warm-start"]
     program = "import sys\nfrom pirl.cli import main\n" + "\n".join(
         f"print(main({[*command.split(), question]!r}))"
         for command in commands
