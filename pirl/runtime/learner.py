@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -439,4 +441,6 @@ def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) 
     configure_logging("learner")
     stop = stop_on_signals()
     logger.info("\n%s", preflight_summary(loaded))
-    return int(run_learner(loaded, stop=stop, build=build))
+    # A learner answers nothing: what a library prints is progress, and no reader of it decides the exit code.
+    with redirect_stdout(sys.stderr):
+        return int(run_learner(loaded, stop=stop, build=build))
