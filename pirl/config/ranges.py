@@ -105,6 +105,7 @@ RANGES: dict[str, Range] = {
     "runtime.connect_timeout_s": _SECONDS,
     "runtime.reconnect_s": Range(0, 7 * 24 * 3600, "seconds; 0 ends at once"),
     "runtime.rollout_timeout_s": _SECONDS,
+    "runtime.replacement_timeout_s": _SECONDS,
     "runtime.version_timeout_s": _SECONDS,
     "runtime.heartbeat_s": _SECONDS,
     "runtime.actor_timeout_s": _SECONDS,

@@ -227,6 +227,8 @@ class Learner:
                     min_decisions=runtime.rollout_chunks,
                     timeout_s=runtime.rollout_timeout_s,
                     stop=self._stop,
+                    replacement_s=runtime.replacement_timeout_s,
+                    has_actors=lambda: bool(self._server.alive_ranks()),
                 )
             if taken is None:
                 return ExitCode.INTERRUPTED
