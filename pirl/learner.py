@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pirl.config.routing import is_pi_rl
+from pirl.config.routing import is_pi_rl, split_config_path
 from pirl.errors import ExitCode
 from pirl.guard import run_guarded
 from pirl.runtime.lerobot_sac import run_lerobot
@@ -20,10 +20,27 @@ def main(argv: Sequence[str]) -> int:
         return int(ExitCode.OK)
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
+    _refuse_early(argv)
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import learner
 
     return learner.main(argv)
+
+
+def _refuse_early(argv: Sequence[str]) -> None:
+    """Stop at a wrong config or folder before the imports, which take half a minute on a busy machine.
+
+    Raises:
+        ConfigError, EnvironmentNotReadyError: as the learner would.
+    """
+    from pirl.config.check import check_config
+    from pirl.ownership import disown
+    from pirl.runtime.layout import open_run_folder
+
+    checked = check_config(*split_config_path(argv))
+    # Without a name of its own the folder gets one from the run id, and is nobody's yet.
+    if checked.cfg.output_dir is not None:
+        disown(open_run_folder(checked, run_id="").root)
 
 
 if __name__ == "__main__":

@@ -33,18 +33,16 @@ from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
 from pirl.errors import (
     CheckpointError,
-    ConfigError,
     ExitCode,
-    FieldError,
     ParityError,
     PirlError,
 )
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.files import Appender, human_bytes, require_space, write_bytes
-from pirl.ownership import contents, disown, own
+from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
-from pirl.runtime.layout import RunFolder, run_root
+from pirl.runtime.layout import RunFolder, open_run_folder
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.session import (
@@ -383,28 +381,6 @@ def _update_of(line: bytes) -> float:
         return float(row.get("update", row.get("step", math.inf)))
     except (ValueError, TypeError, AttributeError):
         return math.inf
-
-
-def open_run_folder(loaded: LoadedConfig, run_id: str) -> RunFolder:
-    """The run's output folder, owned by this process from now on; `disown` gives it back.
-
-    Raises:
-        ConfigError: another process owns the folder, or it holds a run and this one does not resume.
-        EnvironmentNotReadyError: it cannot be written.
-    """
-    folder = RunFolder(run_root(loaded.cfg.output_dir, run_id))
-    own(folder.root, field="output_dir")
-    if loaded.cfg.resume or not contents(folder.root):
-        return folder
-    disown(folder.root)
-    error = FieldError(
-        field="output_dir",
-        value=str(folder.root),
-        expected="a folder that does not exist yet, or --resume=true",
-        fix="choose another output_dir, or resume with --resume=true "
-        "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
-    )
-    raise ConfigError([error])
 
 
 def run_learner(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import resource
 import socket
 import sys
@@ -156,6 +157,16 @@ def test_a_flood_of_refusals_leaves_the_record_of_an_accepted_actor_and_a_short_
         assert learner.counter("handshakes_refused_token") == 400
     refusals = [r for r in caplog.records if "refused Ready" in r.getMessage()]
     assert 1 <= len(refusals) <= 10
+
+
+def test_an_actor_that_comes_and_goes_leaves_a_short_log(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    with a_learner() as learner, a_stub(learner) as stub:
+        for _ in range(100):
+            metadata = metadata_of(an_identity(), secret=secret_from(stub))
+            stub.SendInteractions(iter(()), metadata=metadata, timeout=5)
+    assert learner.counter("actors_lost") == 100
+    assert 2 <= len([r for r in caplog.records if r.name.startswith("pirl.transport")]) <= 12
 
 
 # -- messages --------------------------------------------------------------------------------------
