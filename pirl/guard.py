@@ -18,11 +18,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pirl.errors import ExitCode
 from pirl.foreign import as_pirl_error
 from pirl.secrecy import shown_command, without_secrets
 from pirl.streams import lost_answer, outlive_streams
+
+_stopped = threading.Event()
+"""Whether a signal interrupted the command."""
 
 
 def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -31,6 +36,7 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     `SystemExit` passes: it is how argparse ends. A process that is stopped before it has begun, while it still
     imports, has no folder yet and so no record: it ends with the line `interrupted`.
     """
+    _stopped.clear()
     _end_in_order_when_stopped()
     outlive_streams()
     try:
@@ -42,6 +48,9 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - the one place that may catch everything, panics of Rust too
+        if _stopped.is_set():
+            # A library that catches everything made something else of the interrupt.
+            return _end("interrupted", ExitCode.INTERRUPTED)
         found = as_pirl_error(error)
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
@@ -54,7 +63,13 @@ def _end_in_order_when_stopped() -> None:
         return
     for signum in stop_signals():
         if signal.getsignal(signum) is signal.SIG_DFL:
-            signal.signal(signum, signal.default_int_handler)
+            signal.signal(signum, interrupt)
+
+
+def interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:
+    """A signal handler: end as Ctrl-C does, whatever becomes of the exception on its way."""
+    _stopped.set()
+    raise KeyboardInterrupt
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def main(argv: Sequence[str]) -> int:
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
     _refuse_early(argv)
+    # Read when gRPC is imported. Otherwise anybody who connects without TLS writes a line into the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import learner
 

@@ -173,6 +173,15 @@ def check_ranges(view: View) -> Iterator[FieldError]:
                 expected="one of " + ", ".join(words),
                 fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
             )
+    for name in sorted(FREE_TEXT):
+        # An unset variable of a shell: without this a learner would serve in plain text, or take any split.
+        if view.text(name) == "":
+            yield FieldError(
+                field=name,
+                value="",
+                expected="a text, or null for none",
+                fix=f"set {name}, or leave it out; a variable that was to fill it may be unset",
+            )
 
 
 def _outside(name: str, value: float, allowed: Range) -> FieldError:

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from pirl.errors import ConfigError, FieldError
 from pirl.ownership import contents, disown, own
 
-if TYPE_CHECKING:
-    from pirl.config.check import CheckedConfig
-    from pirl.config.load import LoadedConfig
+
+class Configured(Protocol):
+    """A config that was checked, or loaded as well."""
+
+    @property
+    def cfg(self) -> Any:
+        """With `output_dir` and `resume`."""
+        ...
 
 
 def run_root(output_dir: Path | None, run_id: str) -> Path:
@@ -65,7 +70,7 @@ class RunFolder:
         return self.root / f"actor-{rank}" / "run.json"
 
 
-def open_run_folder(config: CheckedConfig | LoadedConfig, run_id: str) -> RunFolder:
+def open_run_folder(config: Configured, run_id: str) -> RunFolder:
     """The run's output folder, owned by this process from now on; `disown` gives it back.
 
     Raises:

@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ import yaml
 
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
 from pirl.foreign import as_pirl_error, machine_error
-from pirl.guard import run_guarded
+from pirl.guard import interrupt, run_guarded
 from pirl.secrecy import hide, shown_command, without_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -254,6 +255,20 @@ def test_what_no_encoding_can_carry_is_escaped():
         "sys.exit(run_guarded(lambda _: int(sys.stdout.write(chr(0xD800)) > 1), []))"
     )
     assert run_with(command)[:2] == (0, "\\ud800")
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_an_interrupt(capsys):
+    """PyOpenGL does; a run that was told to stop then ended as one without a graphics library."""
+
+    def command(argv: Sequence[str]) -> int:
+        try:
+            interrupt(signal.SIGTERM, None)
+        except KeyboardInterrupt:
+            raise ImportError("no library") from None
+
+    assert run_guarded(command, []) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    assert run_guarded(raising(ImportError("no library")), []) == ExitCode.CHECK_FAILED
 
 
 def test_argparse_ends_as_it_likes():
