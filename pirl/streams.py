@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -29,6 +29,11 @@ class Surviving(io.RawIOBase):
         self._descriptor = descriptor
         self._given = in_place_of
         self.refusal: OSError | None = None
+
+    @property
+    def name(self) -> int:
+        """As a raw file that was opened by number has it."""
+        return self._descriptor
 
     def writable(self) -> bool:
         return True
@@ -73,7 +78,7 @@ def lost_answer() -> OSError | None:
     return buffer.refusal if isinstance(buffer, Surviving) else None
 
 
-def _outliving(stream: io.TextIOBase | None, number: int) -> io.TextIOBase:
+def _outliving(stream: TextIO | None, number: int) -> TextIO:
     encoding = "utf-8"
     if stream is not None:
         if not _writes_to(stream, number) or isinstance(stream.buffer, Surviving):
@@ -91,7 +96,7 @@ def _outliving(stream: io.TextIOBase | None, number: int) -> io.TextIOBase:
     )
 
 
-def _writes_to(stream: io.TextIOBase, number: int) -> bool:
+def _writes_to(stream: TextIO, number: int) -> bool:
     try:
         return stream.fileno() == number
     except (OSError, ValueError):
