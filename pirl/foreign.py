@@ -51,8 +51,6 @@ def as_pirl_error(error: BaseException) -> PirlError | None:
     machine = machine_error(error)
     if machine is not None:
         return machine
-    if isinstance(error, BrokenPipeError):
-        return PirlError("whoever read the output of this command is gone")
     if isinstance(error, OSError):
         return _os_error(error)
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("pirl"):

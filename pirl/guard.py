@@ -2,12 +2,11 @@
 
 Owns the edge between pirl and the shell. A deliberate error keeps its code, a foreign one of a known kind is
 translated (`pirl.foreign`), anything else ends with 1 and a report file. Nothing can prompt: standard input
-reads as empty.
+reads as empty. Nothing fails because its terminal went away (`pirl.streams`).
 """
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import signal
@@ -19,10 +18,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pirl.errors import ExitCode
 from pirl.foreign import as_pirl_error
 from pirl.secrecy import shown_command, without_secrets
+from pirl.streams import lost_answer, outlive_streams
+
+_stopped = threading.Event()
+"""Whether a signal interrupted the command."""
 
 
 def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -31,21 +36,21 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     `SystemExit` passes: it is how argparse ends. A process that is stopped before it has begun, while it still
     imports, has no folder yet and so no record: it ends with the line `interrupted`.
     """
+    _stopped.clear()
     _end_in_order_when_stopped()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name from a damaged file may hold what no encoding can carry.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    outlive_streams()
     try:
         with _no_prompt():
             code = int(command(argv))
-            # Here and not when the interpreter ends, where a broken pipe could only be shown as a traceback.
-            sys.stdout.flush()
-            return code
+        return _delivered(code)
     except KeyboardInterrupt:
         return _end("interrupted", ExitCode.INTERRUPTED)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - the one place that may catch everything, panics of Rust too
+        if _stopped.is_set():
+            # A library that catches everything made something else of the interrupt.
+            return _end("interrupted", ExitCode.INTERRUPTED)
         found = as_pirl_error(error)
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
@@ -58,7 +63,13 @@ def _end_in_order_when_stopped() -> None:
         return
     for signum in stop_signals():
         if signal.getsignal(signum) is signal.SIG_DFL:
-            signal.signal(signum, signal.default_int_handler)
+            signal.signal(signum, interrupt)
+
+
+def interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:
+    """A signal handler: end as Ctrl-C does, whatever becomes of the exception on its way."""
+    _stopped.set()
+    raise KeyboardInterrupt
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -70,13 +81,21 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
 
 
-def _end(message: str, code: ExitCode) -> int:
-    _settle_stdout()
-    # Without a reader for it there is nobody to tell.
-    with suppress(OSError):
-        sys.stderr.write(without_secrets(message) + "\n")
-        sys.stderr.flush()
+def _end(message: str, code: int) -> int:
+    sys.stderr.write(without_secrets(message) + "\n")
     return int(code)
+
+
+def _delivered(code: int) -> int:
+    """`code`, or 3 for a success whose answer nobody got; 1 would say that a check failed."""
+    lost = lost_answer()
+    if lost is None:
+        return code
+    return _end(
+        f"error: standard output did not take the answer: {lost.strerror}\n"
+        "  fix: ask again with another output; files that the command wrote are complete",
+        code or ExitCode.NOT_READY,
+    )
 
 
 @contextmanager
@@ -89,17 +108,6 @@ def _no_prompt() -> Generator[None]:
             yield
         finally:
             sys.stdin = given
-
-
-def _settle_stdout() -> None:
-    """What cannot be written goes nowhere: at its end the interpreter would try again and show a traceback."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            descriptor = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(descriptor, sys.stdout.fileno())
-            os.close(descriptor)
 
 
 def _unexpected(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,10 +23,30 @@ def main(argv: Sequence[str]) -> int:
 
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
+    _refuse_early(argv)
+    # Read when gRPC is imported. Otherwise anybody who connects without TLS writes a line into the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import learner
 
     return learner.main(argv)
+
+
+def _refuse_early(argv: Sequence[str]) -> None:
+    """Stop at a wrong config or folder before the imports, which take half a minute on a busy machine.
+
+    Raises:
+        ConfigError, EnvironmentNotReadyError: as the learner would.
+    """
+    from pirl.config.check import check_config
+    from pirl.config.routing import split_config_path
+    from pirl.ownership import disown
+    from pirl.runtime.layout import open_run_folder
+
+    checked = check_config(*split_config_path(argv))
+    # Without a name of its own the folder gets one from the run id, and is nobody's yet.
+    if checked.cfg.output_dir is not None:
+        disown(open_run_folder(checked, run_id="").root)
 
 
 if __name__ == "__main__":

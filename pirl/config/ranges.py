@@ -105,6 +105,7 @@ RANGES: dict[str, Range] = {
     "runtime.connect_timeout_s": _SECONDS,
     "runtime.reconnect_s": Range(0, 7 * 24 * 3600, "seconds; 0 ends at once"),
     "runtime.rollout_timeout_s": _SECONDS,
+    "runtime.replacement_timeout_s": _SECONDS,
     "runtime.version_timeout_s": _SECONDS,
     "runtime.heartbeat_s": _SECONDS,
     "runtime.actor_timeout_s": _SECONDS,
@@ -171,6 +172,15 @@ def check_ranges(view: View) -> Iterator[FieldError]:
                 value=word,
                 expected="one of " + ", ".join(words),
                 fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
+            )
+    for name in sorted(FREE_TEXT):
+        # An unset variable of a shell: without this a learner would serve in plain text, or take any split.
+        if view.text(name) == "":
+            yield FieldError(
+                field=name,
+                value="",
+                expected="a text, or null for none",
+                fix=f"set {name}, or leave it out; a variable that was to fill it may be unset",
             )
 
 

@@ -233,6 +233,10 @@ class RuntimeConfig:
     """An actor that lost its learner tries this long to get it back; 0 ends at once."""
     rollout_timeout_s: float = 1800.0
     """The learner stops when no usable decision arrives for this long."""
+    replacement_timeout_s: float = 300.0
+    """So it does when actors were given up for what they sent, none is left and none came for this
+    long. Host-local.
+    """
     version_timeout_s: float = 14400.0
     """An actor gives its learner up when it publishes nothing for this long. Host-local."""
     heartbeat_s: float = 5.0

@@ -38,6 +38,9 @@ def main(argv: Sequence[str]) -> int:
     if args.verify is not None or args.compare is not None:
         if overrides or args.policy_path is not None:
             raise _usage("--verify, --compare", "alone", "they read result folders and run nothing")
+        for name in [args.verify] if args.verify is not None else args.compare:
+            if not Path(name).is_dir():
+                raise _usage("--verify, --compare", "result folders", f"{name} is not a folder")
         return _verify(args) if args.verify is not None else _compare(args)
     return _evaluate(args, overrides)
 

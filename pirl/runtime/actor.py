@@ -7,10 +7,12 @@ Owns the loop and the actor's own records. Refuses to know how weights are train
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -367,7 +369,9 @@ def main(argv: Sequence[str]) -> int:
     configure_logging(f"actor-{args.rank}")
     stop = stop_on_signals()
     try:
-        return int(run_actor(loaded, rank=args.rank, stop=stop, record_video=args.record_video))
+        # As a learner: what a simulator prints is progress.
+        with redirect_stdout(sys.stderr):
+            return int(run_actor(loaded, rank=args.rank, stop=stop, record_video=args.record_video))
     except (EnvError, LinkClosedError) as error:
         # Told to stop, it lost what was told to stop as well.
         if not stop.is_set():

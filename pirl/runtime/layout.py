@@ -1,9 +1,25 @@
-"""Where everything of a run lies below its output folder."""
+"""Where everything of a run lies below its output folder, and whose that folder is.
+
+Imports nothing heavy, so that a folder is refused before torch is loaded. Read `pirl.ownership` next.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+from pirl.errors import ConfigError, FieldError
+from pirl.ownership import contents, disown, own
+
+
+class Configured(Protocol):
+    """A config that was checked, or loaded as well."""
+
+    @property
+    def cfg(self) -> Any:
+        """With `output_dir` and `resume`."""
+        ...
 
 
 def run_root(output_dir: Path | None, run_id: str) -> Path:
@@ -52,3 +68,25 @@ class RunFolder:
     def actor_record(self, rank: int) -> Path:
         """Handshake, versions acted with, counters, exit reason."""
         return self.root / f"actor-{rank}" / "run.json"
+
+
+def open_run_folder(config: Configured, run_id: str) -> RunFolder:
+    """The run's output folder, owned by this process from now on; `disown` gives it back.
+
+    Raises:
+        ConfigError: another process owns the folder, or it holds a run and this one does not resume.
+        EnvironmentNotReadyError: it cannot be written.
+    """
+    folder = RunFolder(run_root(config.cfg.output_dir, run_id))
+    own(folder.root, field="output_dir")
+    if config.cfg.resume or not contents(folder.root):
+        return folder
+    disown(folder.root)
+    error = FieldError(
+        field="output_dir",
+        value=str(folder.root),
+        expected="a folder that does not exist yet, or --resume=true",
+        fix="choose another output_dir, or resume with --resume=true "
+        "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
+    )
+    raise ConfigError([error])

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,18 +33,16 @@ from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
 from pirl.errors import (
     CheckpointError,
-    ConfigError,
     ExitCode,
-    FieldError,
     ParityError,
     PirlError,
 )
 from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.files import Appender, human_bytes, require_space, write_bytes
-from pirl.ownership import contents, disown, own
+from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
-from pirl.runtime.layout import RunFolder, run_root
+from pirl.runtime.layout import RunFolder, open_run_folder
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.session import (
@@ -225,6 +225,8 @@ class Learner:
                     min_decisions=runtime.rollout_chunks,
                     timeout_s=runtime.rollout_timeout_s,
                     stop=self._stop,
+                    replacement_s=runtime.replacement_timeout_s,
+                    has_actors=lambda: bool(self._server.alive_ranks()),
                 )
             if taken is None:
                 return ExitCode.INTERRUPTED
@@ -381,28 +383,6 @@ def _update_of(line: bytes) -> float:
         return math.inf
 
 
-def open_run_folder(loaded: LoadedConfig, run_id: str) -> RunFolder:
-    """The run's output folder, owned by this process from now on; `disown` gives it back.
-
-    Raises:
-        ConfigError: another process owns the folder, or it holds a run and this one does not resume.
-        EnvironmentNotReadyError: it cannot be written.
-    """
-    folder = RunFolder(run_root(loaded.cfg.output_dir, run_id))
-    own(folder.root, field="output_dir")
-    if loaded.cfg.resume or not contents(folder.root):
-        return folder
-    disown(folder.root)
-    error = FieldError(
-        field="output_dir",
-        value=str(folder.root),
-        expected="a folder that does not exist yet, or --resume=true",
-        fix="choose another output_dir, or resume with --resume=true "
-        "--config_path RUN/checkpoints/last/pretrained_model/train_config.json",
-    )
-    raise ConfigError([error])
-
-
 def run_learner(
     loaded: LoadedConfig, *, stop: threading.Event, build: Callable[..., Session] = build_session
 ) -> ExitCode:
@@ -439,4 +419,6 @@ def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) 
     configure_logging("learner")
     stop = stop_on_signals()
     logger.info("\n%s", preflight_summary(loaded))
-    return int(run_learner(loaded, stop=stop, build=build))
+    # A learner answers nothing: what a library prints is progress, and no reader of it decides the exit code.
+    with redirect_stdout(sys.stderr):
+        return int(run_learner(loaded, stop=stop, build=build))

@@ -23,7 +23,7 @@ from typing import IO, Protocol, Self
 
 from pirl.errors import PirlError
 from pirl.files import writing
-from pirl.guard import stop_signals
+from pirl.guard import interrupt, stop_signals
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -75,7 +75,7 @@ def interrupt_on_signals() -> None:
 
     def handler(signum: int, frame: FrameType | None) -> None:
         run_first_acts()
-        signal.default_int_handler(signum, frame)
+        interrupt(signum, frame)
 
     for signum in stop_signals():
         signal.signal(signum, handler)

@@ -8,6 +8,7 @@ Why not LeRobot's `ReplayBuffer`: it converts to float32, augments and samples w
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -63,6 +64,8 @@ class RolloutStore:
         """What the update under way works with."""
         self._used: set[_Key] = set()
         """Keys of admissible versions that an update has consumed."""
+        self._refused: dict[int, str] = {}
+        """Why the last actor of a rank was given up, since an update last used what was taken."""
         self._losses = 0
         self._current_version = 0
         self._begun = time.monotonic()
@@ -115,6 +118,7 @@ class RolloutStore:
     def on_actor_refused(self, rank: int, actor_id: str, reason: str) -> None:
         """Discard all that an actor delivered and no update has consumed, complete or not."""
         with self._ready:
+            self._refused[rank] = reason
             for key in self._keys_of(rank, actor_id):
                 version, _, _, episode = key
                 self.dropped[reason] += len(self._rollouts.pop(key).transitions)
@@ -182,7 +186,13 @@ class RolloutStore:
             self._ready.notify_all()
 
     def take(
-        self, *, min_decisions: int, timeout_s: float, stop: threading.Event
+        self,
+        *,
+        min_decisions: int,
+        timeout_s: float,
+        stop: threading.Event,
+        replacement_s: float = math.inf,
+        has_actors: Callable[[], bool] = lambda: True,
     ) -> TakenRollouts | None:
         """Block until an update's decisions are there; None when `stop` is set meanwhile.
 
@@ -191,10 +201,16 @@ class RolloutStore:
         `sync`: exactly one complete rollout of the current version from every rank. `async`: every complete
         episode of an admissible version, once they have at least `min_decisions` decisions in all.
 
+        Args:
+            replacement_s: how long nobody may be there after an actor was given up for what it sent.
+            has_actors: whether somebody is.
+
         Raises:
-            LinkClosedError: nothing that is still held arrived for `timeout_s`.
+            LinkClosedError: nothing that is still held arrived for `timeout_s`, or nobody came for
+                `replacement_s`.
         """
         with self._ready:
+            deserted = time.monotonic()
             while True:
                 if self._error is not None:
                     raise self._error
@@ -212,6 +228,15 @@ class RolloutStore:
                         f"(runtime.rollout_timeout_s = {timeout_s}); have: {self._summary()}; "
                         f"dropped so far: {self._dropped_summary()}"
                     )
+                # Whoever went away by itself may come back; who was given up has shown what its like would send.
+                if not self._refused or has_actors():
+                    deserted = time.monotonic()
+                elif time.monotonic() - deserted > replacement_s:
+                    raise LinkClosedError(
+                        f"no actor is left for version {self._current_version}, and none came for "
+                        f"{replacement_s:g} s (runtime.replacement_timeout_s); given up: "
+                        f"{self._refused_summary()}; dropped so far: {self._dropped_summary()}"
+                    )
                 self._ready.wait(timeout=0.2)
 
     def consume(self) -> None:
@@ -220,6 +245,7 @@ class RolloutStore:
             self.consumed += sum(len(r.transitions) for r in self._taken.values())
             self._used.update(self._taken)
             self._taken.clear()
+            self._refused.clear()
             if self._mode == "sync":
                 # What a replaced actor had delivered for this version is a second copy of the same decisions.
                 for key in [k for k in self._rollouts if k[0] == self._current_version]:
@@ -243,6 +269,7 @@ class RolloutStore:
                     continue
                 self.dropped[reason] += len(rollout.transitions)
                 self._owners.pop((version, unit), None)
+                self._refused[rank] = reason
                 senders.setdefault((rank, actor_id), []).extend(wrong)
             self._taken.clear()
             return senders
@@ -414,6 +441,9 @@ class RolloutStore:
             ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             or "none"
         )
+
+    def _refused_summary(self) -> str:
+        return ", ".join(f"rank {rank} for {why}" for rank, why in sorted(self._refused.items()))
 
     def _summary(self) -> str:
         parts = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import resource
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lerobot.transport import services_pb2
 from lerobot.transport.utils import MAX_MESSAGE_SIZE
 
 from pirl.config.recipe import RuntimeConfig
+from pirl.config.strictjson import read_bytes
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 
 type Option = tuple[str, int]
@@ -39,6 +41,9 @@ _IDLE_S = 60.0
 """So is one without a call; that of an actor always has some."""
 _MANY = 10_000
 """Connections; each actor needs one."""
+
+_MAX_PEM_BYTES = 4 * 2**20
+"""The authorities that a whole distribution trusts have 0.2 MB."""
 
 
 def ping_timeout_s(heartbeat_s: float) -> float:
@@ -170,12 +175,25 @@ def server_credentials(runtime: RuntimeConfig) -> grpc.ServerCredentials | None:
     """TLS credentials of the learner, None without TLS; with `tls_ca` actors must have their own.
 
     Raises:
-        EnvironmentNotReadyError: a file cannot be read.
+        EnvironmentNotReadyError: a file cannot be read, or holds something else.
     """
     if not runtime.tls_cert or not runtime.tls_key:
         return None
     pair = (_read(runtime.tls_key), _read(runtime.tls_cert))
     authority = _read(runtime.tls_ca) if runtime.tls_ca else None
+    # gRPC takes anything, and then says that the address cannot be bound.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # With a password, or OpenSSL asks for one on the terminal; an encrypted key is refused.
+        context.load_cert_chain(runtime.tls_cert, runtime.tls_key, password="")
+        if runtime.tls_ca:
+            context.load_verify_locations(runtime.tls_ca)
+    except ssl.SSLError as error:
+        raise EnvironmentNotReadyError(
+            f"the TLS files cannot be used: {str(error.reason or error).replace('_', ' ').lower()}",
+            remedy="runtime.tls_cert is a certificate in PEM, runtime.tls_key its key without a "
+            "password, runtime.tls_ca the certificates that signed the actors'",
+        ) from error
     return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
@@ -210,9 +228,10 @@ def open_channel(runtime: RuntimeConfig) -> grpc.Channel:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
+        return read_bytes(Path(path), max_bytes=_MAX_PEM_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise EnvironmentNotReadyError(
-            f"TLS file {Path(path).name} cannot be read: {error.strerror}",
+            f"TLS file {Path(path).name} cannot be read: {reason}",
             remedy="check runtime.tls_cert, runtime.tls_key and runtime.tls_ca",
         ) from error

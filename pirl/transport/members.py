@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pirl.errors import TransportError
+from pirl.transport.refusal import RefusalLog
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Members:
         self._actors = actors
         self._on_lost = on_lost
         self._lock = threading.Lock()
+        self._log = RefusalLog(_logger)
         self._key = secrets.token_bytes(32)
         self._by_rank: dict[int, Member] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
@@ -217,9 +219,9 @@ class Members:
                     del self._by_rank[member.rank]
             level = logging.INFO if member.said_goodbye else logging.WARNING
             if not is_logged:
-                _logger.log(
-                    level, "actor %r (rank %d) left: %s", member.actor_id, member.rank, reason
-                )
+                # By rank, so that one who comes and goes does not hide that another one left.
+                text = f"actor {member.actor_id!r} (rank {member.rank}) left: {reason}"
+                self._log.line(f"left {member.rank}", text, level=level)
             self._on_lost(member.rank, member.actor_id, reason)
         for call in uploads:
             call.cancel()

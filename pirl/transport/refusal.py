@@ -1,6 +1,7 @@
-"""A message that its sender alone has to pay for: the error, and the log line of a refused call.
+"""A message that its sender alone has to pay for: the error, and the log line of what a peer brings about.
 
-Owns the short names of reasons and how often a refusal is logged. Read `pirl.transport.service` next.
+Owns the short names of reasons and how often a line is logged that a peer can cause again and again.
+Read `pirl.transport.service` next.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class RefusalLog:
         self._last: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
-    def line(self, reason: str, text: str) -> None:
+    def line(self, reason: str, text: str, *, level: int = logging.WARNING) -> None:
         """Log `text`, cut to one short line, unless `reason` was logged a moment ago."""
         now = time.monotonic()
         with self._lock:
@@ -52,4 +53,4 @@ class RefusalLog:
             self._last[reason] = now
             left_out = self._left_out.pop(reason, 0)
         more = f" ({left_out} more since the last line)" if left_out else ""
-        self._logger.warning("%s%s", " ".join(text.split())[:_MAX_LINE], more)
+        self._logger.log(level, "%s%s", " ".join(text.split())[:_MAX_LINE], more)

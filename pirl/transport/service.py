@@ -146,7 +146,8 @@ class LearnerService(services_pb2_grpc.LearnerServiceServicer):
             secret, answer = admission.contact(caller, self.members)
         except admission.RefusedError as refusal:
             self._turn_away(context, refusal)
-        _logger.info("actor %r may come in as rank %d", caller.actor_id, caller.rank)
+        text = f"actor {caller.actor_id!r} may come in as rank {caller.rank}"
+        self._refusals.line(f"contact {caller.rank}", text, level=logging.INFO)
         self._record(answer)
         context.send_initial_metadata(sealed((*self._ours.to_metadata(), (SECRET_KEY, secret))))
         return EMPTY

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import logging
 import resource
 import socket
 import sys
@@ -35,7 +37,7 @@ from transport_builders import (
 
 from pirl.config.recipe import RuntimeConfig
 from pirl.errors import LinkClosedError, MismatchError, TransportError
-from pirl.transport import channel, identity, messages, wire
+from pirl.transport import channel, identity, members, messages, service, wire
 from pirl.transport.channel import REFUSED_KEY
 from pirl.transport.client import ActorLink
 from pirl.transport.members import CALLS_PER_MEMBER
@@ -158,6 +160,16 @@ def test_a_flood_of_refusals_leaves_the_record_of_an_accepted_actor_and_a_short_
     assert 1 <= len(refusals) <= 10
 
 
+def test_an_actor_that_comes_and_goes_leaves_a_short_log(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    with a_learner() as learner, a_stub(learner) as stub:
+        for _ in range(100):
+            metadata = metadata_of(an_identity(), secret=secret_from(stub))
+            stub.SendInteractions(iter(()), metadata=metadata, timeout=5)
+    assert learner.counter("actors_lost") == 100
+    assert 2 <= len([r for r in caplog.records if r.name.startswith("pirl.transport")]) <= 12
+
+
 # -- messages --------------------------------------------------------------------------------------
 
 
@@ -196,6 +208,36 @@ WHOLE_BUT_WRONG: dict[str, tuple[str, bytes, str]] = {
     "no json": ("SendInteractions", messages.with_checksum(b"}" * 1000), "malformed"),
     "deep json": ("SendInteractions", messages.with_checksum(b"[" * 100_000), "malformed"),
 }
+
+
+def test_nothing_of_a_refused_message_is_kept(monkeypatch: pytest.MonkeyPatch):
+    """After the last refusals that are remembered, as many again leave as many objects."""
+    monkeypatch.setattr(members, "_MAX_ENDED", 8)
+    monkeypatch.setattr(service, "_MAX_ACCEPTED", 8)
+    monkeypatch.setattr(service, "_MAX_REFUSED", 8)
+    kinds = list(WHOLE_BUT_WRONG.values())
+
+    def objects_after(strikes: int) -> int:
+        for number in range(strikes):
+            call, raw, _ = kinds[number % len(kinds)]
+            kind = {"SendTransitions": "Transition", "SendInteractions": "InteractionMessage"}
+            pieces = send_bytes_in_chunks(raw, getattr(services_pb2, kind[call]))
+            metadata = metadata_of(an_identity(), secret=secret_from(stub))
+            with pytest.raises(grpc.RpcError):
+                getattr(stub, call)(pieces, metadata=metadata, timeout=5)
+        within(5.0, lambda: learner.server.alive_ranks() == [])
+        learner.sink.lost.clear()
+        learner.sink.refused.clear()
+        gc.collect()
+        return len(gc.get_objects())
+
+    with a_learner() as learner, a_stub(learner) as stub:
+        objects_after(5 * len(kinds))
+        before = objects_after(10 * len(kinds))
+        # Fewer than one for each message.
+        assert objects_after(10 * len(kinds)) - before < 5 * len(kinds)
+
+
 UNREADABLE: dict[str, tuple[str, bytes]] = {
     "no archive": ("SendTransitions", b"}" * MIB),
     "cut": ("SendTransitions", wire.encode_transitions(some_transitions(1))[:-10]),

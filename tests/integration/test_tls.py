@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -159,6 +163,46 @@ def test_tls_that_fails_says_so_at_once_and_not_at_the_deadline(
         assert time.monotonic() - start < 30
         assert caught.value.exit_code == ExitCode.NOT_READY
         assert learner.server.alive_ranks() == []
+
+
+def client_hello() -> bytes:
+    """What a TLS client says first."""
+    said = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), said, server_hostname="x")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return said.read()
+
+
+HALF_OPEN = {
+    "nothing": b"",
+    "half of a hello": client_hello()[:100],
+    "a hello and no more": client_hello(),
+    "plain text": b"GET / HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("said", HALF_OPEN)
+@pytest.mark.parametrize("is_mutual", [False, True], ids=["tls", "mutual tls"])
+def test_connections_that_never_finish_their_handshake_keep_no_actor_out(
+    said: str, is_mutual: bool, ours: Authority
+):
+    authority = {"tls_ca": ours.file}
+    of_learner = ours.sign("learner") | (authority if is_mutual else {})
+    of_actor = NO_TLS | authority | (ours.sign("actor") if is_mutual else {})
+    with a_learner(**of_learner) as learner, contextlib.ExitStack() as stack:
+        learner.server.publish(0, some_weights())
+        with learner.link(**of_actor).connect(20) as first:
+            assert first.wait_for_version(0, 20) is not None
+        threads = psutil.Process().num_threads()
+        for _ in range(200):
+            address = ("127.0.0.1", learner.server.port)
+            peer = stack.enter_context(socket.create_connection(address, timeout=5))
+            with contextlib.suppress(ConnectionError):
+                peer.sendall(HALF_OPEN[said])
+        with learner.link(**of_actor).connect(20) as link:
+            assert link.wait_for_version(0, 20) is not None
+            assert psutil.Process().num_threads() - threads < 20
 
 
 @pytest.mark.parametrize("given", ["tls_cert", "tls_key"])

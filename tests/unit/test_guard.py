@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import errno
-import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -18,7 +18,7 @@ import yaml
 
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
 from pirl.foreign import as_pirl_error, machine_error
-from pirl.guard import run_guarded
+from pirl.guard import interrupt, run_guarded
 from pirl.secrecy import hide, shown_command, without_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ KNOWN: list[tuple[BaseException, ExitCode, str]] = [
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ExitCode.USAGE, "UTF-8"),
     (json.JSONDecodeError("Expecting value", "x", 0), ExitCode.USAGE, "JSON"),
     (yaml.YAMLError("bad"), ExitCode.USAGE, "YAML"),
-    (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.CHECK_FAILED, "gone"),
+    (BrokenPipeError(errno.EPIPE, "Broken pipe"), ExitCode.NOT_READY, "Broken pipe"),
     (
         ModuleNotFoundError("No module named 'metaworld'", name="metaworld"),
         ExitCode.NOT_READY,
@@ -196,38 +196,79 @@ def test_nothing_can_prompt(capsys):
     assert sys.stdin is given
 
 
-@pytest.mark.parametrize(("target", "code"), [("/dev/full", 3), ("a closed pipe", 1)])
-def test_output_that_cannot_be_written_is_one_message(target, code):
-    """In a process: the interpreter itself writes once more when it ends."""
-    code_text = "import sys; from pirl.cli import main; sys.exit(main(['--help']))"
-    if target == "/dev/full":
-        out: int = os.open(target, os.O_WRONLY)
-    else:
-        reader, out = os.pipe()
-        os.close(reader)
+def run_with(command: str, *, out: str = "", err: str = "") -> tuple[int, str, str]:
+    """Exit code, output and errors of a process whose streams are `full`, a `pipe` nobody reads, or `closed`."""
+    reader, pipe = os.pipe()
+    os.close(reader)
+    targets = {"full": ">/dev/full", "pipe": f">&{pipe}", "closed": ">&-", "": ""}
+    shell = f"exec '{sys.executable}' -c \"$0\" {targets[out]} {'2' * bool(err)}{targets[err]}"
     try:
         run = subprocess.run(
-            [sys.executable, "-c", code_text], stdout=out, stderr=subprocess.PIPE, text=True,
-            timeout=300, check=False,
+            ["bash", "-c", shell, command], capture_output=True, text=True, timeout=300,
+            check=False, pass_fds=(pipe,),
         )  # fmt: skip
     finally:
-        os.close(out)
-    assert run.returncode == code
-    assert run.stderr.startswith("error: ")
-    assert "Traceback" not in run.stderr
-    assert "Exception ignored" not in run.stderr
+        os.close(pipe)
+    return run.returncode, run.stdout, run.stderr
 
 
-def test_what_no_encoding_can_carry_is_escaped(monkeypatch):
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    monkeypatch.setattr(sys, "stdout", out)
+CALL = "import sys; from pirl.cli import main; sys.exit(main({}))"
+
+
+@pytest.mark.parametrize(("target", "code"), [("full", 3), ("pipe", 3), ("closed", 0)])
+def test_an_answer_that_nobody_got_is_one_message_and_no_verdict(target, code):
+    """In a process: the interpreter itself writes once more when it ends."""
+    ended, _, err = run_with(CALL.format(["--help"]), out=target)
+    assert ended == code
+    assert err.count("error: ") == (code != 0)
+    assert len(err.splitlines()) == 2 * (code != 0)
+
+
+@pytest.mark.parametrize("target", ["full", "pipe", "closed"])
+def test_a_terminal_that_went_away_changes_no_exit_code(target):
+    """Without care the interpreter ends with 120, or the guard itself with a traceback."""
+    assert run_with(CALL.format(["no-such-command"]), err=target)[0] == ExitCode.USAGE
+    assert run_with(CALL.format(["validate"]), err=target)[0] == ExitCode.USAGE
+    assert run_with(CALL.format(["no-such-command"]), out=target, err=target)[0] == ExitCode.USAGE
+    ended, out, _ = run_with(CALL.format(["--version"]), err=target)
+    assert (ended, out.split()[0]) == (0, "pirl")
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """What a library writes to standard error would be in the middle of it."""
+    command = (
+        "import os, sys; from pirl.guard import run_guarded\n"
+        "def work(argv):\n"
+        f"    with open({str(tmp_path / 'metrics')!r}, 'w') as file:\n"
+        "        os.write(2, b'noise')\n"
+        "        file.write('row')\n"
+        "    return 0\n"
+        "sys.exit(run_guarded(work, []))"
+    )
+    assert run_with(command, out="closed", err="closed")[0] == 0
+    assert (tmp_path / "metrics").read_text() == "row"
+
+
+def test_what_no_encoding_can_carry_is_escaped():
+    command = (
+        "import sys; from pirl.guard import run_guarded\n"
+        "sys.exit(run_guarded(lambda _: int(sys.stdout.write(chr(0xD800)) > 1), []))"
+    )
+    assert run_with(command)[:2] == (0, "\\ud800")
+
+
+def test_an_interrupt_that_a_library_turned_into_an_error_is_an_interrupt(capsys):
+    """PyOpenGL does; a run that was told to stop then ended as one without a graphics library."""
 
     def command(argv: Sequence[str]) -> int:
-        sys.stdout.write("\ud800")
-        return 0
+        try:
+            interrupt(signal.SIGTERM, None)
+        except KeyboardInterrupt:
+            raise ImportError("no library") from None
 
-    assert run_guarded(command, []) == ExitCode.OK
-    assert out.buffer.getvalue() == b"\\ud800"
+    assert run_guarded(command, []) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    assert run_guarded(raising(ImportError("no library")), []) == ExitCode.CHECK_FAILED
 
 
 def test_argparse_ends_as_it_likes():

@@ -77,6 +77,27 @@ def test_a_config_is_validated_without_torch_or_lerobot():
     assert "config hash" in said
 
 
+def test_grpc_is_told_to_be_quiet_before_a_learner_imports_it(tmp_path):
+    program = (
+        "import os, sys, types\n"
+        "said = lambda argv: print(os.environ['GRPC_VERBOSITY'], 'grpc' in sys.modules)\n"
+        "sys.modules['pirl.runtime.learner'] = types.SimpleNamespace(main=said)\n"
+        "from pirl.learner import main\n"
+        "main(sys.argv[1:])"
+    )
+    where = f"--output_dir={tmp_path / 'run'}"
+    assert loaded_by(program, "--config_path", EMBEDDED, where)[1] == "ERROR False\n"
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_costly_is_loaded(tmp_path):
+    (tmp_path / "file").touch()
+    program = "import sys\nfrom pirl.cli import main\nprint(main(sys.argv[1:]))"
+    where = f"--output_dir={tmp_path / 'file' / 'run'}"
+    modules, said = loaded_by(program, "learner", "--config_path", EMBEDDED, where)
+    assert modules.isdisjoint(COSTLY)
+    assert said == "2\n"
+
+
 @pytest.mark.parametrize(
     "module", ["pirl.runtime.launch", "pirl.gate.main", "pirl.gate.doctor", "pirl.evidence.verify"]
 )

@@ -230,6 +230,26 @@ def test_stale_decisions_are_not_held_to_parity_but_weighted_and_cut_off():
     assert row["version/lag_max"] == 1.0
 
 
+@pytest.mark.parametrize("lie", [-1000.0, -0.5, 0.01, 1000.0])
+def test_a_false_log_prob_of_a_stale_decision_moves_nothing_but_its_own_weight(lie):
+    """What a sender can do whose log-probs nobody can replay: count up to twice, or not at all."""
+    algorithm = an_update()
+    batch = a_batch(algorithm, version=3, acted=2)
+    recorded = batch.fields["pirl_logprob"]
+    liar = torch.arange(len(recorded)) < len(recorded) // 2
+    false = recorded + lie * liar.reshape(-1, *[1] * (recorded.ndim - 1))
+    (before, honest), (after, lied) = (
+        losses_of(algorithm, b) for b in (batch, with_field(batch, "pirl_logprob", false))
+    )
+    kept = lied.actor.weight.weight * lied.actor.weight.admitted
+    assert 0.0 <= float(kept.min()) <= float(kept.max()) <= 2.0
+    assert not torch.equal(kept[liar], honest.actor.weight.weight[liar])
+    assert torch.equal(kept[~liar], honest.actor.weight.weight[~liar])
+    assert torch.equal(lied.actor.surrogate.loss, honest.actor.surrogate.loss)
+    assert torch.equal(after.advantage, before.advantage)
+    assert torch.equal(lied.value, honest.value)
+
+
 def test_samples_beyond_the_weight_limit_give_no_gradient():
     algorithm = an_update(behave_weight_threshold=1.2)
     batch = a_batch(algorithm, version=3, acted=2)

@@ -190,6 +190,12 @@ def test_word_that_is_no_choice_is_refused(name, misspell, tmp_path):
         assert repr(right) in error.fix
 
 
+@pytest.mark.parametrize("name", sorted(FREE_TEXT))
+def test_an_empty_text_is_no_text(name, tmp_path):
+    """As `--runtime.tls_cert=$CERT` of an unset variable; it served in plain text."""
+    assert name in refused(write(tmp_path, with_value(raw(EMBEDDED), name, "")))
+
+
 def test_every_knob_has_a_rule():
     for name, kind in knobs():
         ruled = name in RANGES or name in CHOICES or name in FREE_TEXT or "bool" in kind

@@ -68,6 +68,8 @@ def test_an_episode_of_one_frame_is_no_video(tmp_path):
         (["--policy_path", "nowhere"], "no train_config.json beside the weights"),
         (["--policy_path", "x", "--policy.n_action_steps=3"], "of the checkpoint's config.json"),
         (["--verify", "a", "--policy_path", "b"], "alone"),
+        (["--verify", "/dev/null"], "not a folder"),
+        (["--compare", ".", "nowhere"], "nowhere is not a folder"),
         (["--compare", "a", "b", "--env.task=libero_10"], "alone"),
     ],
 )

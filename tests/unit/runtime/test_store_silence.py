@@ -24,6 +24,46 @@ class StopAfterOneLook:
         return self.looks > 1
 
 
+def a_rank_without_actor(monkeypatch, *, reason=None, has_actors=False, after_s=301.0):
+    """`take` of a learner whose actor went away `after_s` ago, given up for `reason` or by itself."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    rollouts = RolloutStore(actors=1, mode="sync", staleness_threshold=0)
+    if reason is not None:
+        rollouts.on_actor_refused(0, "a", reason)
+    rollouts.on_actor_lost(0, "a", "connection closed")
+
+    def later(*_):
+        clock.now += after_s
+        return has_actors
+
+    return lambda: rollouts.take(
+        min_decisions=1,
+        timeout_s=1800.0,
+        stop=StopAfterOneLook(),
+        replacement_s=300.0,
+        has_actors=later,
+    )
+
+
+def test_nobody_is_waited_for_as_long_as_a_rollout_once_all_were_given_up(monkeypatch):
+    take = a_rank_without_actor(monkeypatch, reason="log_prob")
+    with pytest.raises(LinkClosedError, match="rank 0 for log_prob"):
+        take()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reason": None},
+        {"reason": "log_prob", "has_actors": True},
+        {"reason": "log_prob", "after_s": 299.0},
+    ],
+)
+def test_who_went_by_itself_is_at_work_or_may_still_come_is_waited_for(monkeypatch, changes):
+    assert a_rank_without_actor(monkeypatch, **changes)() is None
+
+
 def test_a_new_version_starts_the_wait_anew(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: clock.now))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -274,6 +276,20 @@ def test_an_ipv6_address_is_bracketed():
 def test_a_missing_certificate_is_named_without_its_folder():
     with pytest.raises(EnvironmentNotReadyError, match=r"TLS file missing\.pem"):
         channel.open_channel(RuntimeConfig(tls_cert="/nowhere/missing.pem"))
+
+
+def test_a_pipe_or_device_in_place_of_a_certificate_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(EnvironmentNotReadyError, match="not a regular file"):
+            channel.server_credentials(RuntimeConfig(tls_cert=name, tls_key=name))
+
+
+def test_a_file_that_is_no_certificate_is_named_and_not_the_port(tmp_path: Path):
+    (tmp_path / "text").write_text("no certificate")
+    name = str(tmp_path / "text")
+    with pytest.raises(EnvironmentNotReadyError, match="TLS files cannot be used"):
+        channel.server_credentials(RuntimeConfig(tls_cert=name, tls_key=name))
 
 
 def test_a_refusal_is_one_short_line_and_a_flood_of_them_is_one_line(
