@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pirl.config.arguments import learner_parser
+from pirl.config.command_line import parse
 from pirl.config.routing import is_pi_rl
 from pirl.errors import ExitCode
 from pirl.guard import run_guarded
@@ -20,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
         return int(ExitCode.OK)
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
+    parse(learner_parser(), argv)
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import learner
 

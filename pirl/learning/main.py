@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pirl.config.command_line import parse
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
 from pirl.evidence.raw import mapping, read_object
-from pirl.learning.arguments import bench_parser, judge_parser, learn_parser, study_parser
+from pirl.learning.arguments import judge_parser, learn_parser, study_parser
 from pirl.learning.judge import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
 from pirl.learning.report import RECORD, conclude, judge_run, write_videos
@@ -30,7 +31,7 @@ from pirl.runtime.record import RunRecord
 
 def learn_main(argv: Sequence[str]) -> int:
     """One learning run; exit code 0 only when every bound holds."""
-    args, overrides = learn_parser().parse_known_args(list(argv))
+    args, overrides = parse(learn_parser(), argv)
     configure_logging("learn")
     interrupt_on_signals()
     settings = read_settings(
@@ -81,7 +82,7 @@ def learn(
 
 def judge_main(argv: Sequence[str]) -> int:
     """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
-    args = judge_parser().parse_args(list(argv))
+    args, _ = parse(judge_parser(), argv)
     if not (args.folder / RECORD).is_file():
         error = FieldError(
             field="folder",
@@ -122,7 +123,7 @@ def render(record: dict[str, Any], out: Path) -> str:
 
 def study_main(argv: Sequence[str]) -> int:
     """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
-    args = study_parser().parse_args(list(argv))
+    args, _ = parse(study_parser(), argv)
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
@@ -131,15 +132,3 @@ def study_main(argv: Sequence[str]) -> int:
         own_record.write("finished", complete=True)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)
-
-
-COMMANDS = {"learn": learn_main, "judge": judge_main, "study": study_main}
-
-
-def main(argv: Sequence[str]) -> int:
-    """Command line of `pirl bench`."""
-    args = list(argv)
-    if args and args[0] in COMMANDS:
-        return COMMANDS[args[0]](args[1:])
-    bench_parser().print_usage(sys.stderr)
-    return int(ExitCode.USAGE)
