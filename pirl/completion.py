@@ -36,7 +36,12 @@ _pirl() {
     esac
   fi
   COMPREPLY=($(compgen -W "$found" -- "$word"))
-  [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == --*.* ]] && { COMPREPLY[0]+="="; compopt -o nospace; }
+  if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == --*.* ]]; then
+    COMPREPLY[0]+="="
+    # zsh has no such word.
+    type compopt >/dev/null 2>&1 && compopt -o nospace
+  fi
+  return 0
 }
 complete -o default -F _pirl pirl
 """

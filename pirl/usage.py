@@ -60,6 +60,16 @@ COMMANDS: dict[str, Command] = {
         run="pirl.actor:main",
         is_strict=False,
     ),
+    "status": Command(
+        what="say how far a run is",
+        parser="pirl.config.arguments:status_parser",
+        run="pirl.runtime.status:main",
+    ),
+    "watch": Command(
+        what="show the status of a run until it ends",
+        parser="pirl.config.arguments:watch_parser",
+        run="pirl.runtime.status:watch_main",
+    ),
     "eval": Command(
         what="evaluate a policy on fixed episodes, check or compare results",
         parser="pirl.evaluation.arguments:eval_parser",

@@ -1,4 +1,4 @@
-"""The command lines of what takes a config: `validate`, `config`, `launch`, `learner`, `actor`, `train`."""
+"""The command lines of what takes a config, and of what shows a run of one."""
 
 from __future__ import annotations
 
@@ -86,6 +86,35 @@ def train_parser() -> Parser:
         " the two commands to run. `lerobot-train --help` lists the options.",
         example="pirl train --policy.type=xvla --dataset.repo_id=ORG/DATA",
     )
+
+
+def status_parser() -> Parser:
+    """`pirl status`."""
+    parser = Parser(
+        "status",
+        "Say how far a run is: updates with the time left, successes, actors, checkpoint, memory. Reads the run"
+        " folder and nothing else.",
+        example="pirl status outputs/train/2026-01-01/12-00-00_pirl",
+        codes="0 it runs or has finished, 1 it ended otherwise, 2 no run folder",
+    )
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--json", action="store_true", help="the status as JSON on stdout")
+    return parser
+
+
+def watch_parser() -> Parser:
+    """`pirl watch`."""
+    parser = Parser(
+        "watch",
+        "Show the status of a run until it ends: one page on a terminal, elsewhere a line for each update.",
+        example="pirl watch outputs/train/2026-01-01/12-00-00_pirl",
+        codes="0 it has finished, 1 it ended otherwise, 2 no run folder",
+    )
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument(
+        "--every", type=at_least(1), default=2, metavar="S", help="seconds between two looks"
+    )
+    return parser
 
 
 def _takes_config(command: str, what: str, *, example: str, codes: str = "") -> Parser:

@@ -27,6 +27,8 @@ TYPOS = {
     "evaluate": "pirl: unknown command 'evaluate'; did you mean pirl eval?",
     "check": "pirl: unknown command 'check'; did you mean pirl validate?",
     "help": "pirl: unknown command 'help'; did you mean pirl --help?",
+    "statsu r": "pirl: unknown command 'statsu'; did you mean pirl status?",
+    "watch r --every 0": "pirl watch: --every: '0' is no whole number >= 1",
     "xyzzy": "pirl: unknown command 'xyzzy'; `pirl --help` lists them",
     "--config_path x launch": "pirl: --config_path comes before any command; `pirl --help` lists them",
     "bench": "pirl bench: a command is missing: learn, judge, study",
