@@ -179,9 +179,10 @@ def _meanings(cls: type) -> dict[str, str]:
     """What is written at the fields of a class, by name; its base classes in LeRobot included."""
     files = [(Path(recipe.__file__), cls.__name__)]
     root = lerobot_folder()
-    for place in lerobot_fields.SOURCES.get(cls.__name__, ()) if root is not None else ():
-        file, _, declared = place.partition(":")
-        files.append((root / file, declared))
+    if root is not None:
+        for place in lerobot_fields.SOURCES.get(cls.__name__, ()):
+            file, _, declared = place.partition(":")
+            files.append((root / file, declared))
     files.append((Path(recipe.__file__).with_name("train.py"), cls.__name__))
     found: dict[str, str] = {}
     for file, declared in files:

@@ -149,10 +149,11 @@ def run(
         except SimulatorCrashError as crash:
             if on_crash is None:
                 raise
-            if len(crash.plans) > 1:
-                alone = list(crash.plans)
+            plan, *others = crash.plans
+            if others:
+                alone = [plan, *others]
                 continue
-            plan, why = crash.plans[0], reason_of(crash)
+            why = reason_of(crash)
             done[plan.episode_id] = crashed_record(plan, evaluation.env.task_names[plan.task_id])
             crashed.add(plan.episode_id)
             on_crash(done[plan.episode_id], why)
