@@ -26,7 +26,7 @@ import psutil
 
 from pirl.runtime.launch import free_port
 from pirl.runtime.procs import ProcessGroup, spawn
-from pirl.usage import ARGUMENTS
+from pirl.usage import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/train_config_pirl_embedded.json"
@@ -117,7 +117,7 @@ def least(measure: Callable[[], float], repeats: int) -> float:
 def light_rows(repeats: int) -> list[Row]:
     """Help, version and validate."""
     rows: list[Row] = []
-    for command in ARGUMENTS:
+    for command in COMMANDS:
         words = command.split()
         spent = least(lambda w=words: python("-m", "pirl.cli", *w, "--help"), repeats)
         rows.append(Row(f"pirl {command} --help", spent, None, HELP_LIMIT_S))

@@ -18,6 +18,7 @@ from pirl.gate.main import gate_overrides, run_steps, why_it_ended
 from pirl.gate.session import GateFailedError, open_gate
 from pirl.gate.track import tracked
 from tasks.gate_steps import run_as_task
+from tasks.quiet import tell_in_one_line
 
 
 @flow(name="phase2-gate", flow_run_name="phase2-gate-{variant}", validate_parameters=True)
@@ -36,6 +37,7 @@ def phase2_gate(
     Raises:
         GateFailedError: the verdict is not "passed".
     """
+    tell_in_one_line()
     folder = Path(out) if out else Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
     with (
         open_gate(

@@ -17,11 +17,14 @@ def main(argv: Sequence[str]) -> int:
     if answered("actor", argv):
         return int(ExitCode.OK)
     # Only now: a help text reads no config.
+    from pirl.config.arguments import actor_parser
+    from pirl.config.command_line import parse
     from pirl.config.routing import is_pi_rl
     from pirl.runtime.lerobot_sac import run_lerobot
 
     if not is_pi_rl(argv):
         run_lerobot("actor", argv)
+    parse(actor_parser(), argv)
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import actor
 

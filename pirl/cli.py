@@ -8,69 +8,97 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
-from pirl.errors import ExitCode
+from pirl.config.command_line import meant, parse
+from pirl.config.spelling import nearest
+from pirl.errors import ExitCode, UsageError
 from pirl.guard import run_guarded
-from pirl.usage import answered, version_text
+from pirl.usage import COMMANDS, answered, resolve, version_text
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
-    "verify": (
-        "pirl.evidence.verify:verify_main",
-        "check a bundle offline and recompute its verdict",
-    ),
-    "doctor": ("pirl.gate.doctor", "check this machine and the X-VLA x LIBERO profile"),
-    "validate": ("pirl.config.validate", "check a config and print its preflight summary"),
-    "eval": (
-        "pirl.evaluation.main",
-        "evaluate a policy on fixed episodes, check or compare results",
-    ),
-    "launch": ("pirl.runtime.launch", "run a learner and its actors on this machine"),
-    "learner": ("pirl.learner", "run the learner"),
-    "actor": ("pirl.actor", "run one actor"),
-    "train": ("pirl.runtime.train_guard", "lerobot-train, guarded against the pi-rl recipe"),
-    "demo": ("pirl.learning.main:learn_main", "one learning run with pictures and videos"),
-    "bench": ("pirl.learning.main", "prove that piRL improves a policy (bench learn)"),
-    "serve": ("pirl.gate.serve", "serve the Prefect deployment of phase2-gate"),
+_OTHER_NAMES = {
+    "run": "launch",
+    "start": "launch",
+    "evaluate": "eval",
+    "check": "validate",
+    "fields": "config",
+    "help": "--help",
+    "version": "--version",
 }
+"""What other tools call it."""
 
 
 def usage() -> str:
     """The list of commands and exit codes."""
     lines = ["usage: pirl <command> [options]", "", "commands:"]
-    lines += [f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:<12} {command.what}" for name, command in COMMANDS.items()]
     lines += [
         "",
         "exit codes: 0 passed or done, 1 a check failed, 2 usage or invalid config,",
         "            3 environment not ready, 4 interrupted, 5 mismatch",
-        "`pirl <command> --help` explains a command, `pirl --version` names the version.",
+        "`pirl <command> --help` explains a command, `pirl config --list` the fields of a config,",
+        "`pirl --version` names the version.",
     ]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    return run_guarded(_dispatch, list(sys.argv[1:] if argv is None else argv))
+    return run_guarded(dispatch, list(sys.argv[1:] if argv is None else argv))
 
 
-def _dispatch(args: Sequence[str]) -> int:
-    """Run the command that the first argument names; importing it can fail, or be interrupted, as well."""
-    if list(args[:1]) in (["-h"], ["--help"]):
+def dispatch(args: Sequence[str]) -> int:
+    """Run the command that the first arguments name; importing it can fail, or be interrupted, as well."""
+    if not args:
+        print(usage(), file=sys.stderr)
+        return int(ExitCode.USAGE)
+    if args[0] in ("-h", "--help"):
         print(usage())
         return int(ExitCode.OK)
-    if args == ["--version"]:
+    if args[0] in ("-V", "--version"):
         print(version_text())
         return int(ExitCode.OK)
-    if not args or args[0] not in COMMANDS:
-        print(usage(), file=sys.stderr)
-        if args:
-            print(f"\nerror: unknown command {args[0]!r}", file=sys.stderr)
-        return int(ExitCode.USAGE)
-    if answered(args[0], args[1:]):
+    name, rest = _command(args)
+    if answered(name, rest):
         return int(ExitCode.OK)
-    module, _, function = COMMANDS[args[0]][0].partition(":")
-    return getattr(import_module(module), function or "main")(list(args[1:]))
+    command = COMMANDS[name]
+    if not command.run:
+        raise UsageError(_no_command_of(name, rest))
+    if command.is_strict:
+        # Before what runs the command is imported: that can take seconds.
+        parse(resolve(command.parser)(), rest)
+    return resolve(command.run)(list(rest))
+
+
+def _no_command_of(group: str, rest: Sequence[str]) -> str:
+    known = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{group} ")]
+    given = rest[0] if rest else ""
+    what = f"unknown command {given!r}" if given else "a command is missing"
+    return (
+        f"pirl {group}: {what}: {', '.join(known)}{meant(nearest(given, known) if given else None)}"
+    )
+
+
+def _command(args: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command that `args` begin with, of two words where there is one, and the arguments behind it.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    both = " ".join(args[:2])
+    if both in COMMANDS:
+        return both, args[2:]
+    first = args[0]
+    if first in COMMANDS:
+        return first, args[1:]
+    if first.startswith("-"):
+        raise UsageError(f"pirl: {first} comes before any command; `pirl --help` lists them")
+    guess = _OTHER_NAMES.get(first) or nearest(
+        first, [name for name in COMMANDS if " " not in name]
+    )
+    where = "" if guess else "; `pirl --help` lists them"
+    raise UsageError(
+        f"pirl: unknown command {first!r}{meant(f'pirl {guess}' if guess else None)}{where}"
+    )
 
 
 if __name__ == "__main__":

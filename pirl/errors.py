@@ -4,6 +4,7 @@ Owns the exception tree and the text format of a teaching error. Knows nothing o
 or sockets. Read `pirl.config` next.
 
     PirlError                    exit code 1
+    |-- UsageError               2  the command line is wrong; one line that names what was meant
     |-- ConfigError              2  one or more fields of a config are wrong; carries all of them
     |-- ContractError            2  the policy does not do what the algorithm needs; failed clauses
     |-- EnvironmentNotReadyError 3  a machine lacks something; carries the remedy
@@ -67,6 +68,12 @@ class PirlError(Exception):
     """Base of all errors that pirl raises on purpose."""
 
     exit_code: ExitCode = ExitCode.CHECK_FAILED
+
+
+class UsageError(PirlError):
+    """A command line is wrong: an option, a value or a command that there is not."""
+
+    exit_code = ExitCode.USAGE
 
 
 class ConfigError(PirlError):
@@ -168,4 +175,12 @@ class EvidenceError(PirlError):
 
 
 class EnvError(PirlError):
-    """The simulator failed; the message carries task and seed."""
+    """The simulator failed; the message carries task and seed.
+
+    `slots` are those of the process that failed, where one did in the middle of episodes: one of them is to
+    blame.
+    """
+
+    def __init__(self, message: str, *, slots: Sequence[int] = ()) -> None:
+        self.slots = tuple(slots)
+        super().__init__(message)

@@ -25,6 +25,7 @@ from pirl.errors import ExitCode
 from pirl.foreign import as_pirl_error
 from pirl.secrecy import shown_command, without_secrets
 from pirl.streams import lost_answer, outlive_streams
+from pirl.terminal import VERBOSE, cut_message, is_terminal
 
 _stopped = threading.Event()
 """Whether a signal interrupted the command."""
@@ -54,7 +55,9 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         found = as_pirl_error(error)
         if found is None:
             return _end(_unexpected(error), ExitCode.CHECK_FAILED)
-        return _end(f"error: {found}", found.exit_code)
+        message = f"error: {found}"
+        is_cut = is_terminal() and VERBOSE not in argv
+        return _end(cut_message(message) if is_cut else message, found.exit_code)
 
 
 def _end_in_order_when_stopped() -> None:

@@ -18,11 +18,14 @@ def main(argv: Sequence[str]) -> int:
     if answered("learner", argv):
         return int(ExitCode.OK)
     # Only now: a help text reads no config.
+    from pirl.config.arguments import learner_parser
+    from pirl.config.command_line import parse
     from pirl.config.routing import is_pi_rl
     from pirl.runtime.lerobot_sac import run_lerobot
 
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
+    parse(learner_parser(), argv)
     _refuse_early(argv)
     # Read when gRPC is imported. Otherwise anybody who connects without TLS writes a line into the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -1,35 +1,137 @@
-"""`--help` and `--version` of every command, answered before anything costly is imported.
+"""Every command: what runs it, what describes its arguments, and `--help` and `--version` of each.
 
-Owns which module describes a command's arguments. Those modules (`arguments.py` of each package) import
-neither torch, LeRobot nor NumPy; a test measures what they load. Refuses to run a command.
+Owns the table. Help and version are answered before anything costly is imported: the modules that hold
+parsers import neither torch, LeRobot nor NumPy; a test measures what they load. Refuses to run a command.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
-ARGUMENTS: dict[str, str] = {
-    "gate": "pirl.gate.arguments:gate_parser",
-    "verify": "pirl.evidence.arguments:verify_parser",
-    "doctor": "pirl.gate.arguments:doctor_parser",
-    "validate": "pirl.config.arguments:validate_parser",
-    "eval": "pirl.evaluation.arguments:eval_parser",
-    "launch": "pirl.runtime.arguments:launch_parser",
-    "learner": "pirl.runtime.arguments:learner_parser",
-    "actor": "pirl.runtime.arguments:actor_parser",
-    "train": "pirl.runtime.arguments:train_parser",
-    "demo": "pirl.learning.arguments:learn_parser",
-    "bench": "pirl.learning.arguments:bench_parser",
-    "bench learn": "pirl.learning.arguments:learn_parser",
-    "bench judge": "pirl.learning.arguments:judge_parser",
-    "bench study": "pirl.learning.arguments:study_parser",
-    "bench warm-start": "pirl.learning.arguments:warm_start_parser",
-    "serve": "pirl.gate.arguments:serve_parser",
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command, or a group of commands that only has a help text."""
+
+    what: str
+    parser: str
+    """`module:function` that builds its parser."""
+    run: str = ""
+    """`module:function` that runs it; empty for a group."""
+    is_strict: bool = True
+    """Whether its parser judges every command line; False where LeRobot may be meant, or a field's help."""
+
+
+COMMANDS: dict[str, Command] = {
+    "validate": Command(
+        what="check a config and print its preflight summary",
+        parser="pirl.config.arguments:validate_parser",
+        run="pirl.config.validate:main",
+    ),
+    "config": Command(
+        what="explain the fields of a config",
+        parser="pirl.config.arguments:config_parser",
+        run="pirl.config.fields:main",
+        is_strict=False,
+    ),
+    "doctor": Command(
+        what="check this machine and the X-VLA x LIBERO profile",
+        parser="pirl.gate.arguments:doctor_parser",
+        run="pirl.gate.doctor:main",
+    ),
+    "launch": Command(
+        what="run a learner and its actors on this machine",
+        parser="pirl.config.arguments:launch_parser",
+        run="pirl.runtime.launch:main",
+    ),
+    "learner": Command(
+        what="run the learner",
+        parser="pirl.config.arguments:learner_parser",
+        run="pirl.learner:main",
+        is_strict=False,
+    ),
+    "actor": Command(
+        what="run one actor",
+        parser="pirl.config.arguments:actor_parser",
+        run="pirl.actor:main",
+        is_strict=False,
+    ),
+    "status": Command(
+        what="say how far a run is",
+        parser="pirl.config.arguments:status_parser",
+        run="pirl.runtime.status:main",
+    ),
+    "watch": Command(
+        what="show the status of a run until it ends",
+        parser="pirl.config.arguments:watch_parser",
+        run="pirl.runtime.status:watch_main",
+    ),
+    "eval": Command(
+        what="evaluate a policy on fixed episodes, check or compare results",
+        parser="pirl.evaluation.arguments:eval_parser",
+        run="pirl.evaluation.main:main",
+    ),
+    "train": Command(
+        what="lerobot-train, guarded against the pi-rl recipe",
+        parser="pirl.config.arguments:train_parser",
+        run="pirl.runtime.train_guard:main",
+        is_strict=False,
+    ),
+    "gate": Command(
+        what="run the phase-2 gate and write its evidence bundle",
+        parser="pirl.gate.arguments:gate_parser",
+        run="pirl.gate.main:main",
+    ),
+    "verify": Command(
+        what="check a bundle offline and recompute its verdict",
+        parser="pirl.evidence.arguments:verify_parser",
+        run="pirl.evidence.verify:verify_main",
+    ),
+    "demo": Command(
+        what="one learning run with pictures and videos",
+        parser="pirl.learning.arguments:learn_parser",
+        run="pirl.learning.main:learn_main",
+    ),
+    "bench": Command(
+        what="prove that piRL improves a policy",
+        parser="pirl.learning.arguments:bench_parser",
+    ),
+    "bench learn": Command(
+        what="make a learning run",
+        parser="pirl.learning.arguments:learn_parser",
+        run="pirl.learning.main:learn_main",
+    ),
+    "bench judge": Command(
+        what="judge a learning run again",
+        parser="pirl.learning.arguments:judge_parser",
+        run="pirl.learning.main:judge_main",
+    ),
+    "bench study": Command(
+        what="make the runs of a study",
+        parser="pirl.learning.arguments:study_parser",
+        run="pirl.learning.main:study_main",
+    ),
+    "bench warm-start": Command(
+        what="make a policy to start from",
+        parser="pirl.learning.arguments:warm_start_parser",
+        run="pirl.learning.main:warm_start_main",
+    ),
+    "serve": Command(
+        what="serve the Prefect deployment of phase2-gate",
+        parser="pirl.gate.arguments:serve_parser",
+        run="pirl.gate.serve:main",
+    ),
+    "completion": Command(
+        what="print the completion script of a shell",
+        parser="pirl.completion:completion_parser",
+        run="pirl.completion:main",
+    ),
 }
-"""Where the argument parser of each command is built."""
+"""In the order in which a user meets them."""
 
 
 def version_text() -> str:
@@ -40,10 +142,10 @@ def version_text() -> str:
     return f"pirl {version('pirl')}"
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """The argument parser of a key of `ARGUMENTS`."""
-    module, _, function = ARGUMENTS[command].partition(":")
-    return getattr(import_module(module), function)()
+def resolve(place: str) -> Any:
+    """The object at `module:name`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def answered(command: str, argv: Sequence[str]) -> bool:
@@ -53,6 +155,8 @@ def answered(command: str, argv: Sequence[str]) -> bool:
         return True
     if "-h" not in argv and "--help" not in argv:
         return False
-    longer = " ".join([command, *argv[:1]])
-    parser_of(longer if longer in ARGUMENTS else command).print_help(sys.stdout)
+    if command == "config" and len(argv) > 1:
+        # The help of a field is that command's own answer.
+        return False
+    resolve(COMMANDS[command].parser)().print_help(sys.stdout)
     return True

@@ -32,7 +32,12 @@ from pirl.config.recipe import RECIPE
 from pirl.config.rules import check_rules, one_per_field
 from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
-from pirl.config.starting import lerobot_training_fix, read_start, start_errors
+from pirl.config.starting import (
+    lerobot_training_fix,
+    read_start,
+    start_errors,
+    supervised_training,
+)
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_json
@@ -116,7 +121,7 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
 def check_draft(draft: Draft) -> CheckedConfig:
     """The rest of `check_config`."""
     if not draft.has_recipe:
-        errors = [*draft.errors, *check_rules(draft.raw), _no_recipe(draft.source)]
+        errors = [*draft.errors, *check_rules(draft.raw), no_recipe(draft)]
         raise ConfigError(one_per_field(errors), source=draft.name)
     tree = checked_tree(PiRLTrainConfig, draft)
     cfg = decode(PiRLTrainConfig, tree, draft.name)
@@ -204,13 +209,18 @@ def _merge(errors: Sequence[FieldError]) -> list[FieldError]:
     ]
 
 
-def _no_recipe(source: Path) -> FieldError:
-    return FieldError(
-        field="recipe",
-        value=None,
-        expected=f"{RECIPE!r}: without it the config is LeRobot's own",
-        fix=lerobot_training_fix(source) or f"add recipe={RECIPE}, or run LeRobot's own commands",
-    )
+def no_recipe(draft: Draft) -> FieldError:
+    """What a config without the recipe is, and what to do with it."""
+    beside, supervised = lerobot_training_fix(draft.source), supervised_training(draft.raw)
+    what = "without it the config is LeRobot's own"
+    fix = f"add recipe={RECIPE}, or run LeRobot's own commands"
+    if supervised is not None:
+        what = f"this is a config of lerobot-train: {supervised}"
+        fix = (
+            f"`pirl train --config_path {draft.source}` runs it; for RL on a checkpoint that it made, take"
+            " configs/train_config_pirl_libero_smoke.json with --policy.path=CHECKPOINT/pretrained_model"
+        )
+    return FieldError(field="recipe", value=None, expected=f"{RECIPE!r}: {what}", fix=beside or fix)
 
 
 def _check_resume(tree: Mapping[str, Any], source: Path) -> list[FieldError]:

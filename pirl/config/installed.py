@@ -17,7 +17,7 @@ from pirl.config import lerobot_fields
 
 def lerobot_note() -> str | None:
     """How the installed LeRobot's config differs from the one that pirl checks; None where it does not."""
-    if _root() is None:
+    if lerobot_folder() is None:
         return "not installed"
     unknown = unknown_fields()
     if not unknown:
@@ -34,7 +34,7 @@ def unknown_fields() -> tuple[str, ...]:
 
     A class that is no longer where it was counts whole, as `Class`.
     """
-    root = _root()
+    root = lerobot_folder()
     if root is None:
         return ()
     found: dict[str, None] = {}
@@ -70,7 +70,7 @@ def _declared(file: Path) -> dict[str, list[str]]:
     }
 
 
-def _root() -> Path | None:
+def lerobot_folder() -> Path | None:
     """The folder that holds the package `lerobot`; None when it is not installed."""
     spec = importlib.util.find_spec("lerobot")
     return Path(spec.origin).parent.parent if spec is not None and spec.origin else None

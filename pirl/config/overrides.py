@@ -7,7 +7,7 @@ type, so it stays an `OverrideText` until `pirl.config.schema` knows the type.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,31 +34,20 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLine:
-    """A command line taken apart: LeRobot's `--config_path`, the command's own flags, the
-    overrides.
-    """
+    """A command line taken apart: LeRobot's `--config_path`, and the rest."""
 
     config_path: str | None
-    flags: frozenset[str]
     overrides: tuple[str, ...]
 
 
-def split_argv(argv: Sequence[str], *, flags: Iterable[str] = ()) -> CommandLine:
-    """Take `--config_path` (both spellings) and the named `flags` out; the rest are overrides.
-
-    Args:
-        flags: switches without a value, for example `--json`.
-    """
-    known = set(flags)
+def split_argv(argv: Sequence[str]) -> CommandLine:
+    """Take `--config_path` (both spellings) out, for who may pass the rest on unread."""
     config_path: str | None = None
-    found: set[str] = set()
     rest: list[str] = []
     index = 0
     while index < len(argv):
         token = argv[index]
-        if token in known:
-            found.add(token)
-        elif token.startswith("--config_path="):
+        if token.startswith("--config_path="):
             config_path = token.partition("=")[2]
         elif token == "--config_path" and index + 1 < len(argv):
             index += 1
@@ -66,7 +55,7 @@ def split_argv(argv: Sequence[str], *, flags: Iterable[str] = ()) -> CommandLine
         else:
             rest.append(token)
         index += 1
-    return CommandLine(config_path=config_path, flags=frozenset(found), overrides=tuple(rest))
+    return CommandLine(config_path=config_path, overrides=tuple(rest))
 
 
 def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[FieldError]]:

@@ -66,6 +66,7 @@ class FlowNoiseConfig:
     noise_std_range: tuple[float, float] = (0.08, 0.16)
     """Lower and upper bound of the learned std, in flow units."""
     noise_head_hidden: tuple[int, ...] = (128, 64)
+    """Widths of the hidden layers of the noise head."""
     noise_head_detach: bool = False
     """True stops the gradient from the noise head into the transformer."""
     joint_reduction: str = "mean"
@@ -81,7 +82,9 @@ class PiRLConfig:
     variant: str | None = None
     """`flow-sde` or `flow-noise`; required with the recipe, no default."""
     flow_sde: FlowSDEConfig | None = None
+    """Knobs of Flow-SDE; only with that variant."""
     flow_noise: FlowNoiseConfig | None = None
+    """Knobs of Flow-Noise; only with that variant."""
 
     base_sampler: str = "native"
     """`native` (carried noise, equals stock generation at zero noise) or `euler`."""
@@ -90,7 +93,9 @@ class PiRLConfig:
     step.
     """
     last_step_std: LastStepStd = field(default_factory=LastStepStd)
+    """Std of the last denoising step by channel group."""
     noise_on_unused: bool = False
+    """True adds noise to padded and unexecuted dims too, where no density counts."""
     gripper_mode: str = "last_step"
     """`last_step`, `bernoulli` or `none` (`algorithm.md` 7.2)."""
     executed_dims: tuple[int, ...] | None = None
@@ -103,7 +108,9 @@ class PiRLConfig:
     gamma: float = 0.99
     """Discount per chunk."""
     gae_lambda: float = 0.95
+    """Decay of generalised advantage estimation; 1 is the plain return."""
     normalize_advantages: bool = True
+    """Subtract the mean of an iteration's advantages and divide by their std."""
     adv_std_floor: float = 0.01
     """Least std of an iteration's advantages, in reward: below it the actor takes no step. 0 is
     off (`algorithm.md` 9.4).
@@ -111,46 +118,66 @@ class PiRLConfig:
     shuffle_advantages: bool = False
     """Negative control: permute advantages within the batch. A run with it must not learn."""
     bootstrap_on_truncation: bool = False
+    """Add the critic's value after a time limit, as if the episode went on."""
     adv_type: str = "gae"
     """`gae` or `grpo`."""
     group_size: int = 8
     """Episodes compared with each other in GRPO; divides `runtime.envs_per_actor`."""
     reward_filter: tuple[float, float] = (0.1, 0.9)
+    """GRPO leaves out groups whose mean reward lies outside."""
 
     clip_low: float = 0.2
+    """The ratio is clipped below 1 by this."""
     clip_high: float = 0.2
+    """The ratio is clipped above 1 by this."""
     clip_dual: float = 3.0
+    """With a negative advantage the loss is at most this times |advantage|."""
     log_ratio_clamp: float = 20.0
+    """Largest |log ratio| before it is exponentiated."""
     value_clip: float = 0.2
+    """The critic's output may move this far from the recorded value in an update."""
     huber_delta: float = 10.0
+    """Error at which the critic's Huber loss turns linear."""
     value_coef: float = 1.0
+    """Weight of the critic's loss."""
     loss_weighting: str = "trajectory"
     """`trajectory` (each episode counts equally) or `chunk`."""
     entropy_bonus: float = 0.0
+    """Weight of the entropy of the sampled steps; 0 is off."""
     kl_beta: float = 0.0
+    """Weight of the KL divergence from the policy that the run began with; 0 is off."""
     target_kl: float | None = None
     """k3 estimate in nats above which the epoch loop stops; the set point of `kl_adaptive`."""
     bc_weight: float = 0.0
+    """Weight of a supervised loss on demonstrations; 0 is off, and anything else is refused today."""
 
     actor_lr: float = 5e-6
+    """Learning rate of the policy."""
     actor_lr_max: float | None = None
     """Cap of the adaptive rate; only with `lr_schedule=kl_adaptive`."""
     value_lr: float = 1e-4
+    """Learning rate of the critic."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
     eps: float = 1e-8
+    """AdamW's epsilon."""
     weight_decay: float = 0.01
+    """AdamW's weight decay."""
     grad_clip: float = 1.0
+    """Largest norm of a gradient."""
     lr_schedule: str = "constant"
     """`constant`, `cosine` (to a tenth over `runtime.total_updates`) or `kl_adaptive`."""
     critic_warmup_steps: int = 0
     """Updates in which only the critic trains."""
     update_epochs: int = 4
+    """Passes over a rollout in one update."""
     global_batch: int = 2048
     """Decisions per optimiser step."""
     micro_batch: int = 128
     """Decisions per backward pass; divides `global_batch`."""
 
     value_hidden: tuple[int, ...] = (1024, 512, 256)
+    """Widths of the critic's hidden layers."""
     value_last_init: str = "zero"
     """`zero` or `normal` (RLinf: std 0.02)."""
     value_source: str = "vlm"
@@ -162,11 +189,14 @@ class PiRLConfig:
     paper.
     """
     value_buffer_updates: int = 1
+    """Updates whose decisions the extra critic epochs read."""
 
     recompute_proximal: bool = True
+    """Compute log-probs anew with the weights that an update starts from, and clip around those."""
     staleness_threshold: int = 1
     """Versions a rollout may lag in `async` mode."""
     behave_weight_threshold: float = 2.0
+    """Largest weight of a decision that an older version took."""
     train_scope: str = "transformer"
     """`transformer` (the paper: the VLM is frozen and its features are encoded once per update) or
     `all` (the VLM too, encoded again in every pass that trains).
@@ -207,7 +237,9 @@ class RuntimeConfig:
     insecure: bool = False
     """Let a learner be reached, and an actor dial, beyond loopback without TLS. Host-local."""
     actors: int = 1
+    """Actor processes that a learner waits for."""
     envs_per_actor: int = 1
+    """Simulators that an actor drives in lockstep."""
     env_workers: int = 1
     """Simulator subprocesses per actor; divides `envs_per_actor`."""
     mode: str = "sync"
@@ -215,6 +247,7 @@ class RuntimeConfig:
     rollout_chunks: int = 24576
     """Decisions per update."""
     total_updates: int = 500
+    """Updates of the whole run, those before a resume included."""
     checkpoint_every_updates: int = 10
     """0 writes only the final checkpoint."""
     config_identity: str = "path+hash"
@@ -240,6 +273,7 @@ class RuntimeConfig:
     version_timeout_s: float = 14400.0
     """An actor gives its learner up when it publishes nothing for this long. Host-local."""
     heartbeat_s: float = 5.0
+    """Seconds between the signs of life of an actor."""
     actor_timeout_s: float = 30.0
     """A silent actor is given up after this long."""
     parity_tol: float = 1e-3

@@ -71,24 +71,6 @@ def is_pi_rl(argv: Sequence[str]) -> bool:
     return isinstance(section, Mapping) and "variant" in section
 
 
-def split_config_path(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """`--config_path` and the rest of `argv`, which are overrides.
-
-    Raises:
-        ConfigError: there is no `--config_path`.
-    """
-    line = split_argv(argv)
-    if not line.config_path:
-        error = FieldError(
-            field="--config_path",
-            value=line.config_path,
-            expected="a JSON file, or the pretrained_model folder of a checkpoint",
-            fix="pass --config_path configs/train_config_pirl_libero_smoke.json",
-        )
-        raise ConfigError([error], source="command line")
-    return line.config_path, list(line.overrides)
-
-
 def _recipe(config_path: str | None, overrides: Sequence[str]) -> object:
     for index, token in enumerate(overrides):
         name, equals, value = token.partition("=")

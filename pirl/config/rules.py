@@ -48,9 +48,29 @@ def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:
     misspelt = None if recipe is WRONG else recipe_error(recipe)
     if misspelt is not None:
         errors.append(misspelt)
-    for rule in RULES:
-        errors.extend(rule(view))
+    outside = list(check_ranges(view))
+    # What no rule could hold with is told once.
+    judged = View(_without(tree, [error.field for error in outside]))
+    errors += outside
+    for rule in RULES[1:]:
+        errors.extend(rule(judged))
     return one_per_field(errors)
+
+
+def _without(tree: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
+    """`tree` with `WRONG` at the dotted `names`; in a list it stands for the whole."""
+    changed = dict(tree)
+    for name in names:
+        *sections, leaf = name.split(".")
+        node = changed
+        for section in sections:
+            if not isinstance(node[section], Mapping):
+                leaf = section
+                break
+            node[section] = dict(node[section])
+            node = node[section]
+        node[leaf] = WRONG
+    return changed
 
 
 def rule_outcomes(tree: Mapping[str, Any]) -> list[RuleOutcome]:

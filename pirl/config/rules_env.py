@@ -24,7 +24,7 @@ from pirl.config.spelling import nearest
 from pirl.config.view import WRONG, View
 from pirl.errors import FieldError
 
-_SIZES = {
+SIZES = {
     "env.observation_height": (16, 1024),
     "env.observation_width": (16, 1024),
     "env.image_size": (16, 480),
@@ -50,7 +50,7 @@ def check_env_type(view: View) -> Iterator[FieldError]:
 
 def check_sizes(view: View) -> Iterator[FieldError]:
     """Image sizes, time limits and rates lie in a sane range."""
-    for name, (low, high) in _SIZES.items():
+    for name, (low, high) in SIZES.items():
         value = view.integer(name)
         if value is not None and not low <= value <= high:
             yield FieldError(

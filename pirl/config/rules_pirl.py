@@ -24,23 +24,27 @@ def check_variant(view: View) -> Iterator[FieldError]:
     if error is not None:
         yield error
         return
-    for name in VARIANTS:
-        section = f"pirl.{_SECTION[name]}"
-        there = view.section(section) is not None or view.get(section) is WRONG
-        if name == variant and not there:
-            yield FieldError(
-                field=section,
-                value=None,
-                expected=f"the settings of {name}; an empty object takes the published defaults",
-                fix=f"add {section}={{}}",
-            )
-        if name != variant and there:
-            yield FieldError(
-                field=section,
-                value=dict(view.section(section) or {}),
-                expected=f"absent: it belongs to {name}, and pirl.variant is {variant}",
-                fix=f"remove {section}, or set pirl.variant={name}",
-            )
+    own = f"pirl.{_SECTION[variant]}"
+    (other,) = set(VARIANTS) - {variant}
+    foreign = f"pirl.{_SECTION[other]}"
+    has_own, has_foreign = (
+        view.section(name) is not None or view.get(name) is WRONG for name in (own, foreign)
+    )
+    add = "" if has_own else f" and add {own}={{}}, which takes the published defaults"
+    if has_foreign:
+        yield FieldError(
+            field=foreign,
+            value=dict(view.section(foreign) or {}),
+            expected=f"absent: it belongs to {other}, and pirl.variant is {variant}",
+            fix=f"remove {foreign}{add}; or set pirl.variant={other}",
+        )
+    elif not has_own:
+        yield FieldError(
+            field=own,
+            value=None,
+            expected=f"the settings of {variant}; an empty object takes the published defaults",
+            fix=f"add {own}={{}}",
+        )
 
 
 def check_step_sampling(view: View) -> Iterator[FieldError]:

@@ -146,8 +146,10 @@ class _Schema:
             chosen = self._choice(cls, rest, path)
             if chosen is None:
                 return JsonObject(rest) if isinstance(rest.get(CHOICE_TYPE_KEY), str) else WRONG
-            cls = chosen
+            declared, cls = cls, chosen
             result[CHOICE_TYPE_KEY] = rest.pop(CHOICE_TYPE_KEY)
+            if self._is_of_another_choice(declared, cls, rest, path):
+                return WRONG
         hints = _hints(cls)
         known = dataclasses.fields(cls)  # type: ignore[arg-type]
         for field in known:
@@ -184,6 +186,28 @@ class _Schema:
         )
         return None
 
+    def _is_of_another_choice(
+        self, declared: Any, cls: type, value: dict[str, Any], path: str
+    ) -> bool:
+        """Whether keys of a section are those of one other choice; that is one error, of the type."""
+        known: dict[str, type] = declared.get_known_choices()
+        names = {choice: {f.name for f in dataclasses.fields(c)} for choice, c in known.items()}  # type: ignore[arg-type]
+        chosen = next(choice for choice, c in known.items() if c is cls)
+        foreign = [key for key in value if key not in names[chosen]]
+        other = next((c for c in names if foreign and names[c].issuperset(foreign)), None)
+        if other is None:
+            return False
+        name = join(path, CHOICE_TYPE_KEY)
+        self.errors.append(
+            FieldError(
+                field=name,
+                value=chosen,
+                expected=f"{other}: {', '.join(join(path, key) for key in foreign)} belong to it",
+                fix=f"set {name}={other}, or remove what {chosen} has not",
+            )
+        )
+        return True
+
     def _absent(
         self, field: dataclasses.Field[Any], hint: Any, path: str, result: dict[str, Any]
     ) -> bool:
@@ -204,12 +228,13 @@ class _Schema:
         if not isinstance(value, dict):
             return self._wrong(declared, value, path)
         key_type, item_type = typing.get_args(declared) or (str, Any)
-        result = JsonObject()
+        result, before = JsonObject(), len(self.errors)
         for key, item in cast("dict[str, Any]", value).items():
             if key_type not in (str, Any):
                 self.check(key_type, OverrideText(key), join(path, key))
             result[key] = self.check(item_type, item, join(path, key))
-        return result
+        # What needs the whole of it has been told by the part.
+        return WRONG if len(self.errors) > before else result
 
     def _sequence(self, declared: Any, origin: type, value: Any, path: str) -> Any:
         if not isinstance(value, list):

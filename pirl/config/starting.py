@@ -131,6 +131,22 @@ def lerobot_training_fix(config: Path) -> str | None:
     )
 
 
+def supervised_training(raw: Mapping[str, Any]) -> str | None:
+    """What a config of `lerobot-train` trains, in words; None where it is another kind of config.
+
+    LeRobot's RL configs have a `dataset` too, and fields of their own that this one has not.
+    """
+    data, policy = raw.get("dataset"), raw.get("policy")
+    if not isinstance(data, Mapping) or {"recipe", "algorithm", "mixer"} & {*raw}:
+        return None
+    kind = cast("Mapping[str, Any]", policy).get("type") if isinstance(policy, Mapping) else None
+    if kind == "gaussian_actor":
+        return None
+    return (
+        f"supervised training of policy {kind} on {cast('Mapping[str, Any]', data).get('repo_id')}"
+    )
+
+
 def weights_text(start: Start) -> str:
     """Dtypes of the weights, and what loading does about them."""
     if start.tensors is None:

@@ -13,53 +13,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from pirl.config.arguments import validate_parser
-from pirl.config.overrides import split_argv
-from pirl.config.routing import split_config_path
+from pirl.config.command_line import parse
 from pirl.config.rules import rule_outcomes
-from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
+from pirl.errors import (
+    ConfigError,
+    EnvironmentNotReadyError,
+    ExitCode,
+    FieldError,
+    UsageError,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit code.
 
     Raises:
-        ConfigError: without `--json`, every error of the config.
+        UsageError, ConfigError: without `--json`, what is wrong with command line or config.
         EnvironmentNotReadyError: without `--json`, the hub cannot be reached.
     """
-    line = split_argv(argv, flags=("--json", "--help", "-h"))
-    if line.flags & {"--help", "-h"}:
-        validate_parser().print_help(sys.stdout)
-        return int(ExitCode.OK)
+    as_json = "--json" in argv
     try:
-        config_path, overrides = split_config_path([t for t in argv if t != "--json"])
-        answer, text = _valid(config_path, overrides)
+        args, overrides = parse(validate_parser(), argv)
+        answer, text = _valid(args.config_path, overrides)
         code = ExitCode.OK
-    except ConfigError as error:
-        if "--json" not in line.flags:
+    except (UsageError, ConfigError, EnvironmentNotReadyError) as error:
+        if not as_json:
             raise
         text, code = "", error.exit_code
-        answer = {"valid": False, "errors": [_error_row(e) for e in error.errors]}
-    except EnvironmentNotReadyError as error:
-        if "--json" not in line.flags:
-            raise
-        text, code = "", error.exit_code
-        row = {"field": "policy.path", "value": None, "expected": error.what, "fix": error.remedy}
-        answer = {"valid": False, "errors": [row]}
-    shown = json.dumps(answer, indent=2) if "--json" in line.flags else text
-    sys.stdout.write(shown + "\n")
+        answer = {"valid": False, "errors": _error_rows(error)}
+    sys.stdout.write((json.dumps(answer, indent=2) if as_json else text) + "\n")
     return int(code)
 
 
 def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     # Only now: neither the usage text nor a missing argument needs the tables.
-    from pirl.config.check import check_draft, read_draft
+    from pirl.config.check import check_draft, no_recipe, read_draft
     from pirl.config.preflight import preflight_summary
     from pirl.config.sections import encode_config
-    from pirl.config.starting import read_start, start_table
+    from pirl.config.starting import read_start, start_table, supervised_training
 
     draft = read_draft(config_path, overrides)
     if draft.has_recipe:
         valid = check_draft(draft)
+    elif supervised_training(draft.raw) is not None:
+        raise ConfigError([no_recipe(draft)], source=draft.name)
     else:
         # LeRobot's own config is LeRobot's to judge.
         from pirl.config.load import load_config
@@ -80,6 +77,19 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         "rules": [{"rule": o.rule, "meaning": o.meaning, "held": not o.errors} for o in outcomes],
     }
     return answer, text
+
+
+def _error_rows(
+    error: UsageError | ConfigError | EnvironmentNotReadyError,
+) -> list[dict[str, Any]]:
+    if isinstance(error, UsageError):
+        fix = "`pirl validate --help` lists the options"
+        return [{"field": "command line", "value": None, "expected": str(error), "fix": fix}]
+    if isinstance(error, EnvironmentNotReadyError):
+        return [
+            {"field": "policy.path", "value": None, "expected": error.what, "fix": error.remedy}
+        ]
+    return [_error_row(one) for one in error.errors]
 
 
 def _error_row(error: FieldError) -> dict[str, Any]:

@@ -201,19 +201,27 @@ class SlotVectorEnv:
     ) -> dict[int, Reply]:
         if self._closed:
             raise EnvError("this vector environment is closed")
+        asked = {host: self._hosts[host] for host in requests}
+        mine = {host: [s for s in slots if s % len(self._hosts) == host] for host in requests}
+        replies: dict[int, Reply] = {}
+        talking_to: int | None = None
         try:
-            for host, request in requests.items():
-                mine = [slot for slot in slots if slot % len(self._hosts) == host]
-                self._hosts[host].ask(
+            for talking_to, request in requests.items():
+                asked[talking_to].ask(
                     request,
-                    deadline_s=per_slot_s * len(mine),
-                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine)}",
+                    deadline_s=per_slot_s * len(mine[talking_to]),
+                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine[talking_to])}",
                 )
-            asked = {host: self._hosts[host] for host in requests}
-            return {host: asked[host].answer() for host in as_they_answer(asked)}
+            for talking_to in as_they_answer(asked):
+                replies[talking_to] = asked[talking_to].answer()
+        except EnvError as error:
+            self._abandon()
+            slots_of_it = () if talking_to is None else mine[talking_to]
+            raise EnvError(str(error), slots=slots_of_it) from error
         except PirlError:
             self._abandon()
             raise
+        return replies
 
     def _abandon(self) -> None:
         """End every worker at once: one in the middle of a request would not hear that it may go."""

@@ -7,6 +7,7 @@ a simulator starts. Refuses random weights: a policy without weights is an error
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,10 @@ from pirl.contract.xvla_inputs import real_cameras
 from pirl.envs import EnvInfo, StateSplit, describe_env, load_split, make_vector_env
 from pirl.envs.schedule import evaluation_plans
 from pirl.errors import ConfigError, FieldError
-from pirl.evaluation.episodes import OnEpisode, evaluate
+from pirl.evaluation.crashes import OnCrash, check_limit, crashed_record, reason_of
+from pirl.evaluation.episodes import OnEpisode, SimulatorCrashError, evaluate
 from pirl.records import EpisodePlan, EpisodeRecord
-from pirl.runtime.lockstep import language_of
+from pirl.runtime.lockstep import FinishedEpisode, language_of
 from pirl.runtime.timers import StageTimers
 
 
@@ -115,26 +117,70 @@ def run(
     *,
     timers: StageTimers | None = None,
     on_episode: OnEpisode | None = None,
+    on_crash: OnCrash | None = None,
 ) -> list[EpisodeRecord]:
     """Start the simulators, run the schedule, end them.
 
+    An episode whose simulator crashes has a record without a decision, and the others go on with new
+    simulators: each is a function of its plan, so what was under way is run again from its start. Of several
+    that shared the process, each is run again alone to find the one to blame.
+
+    Args:
+        on_crash: called with the record of an episode that crashed and the reason; without it the first
+            crash ends the evaluation.
+
     Raises:
         EnvironmentNotReadyError: assets or GL are missing.
-        EnvError: the simulator failed; carries task and seed.
+        EnvError: no simulator can be built, or `crashes.LIMIT` episodes in a row of the schedule crashed.
     """
+    done: dict[int, EpisodeRecord] = {}
+    crashed: set[int] = set()
+    alone: list[EpisodePlan] = []
+
+    def note(episode: FinishedEpisode) -> None:
+        done[episode.record.episode_id] = episode.record
+        if on_episode is not None:
+            on_episode(episode)
+
+    while left := [plan for plan in evaluation.plans if plan.episode_id not in done]:
+        alone = [plan for plan in alone if plan.episode_id not in done]
+        try:
+            _run_some(evaluation, alone[:1] or left, timers=timers, on_episode=note)
+        except SimulatorCrashError as crash:
+            if on_crash is None:
+                raise
+            plan, *others = crash.plans
+            if others:
+                alone = [plan, *others]
+                continue
+            why = reason_of(crash)
+            done[plan.episode_id] = crashed_record(plan, evaluation.env.task_names[plan.task_id])
+            crashed.add(plan.episode_id)
+            on_crash(done[plan.episode_id], why)
+            check_limit(evaluation.plans, crashed, why)
+    return [done[plan.episode_id] for plan in evaluation.plans]
+
+
+def _run_some(
+    evaluation: Evaluation,
+    plans: Sequence[EpisodePlan],
+    *,
+    timers: StageTimers | None,
+    on_episode: OnEpisode,
+) -> None:
     protocol = evaluation.protocol
     with make_vector_env(
         env_of(evaluation.cfg),
-        num_envs=min(protocol.num_envs, len(evaluation.plans)),
-        num_workers=min(protocol.num_workers, len(evaluation.plans)),
+        num_envs=min(protocol.num_envs, len(plans)),
+        num_workers=min(protocol.num_workers, len(plans)),
         image_keys=real_cameras(evaluation.policy_config),
         split=evaluation.split,
         record_frames=protocol.record_frames,
     ) as env:
-        return evaluate(
+        evaluate(
             evaluation.policy,
             env=env,
-            plans=evaluation.plans,
+            plans=plans,
             language=language_of(evaluation.policy_config, env),
             seed=protocol.seed,
             timers=timers,

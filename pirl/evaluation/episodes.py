@@ -16,6 +16,7 @@ from pirl.config.recipe import FlowSDEConfig, PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.envs.base import VectorEnv
 from pirl.envs.schedule import stream_seed
+from pirl.errors import EnvError
 from pirl.records import EpisodePlan, EpisodeRecord
 from pirl.runtime.lockstep import FinishedEpisode, Language, Lockstep
 from pirl.runtime.timers import StageTimers
@@ -23,6 +24,15 @@ from pirl.runtime.timers import StageTimers
 STOCK_SAMPLER = PiRLConfig(variant="flow-sde", flow_sde=FlowSDEConfig())
 """Native base and no noise after the start: bit for bit LeRobot's own sampler (`algorithm.md` I1), whatever
 recipe trained the policy. Its noise settings are never read."""
+
+
+class SimulatorCrashError(EnvError):
+    """A simulator failed in the middle of `plans`, which shared its process: one of them is to blame."""
+
+    def __init__(self, error: EnvError, plans: Sequence[EpisodePlan]) -> None:
+        self.plans = tuple(plans)
+        super().__init__(str(error), slots=error.slots)
+
 
 type OnEpisode = Callable[[FinishedEpisode], None]
 
@@ -53,7 +63,7 @@ def evaluate(
 
     Raises:
         ConfigError: a plan names a state outside the split of `env`.
-        EnvError: the simulator failed; carries task and seed.
+        SimulatorCrashError: a simulator failed in the middle of an episode; `env` is closed.
 
     Invariant: on one machine the records depend neither on `env.num_envs` nor on its workers.
     """
@@ -67,23 +77,31 @@ def evaluate(
         stochastic=False,
     )
     waiting = iter(plans)
+    running: dict[int, EpisodePlan] = {}
 
     def next_plans(idle: Sequence[int], _executed: int) -> Mapping[int, EpisodePlan]:
-        return dict(zip(idle, waiting, strict=False))
+        started = dict(zip(idle, waiting, strict=False))
+        running.update(started)
+        return started
 
     def seed_of(plan: EpisodePlan, chunk: int) -> int:
         task = env.task_names[plan.task_id]
         return stream_seed(seed, "evaluation", task, plan.init_state_id, plan.seed, chunk)
 
     records: dict[int, EpisodeRecord] = {}
-    with _progress(len(plans)) as bar:
-        for episode in lockstep.run(next_plans, seed_of=seed_of, version=version):
-            records[episode.record.episode_id] = episode.record
-            if on_episode is not None:
-                on_episode(episode)
-            successes = sum(record.success for record in records.values())
-            bar.set_postfix_str(f"{successes} succeeded", refresh=False)
-            bar.update()
+    try:
+        with _progress(len(plans)) as bar:
+            for episode in lockstep.run(next_plans, seed_of=seed_of, version=version):
+                records[episode.record.episode_id] = episode.record
+                if on_episode is not None:
+                    on_episode(episode)
+                successes = sum(record.success for record in records.values())
+                bar.set_postfix_str(f"{successes} succeeded", refresh=False)
+                bar.update()
+    except EnvError as error:
+        if not error.slots:
+            raise
+        raise SimulatorCrashError(error, [running[slot] for slot in error.slots]) from error
     return [records[plan.episode_id] for plan in plans]
 
 

@@ -3,11 +3,13 @@
 Owns the files and their format. Refuses to overwrite a folder and to read one whose files do not fit
 together. Read `pirl.evaluation.verify` next.
 
-    schedule.json    the plans, written before a simulator starts
-    episodes.jsonl   one record per episode, in the order of the schedule
-    eval_info.json   identity, digests of both, figures, videos
-    videos/          optional
-    run.json         how the process ended; no figure follows from it
+    schedule.json            the plans, written before a simulator starts
+    episodes.jsonl           one record per episode, in the order of the schedule; where its simulator crashed,
+                             with the reason in `crash`
+    eval_info.json           identity, digests, figures, videos
+    lerobot/eval_info.json   the same figures as `lerobot-eval` writes them
+    videos/                  optional
+    run.json                 how the process ended; no figure follows from it
 """
 
 from __future__ import annotations
@@ -20,18 +22,24 @@ from typing import Any, cast
 
 from pirl.config.strictjson import parse_json
 from pirl.errors import ConfigError, EvidenceError, FieldError
-from pirl.evaluation.results import METHOD, check_records, compute_results
+from pirl.evaluation.crashes import is_crashed
+from pirl.evaluation.lerobot_form import lerobot_info
+from pirl.evaluation.results import METHOD, METHOD_1, check_records, compute_results
 from pirl.evidence import raw
 from pirl.evidence.raw import file_sha256, read_object
 from pirl.files import Appender, require_space, write_json, write_text
 from pirl.ownership import contents
 from pirl.records import EpisodePlan, EpisodeRecord
 
-FORMAT = 1
+FORMAT = 2
+"""2 knows episodes whose simulator crashed; folders of format 1 are read as they are."""
+METHODS = {1: METHOD_1, 2: METHOD}
+_CRASH = "crash"
 _RECORD_BYTES, _VIDEO_BYTES = 1024, 4 * 2**20
 """Room for a plan or record, and for a video."""
 
 SCHEDULE, EPISODES, INFO = "schedule.json", "episodes.jsonl", "eval_info.json"
+LEROBOT_INFO = f"lerobot/{INFO}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,8 @@ class EvalFolder:
     root: Path
     plans: tuple[EpisodePlan, ...]
     records: tuple[EpisodeRecord, ...]
+    crashes: Mapping[int, str]
+    """Reason by episode id."""
     info: Mapping[str, Any]
 
     @property
@@ -83,10 +93,10 @@ def create_folder(root: Path, plans: Sequence[EpisodePlan], *, videos: int = 0) 
     _write(root / SCHEDULE, {"format": FORMAT, "plans": [asdict(plan) for plan in plans]})
 
 
-def append_record(root: Path, record: EpisodeRecord) -> None:
+def append_record(root: Path, record: EpisodeRecord, *, crash: str | None = None) -> None:
     """Add one record as it ends: a crash later keeps what was run, though no figure comes of it."""
     with Appender(root / EPISODES) as file:
-        file.write((json.dumps(asdict(record), sort_keys=True) + "\n").encode())
+        file.write(_row(record, crash).encode())
 
 
 def finish_folder(
@@ -96,8 +106,14 @@ def finish_folder(
     records: Sequence[EpisodeRecord],
     identity: Mapping[str, Any],
     videos: Sequence[Mapping[str, Any]],
+    crashes: Mapping[int, str] | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Write the records in the order of the schedule and `eval_info.json` last.
+
+    Args:
+        crashes: reasons by episode id.
+        seconds: what the episodes took, for LeRobot's form of the figures.
 
     Returns:
         The content of `eval_info.json`.
@@ -106,18 +122,36 @@ def finish_folder(
         EvidenceError: the records are not those of the schedule.
     """
     check_records(plans, records)
-    lines = [json.dumps(asdict(record), sort_keys=True) + "\n" for record in records]
-    write_text(root / EPISODES, "".join(lines))
+    reasons = dict(crashes or {})
+    write_text(root / EPISODES, "".join(_row(r, reasons.get(r.episode_id)) for r in records))
+    (root / LEROBOT_INFO).parent.mkdir(exist_ok=True)
+    _write(root / LEROBOT_INFO, lerobot_info(records, videos=videos, seconds=seconds))
     info = {
         "format": FORMAT,
-        "method": METHOD,
+        "method": METHODS[FORMAT],
         "identity": dict(identity),
-        "sha256": {name: file_sha256(root / name) for name in (SCHEDULE, EPISODES)},
+        "sha256": {name: file_sha256(root / name) for name in (SCHEDULE, EPISODES, LEROBOT_INFO)},
         "videos": list(videos),
-        **compute_results(records).to_json(),
+        **figures(records, reasons, form=FORMAT),
     }
     _write(root / INFO, info)
     return info
+
+
+def figures(
+    records: Sequence[EpisodeRecord], crashes: Mapping[int, str], *, form: int
+) -> dict[str, Any]:
+    """Every figure of `eval_info.json` that follows from the records, in a format of the folder."""
+    found = compute_results(records).to_json()
+    if form == 1:
+        return found
+    wanted = ("episode_id", "task", "init_state_id", "seed")
+    listed = [
+        {name: getattr(record, name) for name in wanted} | {"reason": crashes[record.episode_id]}
+        for record in records
+        if record.episode_id in crashes
+    ]
+    return found | {"crashes": listed}
 
 
 def read_folder(root: Path) -> EvalFolder:
@@ -138,11 +172,25 @@ def read_folder(root: Path) -> EvalFolder:
         lines = (root / EPISODES).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EvidenceError(f"{EPISODES} cannot be read as UTF-8 text: {error}") from error
-    records = [_record(EpisodeRecord, _object(line, n)) for n, line in enumerate(lines, start=1)]
+    rows = [_object(line, n) for n, line in enumerate(lines, start=1)]
     info = read_object(root / INFO)
-    if info.get("format") != FORMAT:
-        raise EvidenceError(f"{INFO}: format {info.get('format')!r}, this code reads {FORMAT}")
-    return EvalFolder(root=root, plans=tuple(plans), records=tuple(records), info=info)
+    form = info.get("format")
+    if not isinstance(form, int) or form not in METHODS:
+        raise EvidenceError(f"{INFO}: format {form!r}, this code reads 1 to {FORMAT}")
+    plain = [{name: row[name] for name in row if name != _CRASH} for row in rows]
+    records = [_record(EpisodeRecord, row) for row in plain]
+    pairs = zip(records, rows, strict=True)
+    crashes = {record.episode_id: raw.text(row, _CRASH) for record, row in pairs if _CRASH in row}
+    if set(crashes) != {record.episode_id for record in records if is_crashed(record)}:
+        raise EvidenceError(f"{EPISODES}: a crash without a reason, or a reason without a crash")
+    return EvalFolder(
+        root=root, plans=tuple(plans), records=tuple(records), crashes=crashes, info=info
+    )
+
+
+def _row(record: EpisodeRecord, crash: str | None) -> str:
+    row = asdict(record) if crash is None else asdict(record) | {_CRASH: crash}
+    return json.dumps(row, sort_keys=True) + "\n"
 
 
 def _record[T: (EpisodePlan, EpisodeRecord)](kind: type[T], item: Mapping[str, Any]) -> T:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pirl.config.command_line import parse
 from pirl.config.jsonfile import TRAIN_CONFIG_NAME, follow_last
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.starting import lerobot_training_fix
@@ -27,6 +29,7 @@ from pirl.evaluation.text import comparison_text, results_text
 from pirl.evaluation.verify import compare_folders, verify_folder
 from pirl.evaluation.videos import VideoKeeper
 from pirl.ownership import owned
+from pirl.records import EpisodeRecord
 from pirl.runtime.lockstep import FinishedEpisode
 from pirl.runtime.procs import interrupt_on_signals
 from pirl.runtime.record import RunRecord
@@ -34,7 +37,7 @@ from pirl.runtime.record import RunRecord
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl eval`."""
-    args, overrides = eval_parser().parse_known_args(list(argv))
+    args, overrides = parse(eval_parser(), argv)
     if args.verify is not None or args.compare is not None:
         if overrides or args.policy_path is not None:
             raise _usage("--verify, --compare", "alone", "they read result folders and run nothing")
@@ -88,13 +91,24 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
                 if protocol.record_frames:
                     keeper.see(episode)
 
-            records = run(evaluation, on_episode=on_episode)
+            crashes: dict[int, str] = {}
+
+            def on_crash(episode: EpisodeRecord, reason: str) -> None:
+                append_record(root, episode, crash=reason)
+                crashes[episode.episode_id] = reason
+                record.facts["episodes"] += 1
+                sys.stderr.write(f"crashed: {reason}\n")
+
+            started = time.monotonic()
+            records = run(evaluation, on_episode=on_episode, on_crash=on_crash)
             info = finish_folder(
                 root,
                 plans=evaluation.plans,
                 records=records,
                 identity=describe(evaluation, policy_path=policy_path, config=loaded.identity),
                 videos=keeper.finish(),
+                crashes=crashes,
+                seconds=time.monotonic() - started,
             )
             record.write("finished", complete=True)
     sys.stderr.write(f"records in {root}\n")

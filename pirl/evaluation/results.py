@@ -11,14 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pirl.errors import EvidenceError
+from pirl.evaluation.crashes import is_crashed
 from pirl.evidence.stats import Rate
 from pirl.records import EpisodePlan, EpisodeRecord
 
 METHOD = (
     "Every episode of a schedule that was fixed before the first one, run once; no early stop. An episode "
+    "succeeds when the simulator reports success before the time limit; a time-out is a failure, and so is the "
+    "crash of its simulator. Mean lengths are over episodes that did not crash. Intervals: 95 % Wilson."
+)
+"""Of format 2 of a result folder."""
+METHOD_1 = (
+    "Every episode of a schedule that was fixed before the first one, run once; no early stop. An episode "
     "succeeds when the simulator reports success before the time limit; a time-out is a failure. A simulator "
     "error ends the evaluation without figures. Intervals: 95 % Wilson."
 )
+"""Of format 1, which knows no crash."""
 SMALL = 50
 """Episodes; below it two policies far apart cannot be told apart, and the report says so."""
 
@@ -32,7 +40,7 @@ class Figures:
     name: str
     rate: Rate
     mean_env_steps: float
-    """Simulator steps an episode took, failures included."""
+    """Simulator steps an episode took, failures included and crashes not; 0 where every one crashed."""
     mean_success_steps: float | None
     """The same over successes; null without one."""
 
@@ -86,7 +94,7 @@ def check_records(plans: Sequence[EpisodePlan], records: Sequence[EpisodeRecord]
             planned, found = getattr(plan, name), getattr(record, name)
             if planned != found:
                 problems.append(f"episode {plan.episode_id}: {name} is {found}, planned {planned}")
-        if record.success == record.truncated:
+        if record.success == record.truncated and not is_crashed(record):
             problems.append(f"episode {plan.episode_id}: neither or both of success and time-out")
     if problems:
         raise EvidenceError("the records are not those of the schedule", problems=problems[:20])
@@ -111,12 +119,12 @@ def compute_results(records: Sequence[EpisodeRecord]) -> Results:
 
 
 def _figures(name: str, records: Sequence[EpisodeRecord]) -> Figures:
-    steps = [record.env_steps for record in records]
+    steps = [record.env_steps for record in records if not is_crashed(record)]
     won = [record.env_steps for record in records if record.success]
     return Figures(
         name=name,
         rate=Rate(successes=len(won), episodes=len(records)),
-        mean_env_steps=round(sum(steps) / len(steps), 3),
+        mean_env_steps=round(sum(steps) / max(1, len(steps)), 3),
         mean_success_steps=round(sum(won) / len(won), 3) if won else None,
     )
 

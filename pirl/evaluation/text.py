@@ -32,10 +32,12 @@ def results_text(info: Mapping[str, Any]) -> str:
     width = max(len(group["name"]) for group in groups)
     lines += [f"{group['name']:<{width}}  {_figures(group)}" for group in groups]
     failures = info["failures"]
-    lines += ["", f"failures: {len(failures)}"]
+    crashes = {crash["episode_id"]: crash["reason"] for crash in info.get("crashes", ())}
+    of_them = f", of them {len(crashes)} crashes of the simulator" if crashes else ""
+    lines += ["", f"failures: {len(failures)}{of_them}"]
     lines += [
-        f"  {f['task']}, initial state {f['init_state_id']}, seed {f['seed']}:"
-        f" time limit after {f['env_steps']} steps"
+        f"  {f['task']}, initial state {f['init_state_id']}, seed {f['seed']}: "
+        + crashes.get(f["episode_id"], f"time limit after {f['env_steps']} steps")
         for f in failures[:_SHOWN]
     ]
     if len(failures) > _SHOWN:

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pirl.errors import EvidenceError, FieldMismatch, MismatchError
-from pirl.evaluation.folder import EPISODES, SCHEDULE, EvalFolder, read_folder
-from pirl.evaluation.results import METHOD, check_records, compute_results, suite_of
+from pirl.evaluation.folder import (
+    EPISODES,
+    LEROBOT_INFO,
+    METHODS,
+    SCHEDULE,
+    EvalFolder,
+    figures,
+    read_folder,
+)
+from pirl.evaluation.results import check_records, suite_of
 from pirl.evidence import raw
 from pirl.evidence.media import inside
 from pirl.evidence.raw import file_sha256
@@ -32,15 +40,16 @@ def verify_folder(root: Path) -> EvalFolder:
     """
     folder = read_folder(root)
     check_records(folder.plans, folder.records)
-    wanted = compute_results(folder.records).to_json() | {"method": METHOD}
+    form = raw.integer(folder.info, "format")
+    wanted = figures(folder.records, folder.crashes, form=form) | {"method": METHODS[form]}
     problems = [
         line
         for name, value in wanted.items()
         for line in _differ(name, folder.info.get(name), value)
     ]
     digests = raw.mapping(folder.info, "sha256")
-    for name in (SCHEDULE, EPISODES):
-        if digests.get(name) != file_sha256(root / name):
+    for name in (SCHEDULE, EPISODES) if form == 1 else (SCHEDULE, EPISODES, LEROBOT_INFO):
+        if not (root / name).is_file() or digests.get(name) != file_sha256(root / name):
             problems.append(f"{name} is not the file that was written")
     for video in raw.objects(folder.info, "videos"):
         path = root / inside(raw.text(video, "file"))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pirl.config.command_line import parse
 from pirl.errors import ExitCode
 from pirl.evidence import verify_checks as checks
 from pirl.evidence.arguments import verify_parser
@@ -156,7 +157,7 @@ def _checks(path: Path, verdict: GateVerdict, expected: Expected) -> Iterator[li
 
 def verify_main(argv: Sequence[str]) -> int:
     """`pirl verify BUNDLE`: exit code 0 only if the bundle is intact and the gate passed."""
-    args = verify_parser().parse_args(argv)
+    args, _ = parse(verify_parser(), argv)
     report = verify_bundle(
         args.bundle,
         expect_commit=args.expect_commit,

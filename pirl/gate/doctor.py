@@ -20,6 +20,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from pirl.config.command_line import parse
 from pirl.errors import ExitCode
 from pirl.gate.arguments import PROFILE_CONFIG, doctor_parser
 from pirl.gate.doctor_check import Check, guarded
@@ -185,7 +186,7 @@ def _hub() -> Check:
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl doctor`; exit code 3 when something required is missing."""
-    args = doctor_parser().parse_args(list(argv))
+    args, _ = parse(doctor_parser(), argv)
     checks = run_checks(args.config_path)
     failed = [c for c in checks if not c.ok and c.required]
     if args.json:

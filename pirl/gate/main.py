@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pirl.config.command_line import parse
 from pirl.config.recipe import VARIANTS
 from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, ExitCode, FieldError
@@ -143,7 +144,7 @@ def result_record(gate: GateSession, bundle: FinishedBundle, *, seconds: float) 
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl gate`; exit code 0 only for a gate that passed."""
-    args, overrides = gate_parser().parse_known_args(list(argv))
+    args, overrides = parse(gate_parser(), argv)
     configure_logging("gate")
     interrupt_on_signals()
     logging.getLogger("OpenGL").setLevel(logging.WARNING)

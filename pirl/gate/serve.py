@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pirl.config.command_line import parse
+from pirl.gate.arguments import serve_parser
+
 SETTINGS = Path("prefect.toml")
 """Prefect reads it in the working directory: the repository root has one."""
 DEFAULTS = {
@@ -20,9 +23,10 @@ DEFAULTS = {
 
 def main(argv: Sequence[str]) -> int:
     """Serve the deployment `phase2-gate/phase2-gate`; server and database live below this folder."""
+    parse(serve_parser(), argv)
     if not SETTINGS.is_file():
         for name, value in DEFAULTS.items():
             os.environ.setdefault(
                 name, str(Path(value).resolve()) if name.endswith("HOME") else value
             )
-    os.execv(sys.executable, [sys.executable, "-m", "flows.serve", *argv])
+    os.execv(sys.executable, [sys.executable, "-m", "flows.serve"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from pirl.config.command_line import Parser, at_least, word_of
 from pirl.config.recipe import VARIANTS
 
 PARAMS = Path("params.yaml")
@@ -12,73 +12,80 @@ CONTROLS = ("shuffled", "zero-rate", "dropout")
 """Names of `pirl.learning.settings.CONTROLS`, whose module costs more than a help text may."""
 
 
-def bench_parser() -> argparse.ArgumentParser:
+def bench_parser() -> Parser:
     """`pirl bench` without a command of its own."""
-    return argparse.ArgumentParser(
-        prog="pirl bench",
-        usage="pirl bench learn | judge | study | warm-start [options]",
-        description="Prove that piRL improves a policy, with records that can be judged again.",
-        epilog="`pirl bench learn --help` explains one.",
+    return Parser(
+        "bench",
+        "Prove that piRL improves a policy, with records that can be judged again. `pirl bench learn` makes a"
+        " run, `judge` judges one again, `study` makes the runs of a study, `warm-start` a policy to start from.",
+        example="pirl bench learn --help",
     )
 
 
-def learn_parser() -> argparse.ArgumentParser:
+def learn_parser() -> Parser:
     """`pirl bench learn`, and `pirl demo`, which is the same."""
-    parser = argparse.ArgumentParser(
-        prog="pirl bench learn",
-        description="Warm start, piRL through learner and actors, held-out episodes, verdict.",
-        epilog="Further --section.field=value arguments override the train config.",
+    parser = Parser(
+        "bench learn",
+        "Warm start, piRL through learner and actors, held-out episodes, verdict.",
+        example="pirl bench learn --variant flow-sde --seed 211",
+        codes="0 every bound holds, 1 one does not, 2 usage",
+        takes_fields=True,
     )
-    parser.add_argument("--variant", choices=VARIANTS)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--control", choices=CONTROLS, help="a run that must not learn")
-    parser.add_argument("--actors", type=int)
-    parser.add_argument("--episodes", type=int, help="held-out episodes per task and policy")
-    parser.add_argument("--start-from", help="a pretrained_model/ folder instead of a warm start")
-    parser.add_argument("--config", help="another train config")
-    parser.add_argument("--params", type=Path, default=PARAMS, help="the file with `learn`")
-    parser.add_argument("--out", type=Path, help="default runs/learn-<time>")
-    parser.add_argument("--videos", type=int, default=2, help="episodes filmed before and after")
-    parser.add_argument("--no-mlflow", action="store_true")
-    parser.add_argument("--json", action="store_true", help="the record as JSON on stdout")
+    add = parser.add_argument
+    add("--variant", type=word_of(VARIANTS), choices=VARIANTS)
+    add("--seed", type=at_least(0), metavar="N")
+    add("--control", type=word_of(CONTROLS), choices=CONTROLS, help="a run that must not learn")
+    add("--actors", type=at_least(1), metavar="N")
+    add("--episodes", type=at_least(1), metavar="N", help="held-out episodes per task and policy")
+    add("--start-from", metavar="DIR", help="a pretrained_model/ folder instead of a warm start")
+    add("--config", "--config_path", metavar="FILE", help="another train config")
+    add("--params", type=Path, default=PARAMS, metavar="FILE", help="the file with `learn`")
+    add("--out", type=Path, metavar="DIR", help="default runs/learn-<time>")
+    add("--videos", type=at_least(0), default=2, metavar="N", help="filmed before and after")
+    add("--no-mlflow", action="store_true", help="keep no MLflow record")
+    add("--json", action="store_true", help="the record as JSON on stdout")
     return parser
 
 
-def judge_parser() -> argparse.ArgumentParser:
+def judge_parser() -> Parser:
     """`pirl bench judge`."""
-    parser = argparse.ArgumentParser(
-        prog="pirl bench judge",
-        description="Judge a finished run again from its episode records; exit code 1 when `learn.json`"
-        " says otherwise.",
+    parser = Parser(
+        "bench judge",
+        "Judge a finished run again from its episode records.",
+        example="pirl bench judge runs/learn-20260101-120000",
+        codes="0 passed, 1 `learn.json` says otherwise or the run did not pass, 2 usage",
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="the --out of `pirl bench learn`")
     return parser
 
 
-def warm_start_parser() -> argparse.ArgumentParser:
+def warm_start_parser() -> Parser:
     """`pirl bench warm-start`."""
-    parser = argparse.ArgumentParser(
-        prog="pirl bench warm-start",
-        description="Make a policy to start from: scripted demonstrations, then LeRobot's own supervised loss.",
-        epilog="Further --section.field=value arguments override the train config.",
+    parser = Parser(
+        "bench warm-start",
+        "Make a policy to start from: scripted demonstrations, then LeRobot's own supervised loss.",
+        example="pirl bench warm-start --seed 211 --out runs/start",
+        takes_fields=True,
     )
-    parser.add_argument("--variant", choices=VARIANTS)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--config", help="another train config")
-    parser.add_argument("--params", type=Path, default=PARAMS, help="the file with `learn`")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for the policy")
+    add = parser.add_argument
+    add("--variant", type=word_of(VARIANTS), choices=VARIANTS)
+    add("--seed", type=at_least(0), metavar="N")
+    add("--config", "--config_path", metavar="FILE", help="another train config")
+    add("--params", type=Path, default=PARAMS, metavar="FILE", help="the file with `learn`")
+    add("--out", type=Path, metavar="DIR", required=True, help="a new folder for the policy")
     return parser
 
 
-def study_parser() -> argparse.ArgumentParser:
+def study_parser() -> Parser:
     """`pirl bench study`."""
-    parser = argparse.ArgumentParser(
-        prog="pirl bench study",
-        description="Run a study of `params.yaml` and print its table; each row says for itself whether"
-        " it passed.",
+    parser = Parser(
+        "bench study",
+        "Run a study of `params.yaml` and print its table; each row says for itself whether it passed.",
+        example="pirl bench study imprecise",
     )
-    parser.add_argument("name", help="a key of `studies` in params.yaml")
-    parser.add_argument("--out", type=Path, help="default runs/study-NAME; finished rows are kept")
-    parser.add_argument("--json", action="store_true", help="the records as JSON on stdout")
-    parser.add_argument("--no-mlflow", action="store_true", help="leave no runs in the tracker")
+    add = parser.add_argument
+    add("name", help="a key of `studies` in params.yaml")
+    add("--out", type=Path, metavar="DIR", help="default runs/study-NAME; finished rows are kept")
+    add("--json", action="store_true", help="the records as JSON on stdout")
+    add("--no-mlflow", action="store_true", help="leave no runs in the tracker")
     return parser

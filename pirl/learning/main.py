@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pirl.config.command_line import parse
 from pirl.config.load import load_config
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
 from pirl.evidence.raw import mapping, read_object
 from pirl.learning.arguments import (
-    bench_parser,
     judge_parser,
     learn_parser,
     study_parser,
@@ -38,7 +38,7 @@ from pirl.runtime.record import RunRecord
 
 def learn_main(argv: Sequence[str]) -> int:
     """One learning run; exit code 0 only when every bound holds."""
-    args, overrides = learn_parser().parse_known_args(list(argv))
+    args, overrides = parse(learn_parser(), argv)
     configure_logging("learn")
     interrupt_on_signals()
     settings = read_settings(
@@ -89,7 +89,7 @@ def learn(
 
 def judge_main(argv: Sequence[str]) -> int:
     """Judge a finished run again from its episode records; exit code 1 when `learn.json` says otherwise."""
-    args = judge_parser().parse_args(list(argv))
+    args, _ = parse(judge_parser(), argv)
     if not (args.folder / RECORD).is_file():
         error = FieldError(
             field="folder",
@@ -130,7 +130,7 @@ def render(record: dict[str, Any], out: Path) -> str:
 
 def warm_start_main(argv: Sequence[str]) -> int:
     """Make a starting policy and print its folder; what was asked for lies beside it."""
-    args, overrides = warm_start_parser().parse_known_args(list(argv))
+    args, overrides = parse(warm_start_parser(), argv)
     configure_logging("warm-start")
     interrupt_on_signals()
     settings = read_settings(
@@ -150,7 +150,7 @@ def warm_start_main(argv: Sequence[str]) -> int:
 
 def study_main(argv: Sequence[str]) -> int:
     """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
-    args = study_parser().parse_args(list(argv))
+    args, _ = parse(study_parser(), argv)
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
@@ -159,20 +159,3 @@ def study_main(argv: Sequence[str]) -> int:
         own_record.write("finished", complete=True)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)
-
-
-COMMANDS = {
-    "learn": learn_main,
-    "judge": judge_main,
-    "study": study_main,
-    "warm-start": warm_start_main,
-}
-
-
-def main(argv: Sequence[str]) -> int:
-    """Command line of `pirl bench`."""
-    args = list(argv)
-    if args and args[0] in COMMANDS:
-        return COMMANDS[args[0]](args[1:])
-    bench_parser().print_usage(sys.stderr)
-    return int(ExitCode.USAGE)

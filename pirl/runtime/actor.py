@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pirl.config.arguments import actor_parser
+from pirl.config.command_line import parse
 from pirl.config.load import LoadedConfig, load_config
-from pirl.config.routing import split_config_path
 from pirl.config.train import env_of, policy_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
@@ -29,7 +30,6 @@ from pirl.evidence.metric_log import MetricLog
 from pirl.files import writing
 from pirl.ownership import owned
 from pirl.records import EpisodeRecord
-from pirl.runtime.arguments import actor_parser
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lockstep import FinishedEpisode, language_of
@@ -362,10 +362,8 @@ def run_actor(
 
 def main(argv: Sequence[str]) -> int:
     """Command line of an actor: `--config_path F [--rank R]` and dotted overrides."""
-    args, rest = actor_parser().parse_known_args(list(argv))
-    given = [] if args.config_path is None else ["--config_path", str(args.config_path)]
-    config_path, overrides = split_config_path([*given, *rest])
-    loaded = load_config(config_path, overrides)
+    args, overrides = parse(actor_parser(), argv)
+    loaded = load_config(args.config_path, overrides)
     configure_logging(f"actor-{args.rank}")
     stop = stop_on_signals()
     try:

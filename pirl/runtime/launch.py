@@ -21,13 +21,14 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from pirl.config.arguments import launch_parser
 from pirl.config.check import CheckedConfig, check_config
+from pirl.config.command_line import parse
 from pirl.config.secret import token_environment, without_token
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ExitCode
 from pirl.evidence.metric_log import read_json_lines
 from pirl.ownership import owner_of
-from pirl.runtime.arguments import launch_parser
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import (
@@ -41,6 +42,7 @@ from pirl.runtime.procs import (
     wait_until,
 )
 from pirl.runtime.record import RunRecord
+from pirl.terminal import cut_line, is_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ def launch(
     record_video: bool = False,
     log_dir: Path | None = None,
     quiet: bool = False,
+    verbose: bool = False,
     stop: threading.Event | None = None,
     deadline_s: float | None = None,
     learner_module: str = "pirl.learner",
@@ -81,6 +84,7 @@ def launch(
     writes its own log file; otherwise its lines appear on stderr behind its role.
 
     Args:
+        verbose: lines of the processes whole on a terminal too.
         learner_module: run as `python -m`; a negative control brings its own.
 
     A resumed run that has all its updates already is over: nothing is started, the result is OK.
@@ -105,8 +109,12 @@ def launch(
     base = [sys.executable, "-m"]
     tail = ["--config_path", config_path, *arguments]
     stop = stop or threading.Event()
+    is_cut = is_terminal() and not verbose
     folder = RunFolder(Path(output_dir))
-    with ProcessGroup(grace_s=STOP_GRACE_S) as group, _LogPump(log_dir, quiet=quiet) as pump:
+    with (
+        ProcessGroup(grace_s=STOP_GRACE_S) as group,
+        _LogPump(log_dir, quiet=quiet, is_cut=is_cut) as pump,
+    ):
         learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
         record = RunRecord(
             folder.launch_record, role="launch", is_ours=lambda: _owns(learner.pid, folder)
@@ -253,8 +261,9 @@ def free_port(host: str) -> int:
 class _LogPump:
     """Gives every child its log: a file each, or its lines on stderr behind its role."""
 
-    def __init__(self, log_dir: Path | None, *, quiet: bool) -> None:
+    def __init__(self, log_dir: Path | None, *, quiet: bool, is_cut: bool = False) -> None:
         self._log_dir = log_dir
+        self._is_cut = is_cut
         self._quiet = quiet
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -290,7 +299,8 @@ class _LogPump:
                 continue
             # Without a reader for it (`| head`, a terminal that closed) the process must not wait for one either.
             with self._lock, suppress(OSError, ValueError):
-                tqdm.write(f"[{child.role}] {line}", file=sys.stderr)
+                shown = cut_line(line) if self._is_cut else line
+                tqdm.write(f"[{child.role}] {shown}", file=sys.stderr)
 
 
 class _Progress:
@@ -333,15 +343,18 @@ class _Progress:
 
 def main(argv: Sequence[str]) -> int:
     """Command line of `pirl launch`."""
-    args, overrides = launch_parser().parse_known_args(list(argv))
+    args, overrides = parse(launch_parser(), argv)
     configure_logging("launch")
-    actors = args.actors or check_config(args.config_path, overrides).cfg.runtime.actors
+    actors = args.actors
+    if actors is None:
+        actors = check_config(args.config_path, overrides).cfg.runtime.actors
     result = launch(
         args.config_path,
         actors=actors,
         overrides=overrides,
         log_dir=args.log_dir,
         quiet=args.quiet,
+        verbose=args.verbose,
         stop=stop_on_signals(),
     )
     if args.json:

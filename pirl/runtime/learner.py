@@ -26,9 +26,10 @@ from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.checkpoint.save import checkpoint_bytes, save_checkpoint
 from pirl.checkpoint.state import RunState
+from pirl.config.arguments import learner_parser
+from pirl.config.command_line import parse
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
-from pirl.config.routing import split_config_path
 from pirl.config.strictjson import parse_json
 from pirl.config.train import env_of
 from pirl.errors import (
@@ -414,8 +415,8 @@ def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) 
     Args:
         build: as for `run_learner`.
     """
-    config_path, overrides = split_config_path(argv)
-    loaded = load_config(config_path, overrides)
+    args, overrides = parse(learner_parser(), argv)
+    loaded = load_config(args.config_path, overrides)
     configure_logging("learner")
     stop = stop_on_signals()
     logger.info("\n%s", preflight_summary(loaded))

@@ -46,7 +46,7 @@ class RolloutCollector:
         pirl: PiRLConfig,
         placement: Placement,
         language: Language,
-        timers: StageTimers,
+        timers: StageTimers | None = None,
     ) -> None:
         self._lockstep = Lockstep(
             policy=policy,
@@ -54,7 +54,7 @@ class RolloutCollector:
             env=env,
             pirl=pirl,
             language=language,
-            timers=timers,
+            timers=timers or StageTimers(),
             stochastic=True,
         )
         self._env = env

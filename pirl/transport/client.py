@@ -291,8 +291,10 @@ class ActorLink:
                 return contact, stub
             except DamagedContactError as error:
                 self._channel.close()
-                _logger.warning("%s; trying another connection", error)
                 failures += 1
+                # Each attempt says the same: the 1st, 2nd, 4th, 8th, ... are told.
+                if failures.bit_count() == 1:
+                    _logger.warning("%s; trying another connection (failure %d)", error, failures)
                 (stop or threading.Event()).wait(_PAUSE_S)
             except PirlError:
                 self._channel.close()

@@ -14,9 +14,12 @@ import torch
 from pirl.config.load import load_config, write_resolved
 from pirl.config.train import policy_of
 from pirl.contract.xvla import build_policy, save_pretrained
+from pirl.envs import make_vector_env
 from pirl.errors import ExitCode
+from pirl.evaluation import checkpoint as checkpoint_module
 from pirl.evaluation import main as evaluation
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint, prepare
+from pirl.evaluation.crashes import is_crashed
 from pirl.evaluation.main import main
 from pirl.evidence.media import BLANK_SPREAD, inspect_video
 from pirl.guard import run_guarded
@@ -67,6 +70,35 @@ def test_slots_and_workers_change_no_bit_of_an_evaluation(
     for state, (actions, last) in reference[1].items():
         assert torch.equal(bits[state][0], actions)
         assert torch.equal(bits[state][1], last)
+
+
+def test_a_killed_simulator_is_one_failed_episode_and_changes_no_other(
+    checkpoint, cfg, reference, monkeypatch
+):
+    """Its process dies between the second and the third episode."""
+    built, crashes = [], {}
+
+    def remember(*args, **given):
+        built.append(make_vector_env(*args, **given))
+        return built[-1]
+
+    def kill_once(episode):
+        if len(built) == 1 and episode.record.episode_id == 1:
+            os.kill(built[0].worker_pids[0], signal.SIGKILL)
+
+    monkeypatch.setattr(checkpoint_module, "make_vector_env", remember)
+    protocol = replace(PROTOCOL, num_envs=1, num_workers=1)
+    records = checkpoint_module.run(
+        prepare(checkpoint, cfg, protocol=protocol, device="cpu"),
+        on_episode=kill_once,
+        on_crash=lambda record, why: crashes.update({record.episode_id: why}),
+    )
+    assert [is_crashed(record) for record in records] == [False, False, True, False, False]
+    others = [0, 1, 3, 4]
+    assert [records[i] for i in others] == [reference[0][i] for i in others]
+    assert list(crashes) == [2]
+    assert crashes[2].startswith("simulator worker died while resetting task 'button-press")
+    assert len(built) == 2
 
 
 def test_an_episode_is_the_same_in_a_longer_schedule(checkpoint, cfg, reference):

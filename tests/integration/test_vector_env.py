@@ -118,6 +118,7 @@ def test_a_killed_worker_is_an_error_with_task_seed_and_exit_code():
     assert f"seed {KILLED}" in text
     assert "exit code -9" in text
     assert "seed 5" not in text
+    assert caught.value.slots == (1,)
     assert gone(pids)
     with pytest.raises(EnvError, match="closed"):
         env.step_chunk({0: rows(1)})
@@ -163,8 +164,9 @@ def test_a_worker_that_hangs_while_closing_is_killed():
 def test_an_unexpected_exception_reaches_the_parent_in_words():
     with build(2, 1) as env:
         env.reset({0: plan(1), 1: plan(RAISES)})
-        with pytest.raises(EnvError, match=rf"seed {RAISES}.*ValueError: the toy broke"):
-            env.step_chunk({1: rows(1)})
+        with pytest.raises(EnvError, match=rf"seed {RAISES}.*ValueError: the toy broke") as caught:
+            env.step_chunk({0: rows(1), 1: rows(1)})
+        assert caught.value.slots == (0, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

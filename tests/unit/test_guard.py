@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,10 +17,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode, FieldError
+from pirl.errors import (
+    ConfigError,
+    EnvironmentNotReadyError,
+    ExitCode,
+    FieldError,
+    FieldMismatch,
+    MismatchError,
+)
 from pirl.foreign import as_pirl_error, machine_error
 from pirl.guard import interrupt, run_guarded
 from pirl.secrecy import hide, shown_command, without_secrets
+from tasks.quiet import tell_in_one_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -303,3 +312,46 @@ def test_a_shown_command_hides_tokens_and_nothing_else():
     assert "s3cret" not in shown
     assert "--policy.tokenizer_name=x" in shown
     assert without_secrets("tokens = 3, tokenizer: y", guess=True) == "tokens = 3, tokenizer: y"
+
+
+def long_mismatch(argv: Sequence[str]) -> int:
+    value = {f"field_{i}": i for i in range(200)}
+    fields = [FieldMismatch(field=f"part_{i}", ours=value, theirs="other") for i in range(40)]
+    raise MismatchError("two sides", fields)
+
+
+def test_on_a_terminal_a_long_refusal_is_cut_and_says_how_to_have_it_whole(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run_guarded(long_mismatch, []) == ExitCode.MISMATCH
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["  and 17 lines more", "  whole with --verbose"]
+    assert all(len(line) < 260 for line in lines)
+    assert lines[1].startswith("  part_0: ours = {'field_0': 0")
+    assert lines[1].endswith("theirs = 'other'")
+
+
+@pytest.mark.parametrize(("terminal", "argv"), [(False, []), (True, ["--verbose"])])
+def test_a_log_and_verbose_have_the_whole_of_it(terminal, argv, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert run_guarded(long_mismatch, argv) == ExitCode.MISMATCH
+    said = capsys.readouterr().err
+    assert said.count("'field_199': 199") == 40
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EnvironmentNotReadyError("no assets", remedy="fetch them"), "no assets; fix: fetch them"),
+        (RuntimeError("boom"), "Encountered exception during execution"),
+    ],
+)
+def test_prefect_tells_a_deliberate_error_in_one_line(error, told, caplog):
+    tell_in_one_line()
+    try:
+        raise error
+    except Exception as caught:
+        logger = logging.getLogger("prefect.flow_runs")
+        logger.exception("Encountered exception during execution: %r", caught)
+    (record,) = caplog.records
+    assert told in record.getMessage()
+    assert (record.exc_info is None) == isinstance(error, EnvironmentNotReadyError)

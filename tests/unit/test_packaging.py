@@ -1,5 +1,6 @@
 """What an installer and a checker are told: extras, pins, layers, strictness."""
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -64,3 +65,11 @@ def test_every_package_of_the_library_has_its_layer():
     order = ["flows", "tasks", "pirl.runtime", "pirl.algorithm", "pirl.contract", "pirl.records"]
     found = [layer for layer in layers["layers"] if layer in order]
     assert [*found, "pirl.config", "pirl.errors"] == [*order, "pirl.config", "pirl.errors"]
+
+
+def test_the_licence_is_the_standard_text_of_what_the_project_names():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert PROJECT["project"]["license"] == {"text": "Apache-2.0"}
+    # Of the text without its blanks; as in the LICENSE files of other Apache-2.0 distributions.
+    digest = hashlib.sha256("".join(text.split()).encode()).hexdigest()
+    assert digest == "d374a4cc8aa82260dcdebc63d170c9c25d420bd97345b83b504a115c97a6e2f6"

@@ -159,7 +159,7 @@ def test_lerobot_agrees_on_what_its_classes_compute_or_refuse(file, name, value,
 @pytest.fixture
 def newer_lerobot(tmp_path, monkeypatch):
     """A copy of LeRobot's config files in which the training config has one more field."""
-    root = installed._root()
+    root = installed.lerobot_folder()
     for place in {place for places in lerobot_fields.SOURCES.values() for place in places}:
         file = place.partition(":")[0]
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def newer_lerobot(tmp_path, monkeypatch):
     field = "    num_workers: int = 4\n"
     assert field in text
     train.write_text(text.replace(field, field + "    ema: bool = False\n"), encoding="utf-8")
-    monkeypatch.setattr(installed, "_root", lambda: tmp_path)
+    monkeypatch.setattr(installed, "lerobot_folder", lambda: tmp_path)
     installed.unknown_fields.cache_clear()
     yield tmp_path
     installed.unknown_fields.cache_clear()

@@ -264,7 +264,7 @@ def test_huge_file_is_refused_before_it_is_parsed(tmp_path):
 @pytest.mark.parametrize(
     ("name", "field"),
     [
-        ("", "--config_path"),
+        ("", "config_path"),
         ("absent.json", "config_path"),
         ("folder", "config_path"),
         ("nul\0byte.json", "config_path"),
@@ -422,7 +422,7 @@ def test_all_errors_are_reported_at_once(tmp_path):
     for name, value in wrong.items():
         tree = with_value(tree, name, value)
 
-    errors = refused(write(tmp_path, tree), ["--pirl.betas=[0.9, NaN]", "oops"])
+    errors = refused(write(tmp_path, tree), ["--pirl.betas=[0.9, NaN]", "--seed=1", "--seed=2"])
     assert set(errors) == {*wrong, "pirl.betas.1", "command line"}
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, tree))
@@ -430,3 +430,20 @@ def test_all_errors_are_reported_at_once(tmp_path):
     assert message.startswith("config.json@")
     assert all(name in message for name in wrong)
     assert message.count("expected:") == message.count("fix:") == len(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fields"),
+    [
+        ("runtime.actors", 10**9, ["runtime.actors"]),
+        ("pirl.variant", "flow-noise", ["pirl.flow_sde"]),
+        ("env.type", "libero", ["env.type"]),
+        (
+            "policy.input_features",
+            {"observation.state": 1},
+            ["policy.input_features.observation.state"],
+        ),
+    ],
+)
+def test_one_wrong_field_is_one_error(name, value, fields, tmp_path):
+    assert list(refused(write(tmp_path, with_value(raw(), name, value)))) == fields

@@ -5,8 +5,9 @@ import json
 import pytest
 from config_builders import EMBEDDED, write
 
-from pirl.config.overrides import split_argv
-from pirl.config.routing import is_pi_rl, lerobot_train_argv, split_config_path
+from pirl.config.arguments import learner_parser
+from pirl.config.command_line import parse
+from pirl.config.routing import is_pi_rl, lerobot_train_argv
 from pirl.errors import ConfigError, ExitCode
 
 SAC = {"policy": {"type": "gaussian_actor"}, "seed": 1}
@@ -105,19 +106,9 @@ def test_misspelt_recipe_never_becomes_a_sac_run(tmp_path):
         is_pi_rl(["--config_path", str(write(tmp_path, {**SAC, "recipe": "pi_rl"}))])
 
 
-@pytest.mark.parametrize("argv", [[], ["--config_path"], ["--config_path="], ["--seed=1"]], ids=str)
-def test_missing_config_path_is_named(argv):
-    with pytest.raises(ConfigError) as caught:
-        split_config_path(argv)
-    assert caught.value.errors[0].field == "--config_path"
-
-
 def test_config_path_is_taken_out_of_the_overrides():
-    argv = ["--a=1", "--config_path", "f.json", "--b", "-2"]
-    assert split_config_path(argv) == ("f.json", ["--a=1", "--b", "-2"])
-
-
-def test_flags_are_told_from_overrides():
-    line = split_argv(["--json", "--config_path=f", "--pirl.gamma", "1"], flags=("--json",))
-    assert line.flags == {"--json"}
-    assert line.overrides == ("--pirl.gamma", "1")
+    args, overrides = parse(
+        learner_parser(), ["--seed=1", "--config_path", "f.json", "--pirl.gamma", "-2"]
+    )
+    assert args.config_path == "f.json"
+    assert overrides == ["--seed=1", "--pirl.gamma", "-2"]

@@ -36,7 +36,8 @@ def test_valid_config_as_json(capsys):
 
 def test_invalid_config_as_json_has_every_error(tmp_path, capsys):
     tree = with_value(with_value(raw(), "pirl.gamma", 7), "pirl.betas", {"a": float("inf")})
-    assert main(["--config_path", str(write(tmp_path, tree)), "--json", "--zz=1"]) == 2
+    tree["zz"] = 1
+    assert main(["--config_path", str(write(tmp_path, tree)), "--json"]) == 2
     answer = json.loads(capsys.readouterr().out)
     assert answer["valid"] is False
     assert {row["field"] for row in answer["errors"]} == {"pirl.gamma", "pirl.betas", "zz"} | {
@@ -66,11 +67,21 @@ def test_unreachable_hub_is_exit_code_3(monkeypatch, capsys):
         main(["--config_path", str(XVLA_LIBERO)])
 
 
-def test_missing_argument_and_help(capsys):
-    with pytest.raises(ConfigError, match="--config_path"):
-        main([])
-    assert main(["--help"]) == 0
-    assert "usage: pirl validate" in capsys.readouterr().out
+def test_a_wrong_command_line_is_an_answer_too(capsys):
+    assert main(["--json", "--confg_path=x"]) == 2
+    (row,) = json.loads(capsys.readouterr().out)["errors"]
+    assert row["field"] == "command line"
+    assert "did you mean --config_path?" in row["expected"]
+
+
+def test_a_config_of_supervised_training_is_told_what_it_is(tmp_path):
+    tree = {"dataset": {"repo_id": "org/data"}, "policy": {"type": "act"}, "steps": 100}
+    with pytest.raises(ConfigError) as caught:
+        main(["--config_path", str(write(tmp_path, tree))])
+    (error,) = caught.value.errors
+    assert error.field == "recipe"
+    assert "lerobot-train: supervised training of policy act on org/data" in error.expected
+    assert "pirl train --config_path" in error.fix
 
 
 def test_config_package_imports_neither_torch_nor_lerobot():

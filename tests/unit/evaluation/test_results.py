@@ -99,7 +99,7 @@ def test_a_folder_that_was_not_touched_holds(tmp_path):
         (INFO, lambda v: v["per_suite"].pop(), "per_suite: recorded"),
         (INFO, lambda v: v["failures"].pop(), "failures: recorded"),
         (INFO, lambda v: v.update(method="as many as needed"), "method: recorded"),
-        (INFO, lambda v: v.update(format=2), "format 2"),
+        (INFO, lambda v: v.update(format=3), "format 3"),
         (INFO, lambda v: v["sha256"].update({EPISODES: "0"}), f"{EPISODES} is not the file"),
         (SCHEDULE, lambda v: v["plans"][0].update(init_state_id=3), "init_state_id is 40"),
         (SCHEDULE, lambda v: v.update(note="added"), f"{SCHEDULE} is not the file"),
@@ -135,10 +135,11 @@ def test_an_evaluation_that_did_not_end_has_no_figures(tmp_path):
 
 def test_a_result_folder_is_never_overwritten(tmp_path):
     root = a_folder(tmp_path / "a")
-    before = {path.name: path.read_bytes() for path in root.iterdir()}
+    before = {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="--out"):
         create_folder(root, plans())
-    assert {path.name: path.read_bytes() for path in root.iterdir()} == before
+    after = {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_the_paired_test_counts_discordant_episodes(tmp_path):

@@ -82,6 +82,4 @@ def test_a_command_line_that_says_too_little_or_too_much_is_refused(capsys, argv
 
 @pytest.mark.parametrize("count", ["-1", "many"])
 def test_a_count_that_is_none_is_refused(count):
-    with pytest.raises(SystemExit) as refused:
-        main(["--policy_path", "x", "--episodes-per-task", count])
-    assert refused.value.code == ExitCode.USAGE
+    assert run_guarded(main, ["--policy_path", "x", "--episodes-per-task", count]) == ExitCode.USAGE

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pirl.cli import dispatch
 from pirl.errors import ExitCode
 from pirl.guard import run_guarded
 from pirl.learning import main as bench
@@ -24,7 +25,7 @@ def never_runs(monkeypatch):
 
 
 def judged(folder, capsys) -> tuple[int, str]:
-    code = run_guarded(bench.main, ["judge", str(folder)])
+    code = run_guarded(dispatch, ["bench", "judge", str(folder)])
     shown = capsys.readouterr().err
     assert "unexpected" not in shown
     return code, shown
@@ -53,7 +54,7 @@ def test_judging_a_damaged_record_is_one_error(content, tmp_path, capsys):
 def test_a_folder_in_use_is_refused_and_untouched(command, tmp_path, capsys):
     (tmp_path / "record").write_text("mine")
     with owned(tmp_path, field="test"):
-        assert run_guarded(bench.main, [*command, "--out", str(tmp_path)]) == ExitCode.USAGE
+        assert run_guarded(dispatch, ["bench", *command, "--out", str(tmp_path)]) == ExitCode.USAGE
     assert "--out" in capsys.readouterr().err
     assert [p.name for p in contents(tmp_path)] == ["record"]
 
@@ -62,7 +63,7 @@ def test_a_folder_in_use_is_refused_and_untouched(command, tmp_path, capsys):
 def test_a_finished_run_is_not_run_over(tmp_path, capsys):
     (tmp_path / "learn.json").write_text(json.dumps({}))
     argv = ["learn", "--no-mlflow", "--out", str(tmp_path)]
-    assert run_guarded(bench.main, argv) == ExitCode.USAGE
+    assert run_guarded(dispatch, ["bench", *argv]) == ExitCode.USAGE
     assert "a new or empty folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["learn.json"]
 
@@ -80,7 +81,7 @@ def test_damaged_parameters_are_one_error(content, tmp_path, capsys):
         "--out",
         str(tmp_path / "o"),
     ]
-    assert run_guarded(bench.main, argv) == ExitCode.USAGE
+    assert run_guarded(dispatch, ["bench", *argv]) == ExitCode.USAGE
     shown = capsys.readouterr().err
     assert "params" in shown or "learn" in shown
     assert not (tmp_path / "o").exists()
