@@ -17,10 +17,10 @@ from pirl.usage import answered, version_text
 COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("pirl.gate.main", "run the phase-2 gate and write its evidence bundle"),
     "verify": (
-        "pirl.evidence.verify:verify_main",
+        "pirl.audit.verify:verify_main",
         "check a bundle offline and recompute its verdict",
     ),
-    "doctor": ("pirl.gate.doctor", "check this machine and the X-VLA x LIBERO profile"),
+    "doctor": ("pirl.doctor.main", "check this machine and the X-VLA x LIBERO profile"),
     "validate": ("pirl.config.validate", "check a config and print its preflight summary"),
     "eval": (
         "pirl.evaluation.main",

@@ -13,8 +13,8 @@ from importlib import import_module
 
 ARGUMENTS: dict[str, str] = {
     "gate": "pirl.gate.arguments:gate_parser",
-    "verify": "pirl.evidence.arguments:verify_parser",
-    "doctor": "pirl.gate.arguments:doctor_parser",
+    "verify": "pirl.audit.arguments:verify_parser",
+    "doctor": "pirl.doctor.arguments:doctor_parser",
     "validate": "pirl.config.arguments:validate_parser",
     "eval": "pirl.evaluation.arguments:eval_parser",
     "launch": "pirl.runtime.arguments:launch_parser",

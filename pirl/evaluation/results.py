@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pirl.errors import EvidenceError
-from pirl.evidence.stats import Rate
+from pirl.journal.stats import Rate
 from pirl.records import EpisodePlan, EpisodeRecord
 
 METHOD = (

@@ -14,10 +14,10 @@ from typing import Any
 from pirl.errors import EvidenceError, FieldMismatch, MismatchError
 from pirl.evaluation.folder import EPISODES, SCHEDULE, EvalFolder, read_folder
 from pirl.evaluation.results import METHOD, check_records, compute_results, suite_of
-from pirl.evidence import raw
-from pirl.evidence.media import inside
-from pirl.evidence.raw import file_sha256
-from pirl.evidence.stats import PairedTest, mcnemar
+from pirl.journal import fields
+from pirl.journal.fields import file_sha256
+from pirl.journal.media import inside
+from pirl.journal.stats import PairedTest, mcnemar
 from pirl.records import EpisodePlan, EpisodeRecord
 
 SAME_PROTOCOL = ("env", "split", "seed")
@@ -38,12 +38,12 @@ def verify_folder(root: Path) -> EvalFolder:
         for name, value in wanted.items()
         for line in _differ(name, folder.info.get(name), value)
     ]
-    digests = raw.mapping(folder.info, "sha256")
+    digests = fields.mapping(folder.info, "sha256")
     for name in (SCHEDULE, EPISODES):
         if digests.get(name) != file_sha256(root / name):
             problems.append(f"{name} is not the file that was written")
-    for video in raw.objects(folder.info, "videos"):
-        path = root / inside(raw.text(video, "file"))
+    for video in fields.objects(folder.info, "videos"):
+        path = root / inside(fields.text(video, "file"))
         if not path.is_file() or file_sha256(path) != video.get("sha256"):
             problems.append(f"{video['file']} is not the file that was written")
     if problems:

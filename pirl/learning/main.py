@@ -14,7 +14,7 @@ from typing import Any
 
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
-from pirl.evidence.raw import mapping, read_object
+from pirl.journal.fields import mapping, read_object
 from pirl.learning.arguments import bench_parser, judge_parser, learn_parser, study_parser
 from pirl.learning.judge import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.evidence.verify import verify_main as verify
+from pirl.audit.verify import verify_main as verify
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -57,8 +57,8 @@ TARGETS = (
     "pirl/runtime/rollout.py",
     "pirl/checkpoint/*.py",
     "pirl/transport/admission.py",
-    "pirl/evidence/verify_checks.py",
-    "pirl/evidence/judge.py",
+    "pirl/audit/verify_checks.py",
+    "pirl/audit/judge.py",
     "pirl/algorithm/*.py",
 )
 TESTS = ("tests/unit", "tests/contract", "tests/oracle")

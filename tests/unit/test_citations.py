@@ -28,7 +28,7 @@ WRITTEN_BY_RUNS = {"report.md", "NAME.md"}
 GATE_REQUIREMENTS = (
     "docs/auditor.md",
     "docs/evidence.md",
-    "pirl/evidence/",
+    "pirl/audit/",
     "tests/unit/evidence/",
 )
 """Where D1 or I1 is a requirement of the gate."""
