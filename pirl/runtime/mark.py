@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from pirl.errors import EvidenceError
 from pirl.hooks import hooks_active
+from pirl.journal.fields import integer, number, sequence, text
 from pirl.journal.metric_log import JsonLines, read_json_lines
 
 logger = logging.getLogger(__name__)
@@ -74,10 +74,13 @@ def read_marks(path: Path) -> list[ProcessMark]:
     """
     if not path.exists():
         return []
-    try:
-        return [
-            ProcessMark(**(line | {"hooks": tuple(line["hooks"])}))
-            for line in read_json_lines(path, allow_torn_tail=True)
-        ]
-    except (KeyError, TypeError) as error:
-        raise EvidenceError(f"{path.name} holds no marks of processes: {error!r}") from error
+    return [
+        ProcessMark(
+            role=text(line, "role"),
+            nonce=text(line, "nonce"),
+            pid=integer(line, "pid"),
+            started_unix=number(line, "started_unix"),
+            hooks=tuple(map(str, sequence(line, "hooks"))),
+        )
+        for line in read_json_lines(path, allow_torn_tail=True)
+    ]

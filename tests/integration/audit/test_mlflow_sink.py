@@ -14,6 +14,7 @@ import pytest
 from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_step
 from pirl.audit.raw import RawRecords
+from pirl.audit.records import files
 from pirl.errors import EvidenceError
 from pirl.tracking import view
 from pirl.tracking.sink import MlflowSink, default_uri
@@ -59,7 +60,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
     with gate(sink) as run:
         assert status(sink, run.run_id) == "RUNNING"
         with run.step("smoke-run") as step:
-            step.open.metrics(raw.metrics("smoke-run", "metrics-learner.jsonl"))
+            step.open.metrics(raw.metrics(files.LEARNER_METRICS))
             step.conclude(judge_step(raw, "smoke-run"))
             model = step.checkpoint(name="smoke-3", digest="ab" * 32, step=3)
         run.conclude(good_bundle)
@@ -140,7 +141,7 @@ def test_runs_of_a_killed_owner_are_reaped_and_living_ones_are_not(sink, tmp_pat
 
 
 def test_value_that_is_not_finite_is_logged_and_not_dropped(sink, raw):
-    rows = raw.metrics("smoke-run", "metrics-learner.jsonl")
+    rows = raw.metrics(files.LEARNER_METRICS)
     spoiled = type(rows[0])(
         step=1, version=1, elapsed_s=0.0, metrics={"update/policy_loss": float("nan")}
     )
