@@ -28,9 +28,8 @@ from pirl.audit.outcomes import SUCCESS_DEFINITION
 from pirl.audit.records import files, validate
 from pirl.config.identity import canonical_json
 from pirl.config.load import load_config
-from pirl.config.rules import RULES
+from pirl.config.rules import rule_outcomes
 from pirl.config.train import encode_config, env_of, policy_of
-from pirl.config.view import View
 from pirl.contract.check import check_flow_policy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
 from pirl.envs import describe_env, load_split
@@ -72,7 +71,9 @@ def run(gate: GateSession, step: StepWriter) -> None:
         env_type=env_of(cfg).type,
     )
     step.write(files.PROFILE, profile)
-    step.write_all(files.RULES, config_rules(encode_config(cfg)))
+    outcomes = rule_outcomes(encode_config(cfg))
+    rules = [validate.Rule(rule=o.rule, errors=tuple(map(str, o.errors))) for o in outcomes]
+    step.write_all(files.RULES, rules)
     step.write_all(files.INVALID, _invalid_configs(gate))
     step.write_all(files.GAUSSIAN, [gaussian_case()])
     step.write_all(files.GAE, [gae_case(cfg.pirl.gamma, cfg.pirl.gae_lambda)])
@@ -100,15 +101,6 @@ def packages() -> list[validate.Package]:
         name: platform.python_version() if name == "python" else version(name) for name in VERSIONS
     }
     return [validate.Package(package=name, version=found[name]) for name in VERSIONS]
-
-
-def config_rules(tree: dict[str, Any]) -> list[validate.Rule]:
-    """Every rule of the config, by name, with what it objects to."""
-    view = View(tree)
-    return [
-        validate.Rule(rule=rule.__name__, errors=tuple(str(error) for error in rule(view)))
-        for rule in RULES
-    ]
 
 
 def _edit(*path: str, value: object) -> Callable[[dict[str, Any]], None]:

@@ -196,32 +196,6 @@ def lookup(name: str) -> Metric:
     return METRICS[name]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutOfRange:
-    """A value outside its healthy range, with what to suspect."""
-
-    metric: Metric
-    value: float
-
-    def __str__(self) -> str:
-        hint = f"; suspect: {self.metric.suspect}" if self.metric.suspect else ""
-        return f"{self.metric.name} = {self.value:g}, healthy: {self.metric.healthy}{hint}"
-
-
-def explain(row: Mapping[str, float]) -> list[OutOfRange]:
-    """Values of a metric row that are not finite or outside their healthy range.
-
-    Raises:
-        EvidenceError: a name is not in the table.
-    """
-    found: list[OutOfRange] = []
-    for name, value in row.items():
-        metric = lookup(name)
-        if not math.isfinite(value) or not metric.low <= value <= metric.high:
-            found.append(OutOfRange(metric=metric, value=value))
-    return found
-
-
 def render_markdown() -> str:
     """The text of `docs/metrics.md`."""
     lines = [

@@ -14,6 +14,7 @@ from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_criterion
 from pirl.audit.policy import CRITERIA
 from pirl.audit.records import files
+from pirl.config import rules
 from pirl.config.load import load_config
 from pirl.config.train import encode_config
 from pirl.contract.check import ClauseResult, ClauseStatus
@@ -73,7 +74,6 @@ def step(monkeypatch, tmp_path, writer_of, bundle):
         "build_session": lambda *_, **__: session,
         "load_config": load_or_accept,
         "log_density": lambda *a, **k: density(*a, **k) * world.density,
-        "RULES": validate_step.RULES,
         "check_flow_policy": lambda *_: SimpleNamespace(results=world.clauses),
         "version": lambda name: world.versions[name],
         "weights_digest": lambda _: world.licence_file,
@@ -89,7 +89,7 @@ def step(monkeypatch, tmp_path, writer_of, bundle):
     def execute(spoil=lambda world, patch: None):
         spoil(world, monkeypatch)
         if world.few_rules:
-            monkeypatch.setattr(validate_step, "RULES", validate_step.RULES[:3])
+            monkeypatch.setattr(rules, "RULES", rules.RULES[:3])
         identity = SimpleNamespace(path="c.json", hash=world.hash)
         cfg = world.loaded.cfg
         cfg.seed = world.seed
