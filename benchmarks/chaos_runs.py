@@ -34,9 +34,9 @@ from pirl.checkpoint import verify_manifest
 from pirl.checkpoint.locate import step_folders
 from pirl.checkpoint.manifest import MANIFEST_NAME
 from pirl.errors import ExitCode, PirlError
-from pirl.evidence.metric_log import read_json_lines, read_metrics
-from pirl.evidence.metrics import METRICS
 from pirl.gate import forked
+from pirl.journal.metric_log import read_json_lines, read_metrics
+from pirl.journal.metrics import METRICS
 
 UPDATES = 6
 LEARNER, ACTORS = "learner", ("actor-0", "actor-1")

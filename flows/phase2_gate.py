@@ -13,7 +13,7 @@ from typing import Literal
 from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
 
-from pirl.evidence.criteria import Verdict
+from pirl.audit.criterion import Verdict
 from pirl.gate.main import gate_overrides, run_steps, why_it_ended
 from pirl.gate.session import GateFailedError, open_gate
 from pirl.gate.track import tracked

@@ -18,6 +18,22 @@ class EpisodePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenOffEpisode:
+    """An episode that began and was not finished."""
+
+    task_id: int
+    task: str
+    init_state_id: int
+    seed: int
+    episode_id: int
+    policy_version: int
+    env_steps: int
+    decisions: int
+    end: str
+    """`env-error`: the simulator died; `interrupted`: given up or lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeRecord:
     """What happened in one episode; success figures are computed from these and from nothing else."""
 

@@ -25,8 +25,8 @@ def main(argv: Sequence[str]) -> int:
 
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
-    parse(learner_parser(), argv)
-    _refuse_early(argv)
+    args, overrides = parse(learner_parser(), argv)
+    _refuse_early(args.config_path, overrides)
     # Read when gRPC is imported. Otherwise anybody who connects without TLS writes a line into the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
@@ -35,18 +35,17 @@ def main(argv: Sequence[str]) -> int:
     return learner.main(argv)
 
 
-def _refuse_early(argv: Sequence[str]) -> None:
+def _refuse_early(config_path: str, overrides: Sequence[str]) -> None:
     """Stop at a wrong config or folder before the imports, which take half a minute on a busy machine.
 
     Raises:
         ConfigError, EnvironmentNotReadyError: as the learner would.
     """
     from pirl.config.check import check_config
-    from pirl.config.routing import split_config_path
     from pirl.ownership import disown
     from pirl.runtime.layout import open_run_folder
 
-    checked = check_config(*split_config_path(argv))
+    checked = check_config(config_path, overrides)
     # Without a name of its own the folder gets one from the run id, and is nobody's yet.
     if checked.cfg.output_dir is not None:
         disown(open_run_folder(checked, run_id="").root)

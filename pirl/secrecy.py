@@ -46,7 +46,12 @@ def without_secrets(text: str, *, guess: bool = False) -> str:
 
 def _on_command_line() -> Iterator[str]:
     """Values of options that are secrets, as this process was given them."""
-    for part, following in pairwise((*sys.orig_argv, "")):
+    yield from secret_values(sys.orig_argv)
+
+
+def secret_values(argv: Sequence[str]) -> Iterator[str]:
+    """Values of the options in `argv` that are secrets, in both forms of writing them."""
+    for part, following in pairwise((*argv, "")):
         name, equals, value = part.partition("=")
         if _OPTION.match(name):
             yield value if equals else following
@@ -54,9 +59,14 @@ def _on_command_line() -> Iterator[str]:
 
 def shown_command(argv: Sequence[str] | None = None) -> str:
     """The command line of this process, or `argv`, for a message: quoted, values of tokens hidden."""
+    return without_secrets(shlex.join(shown_arguments(sys.orig_argv if argv is None else argv)))
+
+
+def shown_arguments(argv: Sequence[str]) -> list[str]:
+    """`argv` with the values of options that are secrets hidden, in both forms of writing them."""
     shown: list[str] = []
     is_value = False
-    for part in sys.orig_argv if argv is None else argv:
+    for part in argv:
         name, equals, _ = part.partition("=")
         is_secret = _OPTION.match(name) is not None
         if is_value:
@@ -64,4 +74,4 @@ def shown_command(argv: Sequence[str] | None = None) -> str:
         else:
             shown.append(f"{name}={HIDDEN}" if is_secret and equals else part)
         is_value = is_secret and not equals
-    return without_secrets(shlex.join(shown))
+    return shown

@@ -40,8 +40,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command(
         what="check this machine and the X-VLA x LIBERO profile",
-        parser="pirl.gate.arguments:doctor_parser",
-        run="pirl.gate.doctor:main",
+        parser="pirl.doctor.arguments:doctor_parser",
+        run="pirl.doctor.main:main",
     ),
     "launch": Command(
         what="run a learner and its actors on this machine",
@@ -88,8 +88,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command(
         what="check a bundle offline and recompute its verdict",
-        parser="pirl.evidence.arguments:verify_parser",
-        run="pirl.evidence.verify:verify_main",
+        parser="pirl.audit.arguments:verify_parser",
+        run="pirl.audit.verify:verify_main",
     ),
     "demo": Command(
         what="one learning run with pictures and videos",

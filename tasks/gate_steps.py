@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from pirl.evidence.criteria import STEPS
+from pirl.audit.records.files import STEPS
 from pirl.gate.deadlines import step_allowed_s
 from pirl.gate.main import run_step
 from pirl.gate.session import GateSession, StepOutcome

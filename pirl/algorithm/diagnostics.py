@@ -1,7 +1,7 @@
 """Running statistics of an update, summed over samples and turned into metrics once.
 
 Owns the sums behind `update/*` metrics of the actor loss; the names are declared in
-`pirl.evidence.metrics`. Knows no network. Read `pirl.algorithm.update` next.
+`pirl.journal.metrics`. Knows no network. Read `pirl.algorithm.update` next.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from pirl.algorithm.loss import BehaviourWeight, Surrogate, k3
-
-RATIO_EDGES = (0.5, 0.8, 0.95, 1.0, 1.05, 1.2, 2.0)
-"""Bin edges of the ratio histogram; bin i counts edges[i-1] <= ratio < edges[i], ends open."""
+from pirl.journal.metrics import RATIO_EDGES
 
 
 @dataclass(slots=True, kw_only=True)

@@ -47,7 +47,7 @@ def training_stats(
 
 
 def metric_row(stats: TrainingStats) -> dict[str, float]:
-    """`stats` under the names that `pirl.evidence.metrics` declares."""
+    """`stats` under the names that `pirl.journal.metrics` declares."""
     row = {f"update/{name}": value for name, value in stats.losses.items()}
     row |= {f"update/grad_norm_{name}": value for name, value in stats.grad_norms.items()}
     for name, value in stats.extra.items():

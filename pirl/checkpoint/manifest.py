@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from pirl.config.strictjson import read_json
 from pirl.files import write_json
+from pirl.journal.fields import file_sha256
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "pirl-checkpoint"
@@ -39,12 +40,6 @@ class Problem:
     def __str__(self) -> str:
         values = "" if self.recorded is None else f": manifest {self.recorded}, found {self.found}"
         return f"{self.part}: {self.kind}{values}"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(value: object) -> str:

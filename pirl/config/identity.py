@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,12 @@ def canonical_json(cfg: Any) -> str:
 
     Any: `PiRLTrainConfig` of `pirl.config.train` or of `pirl.config.lerobot_fields`; equal for both.
     """
-    tree = encode_config(cfg)
+    return canonical_text(encode_config(cfg))
+
+
+def canonical_text(tree: dict[str, Any]) -> str:
+    """`canonical_json` of a config that is plain JSON values already; `tree` is left as it is."""
+    tree = deepcopy(tree)
     for name in HOST_LOCAL_FIELDS:
         _drop(tree, name.split("."))
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)

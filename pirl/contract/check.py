@@ -68,16 +68,6 @@ class ContractReport:
                 ]
             )
 
-    def as_dict(self) -> dict[str, object]:
-        """For evidence files."""
-        return {
-            "passed": self.passed,
-            "clauses": [
-                {"name": r.name, "says": r.says, "status": r.status.value, "detail": r.detail}
-                for r in self.results
-            ],
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class _Clause:

@@ -25,9 +25,17 @@ from pirl.errors import ConfigError, EvidenceError, FieldError
 from pirl.evaluation.crashes import is_crashed
 from pirl.evaluation.lerobot_form import lerobot_info
 from pirl.evaluation.results import METHOD, METHOD_1, check_records, compute_results
-from pirl.evidence import raw
-from pirl.evidence.raw import file_sha256, read_object
 from pirl.files import Appender, require_space, write_json, write_text
+from pirl.journal.fields import (
+    boolean,
+    file_sha256,
+    integer,
+    mapping,
+    number,
+    objects,
+    read_object,
+    text,
+)
 from pirl.ownership import contents
 from pirl.records import EpisodePlan, EpisodeRecord
 
@@ -56,7 +64,7 @@ class EvalFolder:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Policy, environment, sampler, seed, versions."""
-        return raw.mapping(self.info, "identity")
+        return mapping(self.info, "identity")
 
 
 def require_new(root: Path) -> None:
@@ -165,9 +173,7 @@ def read_folder(root: Path) -> EvalFolder:
             raise EvidenceError(
                 f"{root.name}: no {name}; not a result folder, or the evaluation did not end"
             )
-    plans = [
-        _record(EpisodePlan, item) for item in raw.objects(read_object(root / SCHEDULE), "plans")
-    ]
+    plans = [_record(EpisodePlan, item) for item in objects(read_object(root / SCHEDULE), "plans")]
     try:
         lines = (root / EPISODES).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -180,7 +186,7 @@ def read_folder(root: Path) -> EvalFolder:
     plain = [{name: row[name] for name in row if name != _CRASH} for row in rows]
     records = [_record(EpisodeRecord, row) for row in plain]
     pairs = zip(records, rows, strict=True)
-    crashes = {record.episode_id: raw.text(row, _CRASH) for record, row in pairs if _CRASH in row}
+    crashes = {record.episode_id: text(row, _CRASH) for record, row in pairs if _CRASH in row}
     if set(crashes) != {record.episode_id for record in records if is_crashed(record)}:
         raise EvidenceError(f"{EPISODES}: a crash without a reason, or a reason without a crash")
     return EvalFolder(
@@ -195,7 +201,7 @@ def _row(record: EpisodeRecord, crash: str | None) -> str:
 
 def _record[T: (EpisodePlan, EpisodeRecord)](kind: type[T], item: Mapping[str, Any]) -> T:
     """A record with exactly the fields and types of its class."""
-    read = {"int": raw.integer, "float": raw.number, "bool": raw.boolean, "str": raw.text}
+    read = {"int": integer, "float": number, "bool": boolean, "str": text}
     names = [field.name for field in fields(kind)]
     if set(item) != set(names):
         raise EvidenceError(f"{kind.__name__}: fields {sorted(item)}, expected {sorted(names)}")

@@ -13,8 +13,8 @@ from pirl.config.train import encode_config
 from pirl.contract.xvla import architecture_digest, weights_digest
 from pirl.envs.split import split_digest
 from pirl.evaluation.checkpoint import Evaluation
-from pirl.evidence.environment import package_versions
-from pirl.evidence.raw import file_sha256
+from pirl.journal.environment import package_versions
+from pirl.journal.fields import file_sha256
 
 _NOT_DECISIVE = ("max_parallel_tasks", "disable_env_checker")
 """Fields of LeRobot's environment config that no episode depends on."""

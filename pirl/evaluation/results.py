@@ -12,7 +12,7 @@ from typing import Any
 
 from pirl.errors import EvidenceError
 from pirl.evaluation.crashes import is_crashed
-from pirl.evidence.stats import Rate
+from pirl.journal.stats import Rate
 from pirl.records import EpisodePlan, EpisodeRecord
 
 METHOD = (

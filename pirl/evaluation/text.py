@@ -10,7 +10,7 @@ from typing import Any
 
 from pirl.evaluation.results import SMALL
 from pirl.evaluation.verify import Comparison
-from pirl.evidence.stats import format_rate
+from pirl.journal.stats import format_rate
 from pirl.records import EpisodeRecord
 
 _SHOWN = 20

@@ -22,10 +22,10 @@ from pirl.evaluation.folder import (
     read_folder,
 )
 from pirl.evaluation.results import check_records, suite_of
-from pirl.evidence import raw
-from pirl.evidence.media import inside
-from pirl.evidence.raw import file_sha256
-from pirl.evidence.stats import PairedTest, mcnemar
+from pirl.journal import fields
+from pirl.journal.fields import file_sha256
+from pirl.journal.media import inside
+from pirl.journal.stats import PairedTest, mcnemar
 from pirl.records import EpisodePlan, EpisodeRecord
 
 SAME_PROTOCOL = ("env", "split", "seed")
@@ -40,19 +40,19 @@ def verify_folder(root: Path) -> EvalFolder:
     """
     folder = read_folder(root)
     check_records(folder.plans, folder.records)
-    form = raw.integer(folder.info, "format")
+    form = fields.integer(folder.info, "format")
     wanted = figures(folder.records, folder.crashes, form=form) | {"method": METHODS[form]}
     problems = [
         line
         for name, value in wanted.items()
         for line in _differ(name, folder.info.get(name), value)
     ]
-    digests = raw.mapping(folder.info, "sha256")
+    digests = fields.mapping(folder.info, "sha256")
     for name in (SCHEDULE, EPISODES) if form == 1 else (SCHEDULE, EPISODES, LEROBOT_INFO):
         if not (root / name).is_file() or digests.get(name) != file_sha256(root / name):
             problems.append(f"{name} is not the file that was written")
-    for video in raw.objects(folder.info, "videos"):
-        path = root / inside(raw.text(video, "file"))
+    for video in fields.objects(folder.info, "videos"):
+        path = root / inside(fields.text(video, "file"))
         if not path.is_file() or file_sha256(path) != video.get("sha256"):
             problems.append(f"{video['file']} is not the file that was written")
     if problems:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pirl.evidence.media import write_video
-from pirl.evidence.raw import file_sha256
+from pirl.journal.fields import file_sha256
+from pirl.journal.media import write_video
 from pirl.records import EpisodePlan, EpisodeRecord
 from pirl.runtime.lockstep import FinishedEpisode
 

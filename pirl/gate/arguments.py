@@ -1,4 +1,4 @@
-"""The command lines of `pirl gate`, `doctor` and `serve`."""
+"""The command lines of `pirl gate` and `pirl serve`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pirl.config.recipe import VARIANTS
 
 PROFILES = ("auto", "libero", "embedded")
 LAUNCHERS = ("direct", "dvc", "prefect", "test")
-"""A copy of `pirl.evidence.bundle.LAUNCHERS`, whose module costs more than a help text may."""
-PROFILE_CONFIG = Path("configs/train_config_pirl_xvla_libero.json")
+"""A copy of `pirl.audit.bundle.LAUNCHERS`, whose module costs more than a help text may."""
 
 
 def gate_parser() -> Parser:
@@ -34,26 +33,8 @@ def gate_parser() -> Parser:
     add("--out", type=Path, metavar="DIR", help="bundle folder; default runs/gate-<time>")
     add("--launched-by", type=word_of(LAUNCHERS), choices=LAUNCHERS, default="direct")
     add("--no-mlflow", action="store_true", help="keep no MLflow record")
+    add("--sign", type=Path, metavar="KEY", help="sign the bundle with this Ed25519 key, PEM")
     add("--json", action="store_true", help="the result as JSON on stdout")
-    return parser
-
-
-def doctor_parser() -> Parser:
-    """`pirl doctor`."""
-    parser = Parser(
-        "doctor",
-        "Say what this machine can run, with one remedy per failure.",
-        example="pirl doctor",
-        codes="0 ready, 2 usage, 3 something required is missing",
-    )
-    parser.add_argument("--json", action="store_true", help="all findings as JSON on stdout")
-    parser.add_argument(
-        "--config_path",
-        type=Path,
-        default=PROFILE_CONFIG,
-        metavar="FILE",
-        help="train config whose X-VLA x LIBERO profile is looked at; default %(default)s",
-    )
     return parser
 
 

@@ -40,7 +40,7 @@ EXPECTED_S: dict[str, dict[str, float]] = {
     },
 }
 """Seconds by profile and phase on an idle machine of two cores. The deadline of a refusal is evidence and may not
-exceed 180 s (`pirl.evidence.measure_mismatch`)."""
+exceed 180 s (`pirl.audit.measure_mismatch`)."""
 
 _PHASES: Mapping[str, Mapping[str, int]] = {
     "validate-config": {"validation": 1},

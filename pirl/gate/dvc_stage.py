@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from pirl.checkpoint.locate import resolve_checkpoint
-from pirl.evidence.metric_log import read_metrics
-from pirl.evidence.raw import read_object
 from pirl.files import copy_tree, write_text, writing
 from pirl.gate.main import (
     default_profile,
@@ -34,6 +32,8 @@ from pirl.gate.session import GateSession, open_gate
 from pirl.gate.smoke_step import RUN as SMOKE
 from pirl.gate.track import tracked
 from pirl.guard import run_guarded
+from pirl.journal.fields import read_object
+from pirl.journal.metric_log import read_metrics
 from pirl.runtime.entry import configure_logging
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import end_with_parent, interrupt_on_signals

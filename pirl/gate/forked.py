@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import wait as sentinels_ready
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -39,7 +39,7 @@ def context() -> ForkServerContext:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Forked:
     """One forked process, to be waited for as any other (`pirl.runtime.procs.Watched`)."""
 
@@ -47,6 +47,9 @@ class Forked:
     """The stem of its log's name."""
     log_path: Path | None
     process: ForkServerProcess
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    """When it was first seen to have ended."""
 
     @property
     def sentinel(self) -> int:
@@ -55,7 +58,15 @@ class Forked:
 
     def poll(self) -> int | None:
         """Exit code, or None while it runs."""
-        return exit_code(self)
+        code = exit_code(self)
+        if code is not None and self.ended is None:
+            self.ended = time.monotonic()
+        return code
+
+    def seconds(self) -> float:
+        """From its start until it was seen to have ended; until now while it runs."""
+        self.poll()
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
 
     def last_words(self) -> str:
         return last_words_of(logged_lines(self.log_path))

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pirl.audit.bundle import FinishedBundle
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
 from pirl.config.command_line import parse
 from pirl.config.recipe import VARIANTS
 from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, ExitCode, FieldError
-from pirl.evidence.bundle import FinishedBundle
-from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate.arguments import PROFILES, gate_parser
 from pirl.gate.profiles import flatten
 from pirl.gate.session import GateSession, StepOutcome, open_gate
@@ -158,6 +159,7 @@ def main(argv: Sequence[str]) -> int:
                 out=out,
                 launched_by=args.launched_by,
                 overrides=[*gate_overrides(), *overrides],
+                sign_with=args.sign,
             ) as gate,
             tracked(gate, enabled=not args.no_mlflow) as tracker,
         ):

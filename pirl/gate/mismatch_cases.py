@@ -6,19 +6,20 @@ Owns what is wrong in each case. Read `pirl.gate.mismatch_checkpoints` next.
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from pirl.audit.bundle import StepWriter
+from pirl.audit.records.mismatch import Case, NamedField
 from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
-from pirl.evidence.raw import read_object
 from pirl.files import write_json
-from pirl.gate.mismatch_run import Case, Host, is_healthy, meet
+from pirl.gate.mismatch_run import Host, WrongPeer, contact, meet
 from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
+from pirl.hooks import hooks_active
+from pirl.journal.fields import read_object
 from pirl.runtime.identity import settings_of
 from pirl.runtime.launch import free_port
 from pirl.runtime.procs import TooLateError
@@ -29,7 +30,7 @@ def _actor(*arguments: str) -> tuple[str, ...]:
     return ("pirl.actor", *arguments)
 
 
-def process_cases(gate: GateSession, host: Host) -> list[Case]:
+def process_cases(gate: GateSession, host: Host) -> list[WrongPeer]:
     """Real processes that the learner, or the actor itself, must refuse."""
     port = f"--runtime.port={host.port}"
     # A wrong peer that is let in (a hook turned the check off) leaves what it writes in the gate's work.
@@ -50,18 +51,18 @@ def process_cases(gate: GateSession, host: Host) -> list[Case]:
     )
     gamma = gate.loaded.cfg.pirl.gamma
     return [
-        Case(name="config-hash", argv=_actor(*base, f"--pirl.gamma={gamma / 2}")),
-        Case(name="config-path", argv=_actor("--config_path", str(elsewhere), port, out)),
-        Case(name="variant", argv=_actor("--config_path", str(other_config), port, out)),
-        Case(name="recipe-spelling", argv=_actor(*base, "--recipe=pi_rl")),
-        Case(name="policy-type", argv=_actor(*base, "--policy.type=gaussian_actor")),
-        Case(
+        WrongPeer(name="config-hash", argv=_actor(*base, f"--pirl.gamma={gamma / 2}")),
+        WrongPeer(name="config-path", argv=_actor("--config_path", str(elsewhere), port, out)),
+        WrongPeer(name="variant", argv=_actor("--config_path", str(other_config), port, out)),
+        WrongPeer(name="recipe-spelling", argv=_actor(*base, "--recipe=pi_rl")),
+        WrongPeer(name="policy-type", argv=_actor(*base, "--policy.type=gaussian_actor")),
+        WrongPeer(
             name="token",
             argv=_actor(*base, "--runtime.token=not-the-token-of-this-run"),
             hidden=("<a token that is not the learner's, withheld>", "<no token>"),
         ),
         *(
-            Case(name=name, argv=(*probe, name, gate.config_path, str(host.port)))
+            WrongPeer(name=name, argv=(*probe, name, gate.config_path, str(host.port)))
             for name in probed
         ),
         _stock_learner_case(gate),
@@ -78,10 +79,10 @@ def other_variant(gate: GateSession, other: str) -> Path:
     return write_json(gate.work / "other-variant" / "train_config.json", raw, sort_keys=False)
 
 
-def _stock_learner_case(gate: GateSession) -> Case:
+def _stock_learner_case(gate: GateSession) -> WrongPeer:
     """A real actor against LeRobot's own service, which says nothing of who it is."""
     port = str(free_port(gate.loaded.cfg.runtime.host))
-    return Case(
+    return WrongPeer(
         name="missing-metadata",
         argv=_actor("--config_path", gate.config_path, f"--runtime.port={port}"),
         beside=("pirl.gate.stock_learner", port),
@@ -89,7 +90,7 @@ def _stock_learner_case(gate: GateSession) -> Case:
     )
 
 
-def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
+def client_cases(gate: GateSession, step: StepWriter, host: Host) -> list[Case]:
     """Classes that differ in one identity field: a real link in this process will do."""
     is_libero = gate.profile.name == "libero"
     additive = gate.loaded.cfg.pirl.last_step_rule == "additive"
@@ -107,12 +108,14 @@ def client_cases(gate: GateSession, host: Host) -> list[dict[str, Any]]:
         )
     for name in ("execution-horizon", "control-mode", "domain-id", "run-id"):
         identities[name] = CHANGES[name](host.identity)
-    return [_client_case(gate, host, name, identity) for name, identity in identities.items()]
+    return [_client_case(gate, step, host, name, identity) for name, identity in identities.items()]
 
 
-def _client_case(gate: GateSession, host: Host, name: str, identity: Identity) -> dict[str, Any]:
+def _client_case(
+    gate: GateSession, step: StepWriter, host: Host, name: str, identity: Identity
+) -> Case:
     deadline_s = gate.allowed_s("contact")
-    started = time.monotonic()
+    started = step.now()
     code, fields = 0, tuple[FieldMismatch, ...]()
     try:
         meet(gate, host, identity, deadline_s=deadline_s, take_parameters=False)
@@ -120,18 +123,19 @@ def _client_case(gate: GateSession, host: Host, name: str, identity: Identity) -
         code, fields = int(error.exit_code), error.fields
     except TooLateError as error:
         code = int(error.exit_code)
-    return {
-        "class": name,
-        "direction": "actor-to-learner",
-        "probe": "client",
-        "hooks": [],
-        "exit_code": code,
-        "deadline_s": deadline_s,
-        "elapsed_s": time.monotonic() - started,
-        "fields": [
-            {"field": f.field, "ours": str(f.ours), "theirs": str(f.theirs)} for f in fields
-        ],
-        "transitions_accepted": 0,
-        "optimiser_steps": 0,
-        "learner_healthy": is_healthy(gate, host),
-    }
+    return Case(
+        name=name,
+        direction="actor-to-learner",
+        probe="client",
+        hooks=hooks_active(),
+        exit_code=code,
+        deadline_s=deadline_s,
+        started_s=started,
+        elapsed_s=step.now() - started,
+        fields=tuple(
+            NamedField(field_name=f.field, ours=str(f.ours), theirs=str(f.theirs)) for f in fields
+        ),
+        decisions=None,
+        optimiser_steps=None,
+        contact=contact(gate, step, host),
+    )

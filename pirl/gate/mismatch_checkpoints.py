@@ -6,7 +6,7 @@ Owns what was tampered with. Read `pirl.gate.mismatch_step` for the order.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, write_manifest
 from pirl.config.recipe import VARIANTS
-from pirl.evidence.raw import read_object
 from pirl.files import copy_tree, write_json
 from pirl.gate.mismatch_cases import other_variant
-from pirl.gate.mismatch_run import Case
+from pirl.gate.mismatch_run import WrongPeer
 from pirl.gate.session import GateSession
 from pirl.gate.smoke_step import RUN as SMOKE
+from pirl.journal.fields import read_object
 
 _TRAIN_CONFIG = Path("pretrained_model/train_config.json")
 
@@ -78,16 +78,28 @@ def resume_argv(step_dir: Path, *extra: str) -> tuple[str, ...]:
     )
 
 
-def checkpoint_cases(gate: GateSession) -> list[Case]:
+def checkpoint_cases(gate: GateSession) -> list[WrongPeer]:
     """Learners that must refuse to resume; each is a process of its own."""
-    cases = [
-        Case(name=name, argv=resume_argv(tampered(gate, name)), direction="checkpoint")
-        for name in _TAMPER
-    ]
-    sound = tampered(gate, "resume-other-variant")
-    _rewrite_variant(gate, sound)
-    cases.append(Case(name="resume-other-variant", argv=resume_argv(sound), direction="checkpoint"))
-    return cases
+    checkpoints = {name: tampered(gate, name) for name in (*_TAMPER, "resume-other-variant")}
+    _rewrite_variant(gate, checkpoints["resume-other-variant"])
+    return [resuming(name, step_dir) for name, step_dir in checkpoints.items()]
+
+
+def resuming(
+    name: str,
+    step_dir: Path,
+    *,
+    direction: str = "checkpoint",
+    env: Mapping[str, str] | None = None,
+) -> WrongPeer:
+    """A learner that would go on from a checkpoint."""
+    return WrongPeer(
+        name=name,
+        argv=resume_argv(step_dir),
+        direction=direction,
+        env=env or {},
+        run_dir=step_dir.parent.parent,
+    )
 
 
 def _rewrite_variant(gate: GateSession, step_dir: Path) -> None:

@@ -8,21 +8,25 @@ next.
 from __future__ import annotations
 
 import os
-import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pirl.audit.bundle import StepWriter
+from pirl.audit.logs import named_fields
+from pirl.audit.records.mismatch import Case, Contact, NamedField
 from pirl.config.load import load_config
 from pirl.errors import ExitCode, LinkClosedError, MismatchError
-from pirl.evidence.bundle import StepWriter
-from pirl.evidence.raw import read_object
 from pirl.gate.forked import Forked, ForkedGroup
 from pirl.gate.session import GateFailedError, GateSession
 from pirl.hooks import VARIABLE
+from pirl.journal.fields import read_object
+from pirl.journal.metric_log import read_json_lines
 from pirl.runtime.launch import free_port
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import ProcessDiedError, TooLateError, wait_until
@@ -34,15 +38,12 @@ _TRY_S = 2.0
 """Between two looks at whether the learner lives; as long as a link's own tries."""
 _PARALLEL = 4
 _REFUSED = (ExitCode.MISMATCH, ExitCode.USAGE)
-_MISMATCH_LINE = re.compile(
-    r"^\s+(?P<field>[\w./ ()-]+): \w+ = (?P<ours>.*), \w+ = (?P<theirs>.*)$"
-)
-_FIELD_LINE = re.compile(r"^(?P<field>[\w.]+) = (?P<value>.*)$")
-_EXPECTED_LINE = re.compile(r"^\s+expected: (?P<expected>.*)$")
+_contacts = threading.Lock()
+"""Held by a valid contact: the host has room for one peer of a rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class WrongPeer:
     """One wrong process: what it is, how it is started and which side notices."""
 
     name: str
@@ -54,13 +55,8 @@ class Case:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden: tuple[str, str] | None = None
     """Stand-ins for values that must not be shown (a token)."""
-
-    @property
-    def shown(self) -> list[str]:
-        """The command as evidence may show it."""
-        if self.hidden is None:
-            return list(self.argv)
-        return [a if "token=" not in a else "--runtime.token=WITHHELD" for a in self.argv]
+    run_dir: Path | None = None
+    """Of a learner that would train by itself if it were let in; what it did is read from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +85,7 @@ def start_learner(
     group: ForkedGroup,
     *,
     name: str,
+    step: StepWriter,
     overrides: Sequence[str] = (),
     env: Mapping[str, str],
 ) -> Host:
@@ -103,7 +100,7 @@ def start_learner(
     port = free_port(loaded.cfg.runtime.host)
     argv = ["--config_path", gate.config_path, *overrides]
     argv += [f"--output_dir={folder.root}", f"--runtime.port={port}"]
-    gate.bundle.command(["python", "-m", "pirl.learner", *argv], comment=f"mismatch: {name}")
+    step.command(["python", "-m", "pirl.learner", *argv], about=name)
     process = group.start(
         "pirl.learner", argv, env=env, log_path=logs_of(gate) / f"{name}-learner.log"
     )
@@ -120,8 +117,8 @@ def meet(
     *,
     deadline_s: float,
     take_parameters: bool = True,
-) -> None:
-    """Contact the learner as a peer of this identity, in this process.
+) -> str:
+    """Contact the learner as a peer of this identity, in this process; returns the run id that it gave.
 
     Args:
         take_parameters: a valid peer also waits for what it would act with.
@@ -133,11 +130,13 @@ def meet(
     """
     runtime = load_config(gate.config_path, [f"--runtime.port={host.port}"]).cfg.runtime
     end = time.monotonic() + deadline_s
+    run_ids: list[str] = []
 
     def is_met() -> bool:
         try:
             with ActorLink(identity, runtime=runtime, rank=0) as link:
                 link.connect(timeout_s=_TRY_S)
+                run_ids.append(link.identity.run_id)
                 if not take_parameters:
                     return True
                 # A stream that breaks ends this wait at once.
@@ -152,19 +151,20 @@ def meet(
         needs=[host.process],
         deadline_s=deadline_s,
     )
+    return run_ids[-1]
 
 
-def is_healthy(gate: GateSession, host: Host) -> bool:
-    """Whether the learner accepts a valid peer now and hands it its parameters.
+def contact(gate: GateSession, step: StepWriter, host: Host) -> Contact:
+    """Meet the host now as a valid peer, which is handed its parameters.
 
     Raises:
         ProcessDiedError: the learner is gone.
     """
-    try:
-        meet(gate, host, host.identity, deadline_s=gate.allowed_s("contact"))
-    except (MismatchError, TooLateError):
-        return False
-    return True
+    with _contacts:
+        started, run_id = step.now(), None
+        with suppress(MismatchError, TooLateError):
+            run_id = meet(gate, host, host.identity, deadline_s=gate.allowed_s("contact"))
+        return Contact(started_s=started, seconds=step.now() - started, run_id=run_id)
 
 
 def run_pair(
@@ -174,7 +174,7 @@ def run_pair(
     name: str,
     actor_overrides: Sequence[str] = (),
     env: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Case:
     """A learner and its actors train once; the record of a case that follows from it.
 
     A peer that is refused ends the pair: its learner would wait for it.
@@ -183,21 +183,19 @@ def run_pair(
         ProcessDiedError, TooLateError: a process ended of something else, or the pair did not end.
         GateFailedError: the learner left no record.
     """
-    started = time.monotonic()
+    started = step.now()
     actors: list[Forked] = []
     try:
         with ForkedGroup() as group:
             host = start_learner(
-                gate, group, name=name, overrides=["--runtime.total_updates=1"], env=env
+                gate, group, name=name, step=step, overrides=["--runtime.total_updates=1"], env=env
             )
             for rank in range(gate.loaded.cfg.runtime.actors):
                 # The number of updates is part of the hash: a pair must be given the same one.
                 argv = ["--config_path", gate.config_path, "--runtime.total_updates=1"]
                 argv += [*actor_overrides, f"--output_dir={host.folder.root}"]
                 argv += [f"--runtime.port={host.port}", "--rank", str(rank)]
-                gate.bundle.command(
-                    ["python", "-m", "pirl.actor", *argv], comment=f"mismatch: {name}"
-                )
+                step.command(["python", "-m", "pirl.actor", *argv], about=name)
                 log = logs_of(gate) / f"{name}-actor-{rank}.log"
                 actors.append(group.start("pirl.actor", argv, env=env, log_path=log))
             code = _end_of_pair(gate, host.process, actors)
@@ -206,18 +204,20 @@ def run_pair(
     if not host.folder.run_record.exists():
         raise GateFailedError(f"the pair {name!r} left no record; see its logs")
     books = read_object(host.folder.run_record)
-    return {
-        "direction": "actor-to-learner",
-        "probe": "process",
-        "hooks": books["hooks"],
-        "exit_code": code,
-        "deadline_s": gate.allowed_s("refusal"),
-        "elapsed_s": time.monotonic() - started,
-        "fields": [],
-        "transitions_accepted": books["counters"]["received"],
-        "optimiser_steps": books["books"]["optimiser_steps"],
-        "learner_healthy": code == 0,
-    }
+    return Case(
+        name=name,
+        direction="actor-to-learner",
+        probe="process",
+        hooks=tuple(books["hooks"]),
+        exit_code=code,
+        deadline_s=gate.allowed_s("refusal"),
+        started_s=started,
+        elapsed_s=step.now() - started,
+        fields=(),
+        decisions=books["counters"]["received"],
+        optimiser_steps=books["books"]["optimiser_steps"],
+        contact=None,
+    )
 
 
 def _end_of_pair(gate: GateSession, learner: Forked, actors: Sequence[Forked]) -> int:
@@ -241,40 +241,43 @@ def _end_of_pair(gate: GateSession, learner: Forked, actors: Sequence[Forked]) -
 
 
 def run_cases(
-    gate: GateSession, step: StepWriter, cases: Sequence[Case], host: Host, env: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Every case in a process of its own, some at a time; whatever ends this block ends them.
+    gate: GateSession,
+    step: StepWriter,
+    peers: Sequence[WrongPeer],
+    host: Host,
+    env: Mapping[str, str],
+) -> list[Case]:
+    """Every case in a process of its own, some at a time, each followed by its own valid contact with the host;
+    whatever ends this block ends them.
 
     Raises:
         ProcessDiedError: as `run_case`, of the first case that it happens to.
     """
-    for case in cases:
-        gate.bundle.command(["python", "-m", *case.shown], comment=f"mismatch: {case.name}")
+    for peer in peers:
+        step.command(["python", "-m", *peer.argv], about=peer.name)
+
+    def run(peer: WrongPeer) -> Case:
+        case = run_case(gate, step, peer, group, env, needs=[host.process])
+        return replace(case, contact=contact(gate, step, host))
+
     with ThreadPoolExecutor(_PARALLEL) as pool, ForkedGroup() as group:
-        running = [
-            pool.submit(run_case, gate, step, case, group, env, needs=[host.process])
-            for case in cases
-        ]
+        running = [pool.submit(run, peer) for peer in peers]
         done, _ = wait(running, return_when=FIRST_EXCEPTION)
-        for run in done:
+        for ended in done:
             # An error leaves the block here, which ends the other cases.
-            run.result()
-        rows = [run.result() for run in running]
-    healthy = is_healthy(gate, host)
-    for row in rows:
-        row["learner_healthy"] = healthy
-    return rows
+            ended.result()
+        return [ended.result() for ended in running]
 
 
 def run_case(
     gate: GateSession,
     step: StepWriter,
-    case: Case,
+    peer: WrongPeer,
     group: ForkedGroup,
     env: Mapping[str, str],
     *,
     needs: Sequence[Forked] = (),
-) -> dict[str, Any]:
+) -> Case:
     """Start one wrong process, wait for its end, read what it said.
 
     Args:
@@ -283,18 +286,18 @@ def run_case(
     Raises:
         ProcessDiedError: a signal ended the process, or one that the case needs is gone.
     """
-    label = f"{case.name}-{case.direction}"
+    label = f"{peer.name}-{peer.direction}"
     log = logs_of(gate) / f"{label}.log"
     deadline_s = gate.allowed_s("refusal")
-    started = time.monotonic()
-    module, *argv = case.argv
+    started = step.now()
+    module, *argv = peer.argv
     beside: list[Forked] = []
-    if case.beside:
-        other, *arguments = case.beside
+    if peer.beside:
+        other, *arguments = peer.beside
         log_beside = log.with_suffix(".beside.log")
         beside.append(group.start(other, arguments, env=env, log_path=log_beside))
-    process = group.start(module, argv, env={**env, **case.env}, log_path=log)
-    if case.hidden is not None:
+    process = group.start(module, argv, env={**env, **peer.env}, log_path=log)
+    if peer.hidden is not None:
         # Its log is not kept, so no error may quote it.
         process = replace(process, log_path=None)
     try:
@@ -302,26 +305,43 @@ def run_case(
     finally:
         for companion in beside:
             companion.terminate()
-        if case.hidden is None:
+        if peer.hidden is None:
             step.log(label, log)
-    elapsed = time.monotonic() - started
-    text = log.read_text(encoding="utf-8", errors="replace")
-    fields = _named_fields(text)
-    if case.hidden is not None:
-        fields = [f | {"ours": case.hidden[0], "theirs": case.hidden[1]} for f in fields]
-    return {
-        "class": case.name,
-        "direction": case.direction,
-        "probe": "process",
-        "hooks": sorted(filter(None, {**os.environ, **case.env}.get(VARIABLE, "").split(","))),
-        "exit_code": 0 if code is None else code,
-        "deadline_s": deadline_s,
-        "elapsed_s": elapsed,
-        "fields": fields,
-        "transitions_accepted": 0,
-        "optimiser_steps": 0,
-        "learner_healthy": True,
-    }
+    elapsed = step.now() - started
+    fields = named_fields(log.read_text(encoding="utf-8", errors="replace"))
+    if peer.hidden is not None:
+        ours, theirs = peer.hidden
+        fields = tuple(
+            NamedField(field_name=f.field_name, ours=ours, theirs=theirs) for f in fields
+        )
+    decisions, steps = (None, None) if peer.run_dir is None else own_books(RunFolder(peer.run_dir))
+    return Case(
+        name=peer.name,
+        direction=peer.direction,
+        probe="process",
+        hooks=tuple(sorted(filter(None, {**os.environ, **peer.env}.get(VARIABLE, "").split(",")))),
+        exit_code=code,
+        deadline_s=deadline_s,
+        started_s=started,
+        elapsed_s=elapsed,
+        fields=fields,
+        decisions=decisions,
+        optimiser_steps=steps,
+        contact=None,
+    )
+
+
+def own_books(folder: RunFolder) -> tuple[int, int]:
+    """Decisions and optimiser steps of a learner, by its record; without one, by what it left on disk."""
+    if folder.run_record.exists():
+        books: dict[str, Any] = dict(read_object(folder.run_record))
+        taken = books.get("counters", {}).get("received", 0)
+        return taken, books.get("books", {}).get("optimiser_steps", 0)
+    rows = [
+        len(read_json_lines(path, allow_torn_tail=True)) if path.exists() else 0
+        for path in (folder.episodes, folder.learner_metrics)
+    ]
+    return rows[0], rows[1]
 
 
 def _end_of_case(process: Forked, *, needs: Sequence[Forked], deadline_s: float) -> int | None:
@@ -345,18 +365,3 @@ def _end_of_case(process: Forked, *, needs: Sequence[Forked], deadline_s: float)
         # Nobody refuses by a signal.
         raise ProcessDiedError("a wrong peer neither was refused nor accepted", [process])
     return code
-
-
-def _named_fields(text: str) -> list[dict[str, str]]:
-    """Fields with both values, from the message a refused process printed."""
-    found: list[dict[str, str]] = []
-    pending: dict[str, str] | None = None
-    for line in text.splitlines():
-        if match := _MISMATCH_LINE.match(line):
-            found.append(match.groupdict())
-        elif match := _FIELD_LINE.match(line):
-            pending = {"field": match["field"], "ours": match["value"]}
-        elif pending is not None and (match := _EXPECTED_LINE.match(line)):
-            found.append(pending | {"theirs": match["expected"]})
-            pending = None
-    return found

@@ -20,11 +20,11 @@ from pirl.config.recipe import VARIANTS
 from pirl.config.sections import env_of, policy_of
 from pirl.envs import EnvObservation, load_split, make_vector_env
 from pirl.envs.libero_assets import AlteredAssetsError
+from pirl.envs.machine import check_libero
 from pirl.envs.schedule import plan_episode
 from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_text
-from pirl.gate.machine import check_libero
 from pirl.resources import locate
 
 if TYPE_CHECKING:

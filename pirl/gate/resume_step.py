@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,18 @@ import torch
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
 from pirl.algorithm.chain import sample_chunk
+from pirl.audit.bundle import StepWriter
+from pirl.audit.records import files
+from pirl.audit.records.common import Process
+from pirl.audit.records.resume import (
+    CheckpointFiles,
+    DamagedCheckpoint,
+    FileFacts,
+    Kill,
+    SaveKill,
+    StateDigests,
+    StockLoad,
+)
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import has_checkpoint, resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
@@ -26,15 +37,14 @@ from pirl.config.load import load_config
 from pirl.config.train import policy_of
 from pirl.contract.stock import stock_generate
 from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
-from pirl.evidence.bundle import StepWriter
-from pirl.evidence.metric_log import read_json_lines
-from pirl.evidence.raw import Record, read_object
 from pirl.files import copy_tree, write_bytes
 from pirl.gate import forked
-from pirl.gate.facts import file_digest
-from pirl.gate.processes import Watch, process_records
+from pirl.gate.processes import Watch, process_rows
 from pirl.gate.session import GateFailedError, GateSession
 from pirl.gate.smoke_step import RUN as UNINTERRUPTED
+from pirl.gate.smoke_step import marks_of
+from pirl.journal.fields import file_sha256, read_object
+from pirl.journal.metric_log import read_json_lines
 from pirl.records import Observation
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
@@ -86,50 +96,40 @@ def run(gate: GateSession, step: StepWriter) -> None:
             f"the resumed run ended with exit code {int(resumed.exit_code)}: {resumed.reason}"
         )
     learner = read_object(folder.run_record)
-    uninterrupted = read_object(baseline.run_record)
-    step.record(
-        "kill.json",
-        {
-            "signal": "SIGKILL",
-            "exit_code": interrupted.learner_exit_code,
-            "checkpoint_update": saved["step"],
-            "killed_after_update": max(killed_after, saved["step"]),
-            "total_updates": total,
-            "during_later_work": interrupted.during_later_work,
-            "resume_elapsed_s": elapsed,
-            "resume_deadline_s": deadline_s,
-        },
+    kill = Kill(
+        checkpoint_update=saved["step"],
+        killed_after_update=killed_after,
+        total_updates=total,
+        resume_elapsed_s=elapsed,
+        resume_deadline_s=deadline_s,
     )
-    step.record(
-        "digests.json",
-        {
-            "saved": saved["digests"],
-            "loaded": learner["digests_loaded"],
-            "uninterrupted": uninterrupted["digests_after"],
-            "resumed": learner["digests_after"],
-        },
+    step.write(files.KILL, kill)
+    digests = StateDigests(
+        saved=saved["digests"],
+        loaded=learner["digests_loaded"],
+        uninterrupted=read_object(baseline.run_record)["digests_after"],
+        resumed=learner["digests_after"],
     )
-    step.copy("metrics-uninterrupted.jsonl", baseline.learner_metrics)
-    step.copy("metrics-interrupted.jsonl", gate.work / "metrics-interrupted.jsonl")
-    step.copy("metrics-resumed.jsonl", folder.learner_metrics)
-    _process_records(step, interrupted, resumed, learner, uninterrupted)
+    step.write(files.DIGESTS, digests)
+    step.copy(files.UNINTERRUPTED, baseline.learner_metrics)
+    step.copy(files.INTERRUPTED, gate.work / "metrics-interrupted.jsonl")
+    step.copy(files.RESUMED, folder.learner_metrics)
+    rows = three_runs(
+        baseline, folder, interrupted, resumed.processes, since_start=step.bundle.since_start
+    )
+    step.write_all(files.PROCESSES[files.RESUME], rows)
     last = resolve_checkpoint(folder.root)
-    step.record("checkpoint.json", _listing(last))
-    step.lines("damaged.jsonl", _damage(gate, last))
-    step.lines("interrupted_saves.jsonl", _kill_saves(gate, last, watch))
-    step.record("stock.json", _stock(gate, last))
+    step.write(files.CHECKPOINT, checkpoint_files(last))
+    step.write_all(files.DAMAGED, _damage(gate, last))
+    step.write_all(files.SAVE_KILLS, _kill_saves(gate, last, watch))
+    step.write(files.STOCK, _stock(step_dir=last))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Interrupted:
-    learner_exit_code: int
-    during_later_work: bool
-    table: list[dict[str, Any]]
+type _Table = list[dict[str, Any]]
+"""Role, pid, exit code and seconds of processes."""
 
 
-def _interrupt(
-    gate: GateSession, step: StepWriter, folder: RunFolder, watch: Watch
-) -> _Interrupted:
+def _interrupt(gate: GateSession, step: StepWriter, folder: RunFolder, watch: Watch) -> _Table:
     """Start the run again and kill its learner in the middle of the work after a checkpoint.
 
     Forked processes: only the run that resumes must start from nothing.
@@ -142,17 +142,13 @@ def _interrupt(
     tail = ["--config_path", gate.config_path, f"--output_dir={folder.root}"]
     tail.append(f"--runtime.port={free_port(cfg.runtime.host)}")
     roles = ["learner", *(f"actor-{rank}" for rank in range(cfg.runtime.actors))]
-    started = time.monotonic()
     processes: dict[str, forked.Forked] = {}
     try:
         with forked.ForkedGroup() as group:
             for role in roles:
                 kind, _, rank = role.partition("-")
                 argv = [*tail, *(["--rank", rank] if rank else [])]
-                gate.bundle.command(
-                    ["python", "-m", f"pirl.{kind}", *argv],
-                    comment=f"resume-roundtrip: interrupted {role}",
-                )
+                step.command(["python", "-m", f"pirl.{kind}", *argv], about=f"interrupted {role}")
                 processes[role] = group.start(
                     f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
                 )
@@ -165,21 +161,25 @@ def _interrupt(
                 deadline_s=gate.allowed_s("first-checkpoint"),
             )
             time.sleep(_LATER_WORK_S)
-            working = learner.poll() is None
-            if not working:
+            if learner.poll() is not None:
                 raise GateFailedError(
                     f"the run to be interrupted was over too early: {how_it_ended(learner)}"
                 )
             learner.kill()
-            code = forked.exit_code(learner, 10.0)
+            forked.exit_code(learner, 10.0)
+            learner.seconds()
     finally:
         for log in sorted(logs.glob("*.log")):
-            step.log(f"interrupted-{log.stem}", log)
-    table: list[dict[str, Any]] = [
-        {"role": role, "exit_code": process.poll(), "seconds": time.monotonic() - started}
+            step.log(f"{log.stem}-interrupted", log)
+    return [
+        {
+            "role": role,
+            "pid": process.process.pid,
+            "exit_code": process.poll(),
+            "seconds": process.seconds(),
+        }
         for role, process in processes.items()
     ]
-    return _Interrupted(learner_exit_code=code or 0, during_later_work=working, table=table)
 
 
 def _last_update(path: Path) -> int:
@@ -189,41 +189,56 @@ def _last_update(path: Path) -> int:
 
 def _copy_logs(gate: GateSession, step: StepWriter, resumed: LaunchResult) -> None:
     for row in resumed.processes:
-        command = ["python", *map(str, row["argv"][1:])]
-        gate.bundle.command(command, comment=f"resume-roundtrip: resumed {row['role']}")
         role = str(row["role"])
-        step.log(f"{RUN}-{role}", gate.work / "logs" / RUN / f"{role}.log")
+        step.command(["python", *map(str, row["argv"][1:])], about=f"{RUN} {role}")
+        step.log(f"{role}-{RUN}", gate.work / "logs" / RUN / f"{role}.log")
 
 
-def _process_records(
-    step: StepWriter,
-    interrupted: _Interrupted,
-    resumed: LaunchResult,
-    learner: Record,
-    uninterrupted: Record,
-) -> None:
-    """One table over the three runs; a learner that was killed could not record its hooks."""
-    table: list[dict[str, Any]] = [
-        {"role": "learner-uninterrupted", "exit_code": 0, "seconds": 0.0}
+def three_runs(
+    baseline: RunFolder,
+    folder: RunFolder,
+    interrupted: _Table,
+    resumed: _Table,
+    *,
+    since_start: Callable[[float], float],
+) -> list[Process]:
+    """One table over the three runs: the uninterrupted learner is the one of smoke-run, by its launch's table.
+
+    Args:
+        interrupted, resumed: process tables; both runs have the folder one after the other.
+    """
+    launched = read_object(baseline.launch_record)["processes"]
+    uninterrupted = [row for row in launched if row["role"] == "learner"]
+    runs = (
+        ("uninterrupted", uninterrupted, baseline),
+        ("interrupted", interrupted, folder),
+        (RUN, resumed, folder),
+    )
+    return [
+        row
+        for name, table, where in runs
+        for row in process_rows(
+            table,
+            marks=marks_of(where, [str(r["role"]) for r in table]),
+            since_start=since_start,
+            suffix=f"-{name}",
+        )
     ]
-    for name, rows in (("interrupted", interrupted.table), (RUN, resumed.processes)):
-        table += [{**row, "role": f"{row['role']}-{name}"} for row in rows]
-    hooks = {
-        "learner-resumed": learner["hooks"],
-        "learner-uninterrupted": uninterrupted["hooks"],
-    }
-    step.record("processes.json", {"processes": process_records(table, hooks=hooks)})
 
 
-def _listing(step_dir: Path) -> dict[str, Any]:
+def checkpoint_files(step_dir: Path) -> CheckpointFiles:
     """The manifest's claims and what is on disk, file by file."""
     manifest = read_object(step_dir / MANIFEST_NAME)
-    files = [p for p in sorted(step_dir.rglob("*")) if p.is_file() and p.name != MANIFEST_NAME]
-    found = {
-        p.relative_to(step_dir).as_posix(): {"size": p.stat().st_size, "sha256": file_digest(p)}
-        for p in files
-    }
-    return {"step": step_dir.name, "manifest": manifest["files"], "found": found}
+    found = [p for p in sorted(step_dir.rglob("*")) if p.is_file() and p.name != MANIFEST_NAME]
+    return CheckpointFiles(
+        manifest={name: FileFacts(**facts) for name, facts in manifest["files"].items()},
+        found={
+            p.relative_to(step_dir).as_posix(): FileFacts(
+                size=p.stat().st_size, sha256=file_sha256(p)
+            )
+            for p in found
+        },
+    )
 
 
 def _truncate(path: Path) -> None:
@@ -246,17 +261,17 @@ _DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
 """Case: the damaged part, relative to the step folder, and the damage."""
 
 
-def _damage(gate: GateSession, source: Path) -> list[dict[str, Any]]:
+def _damage(gate: GateSession, source: Path) -> list[DamagedCheckpoint]:
     """Each damaged copy goes to the loader that a resume uses."""
     loaded = load_config(source / _TRAIN_CONFIG)
     session = build_session(loaded, device="cpu", run_id="damaged")
     session.algorithm.make_optimizers_and_scheduler()
-    records: list[dict[str, Any]] = []
+    records: list[DamagedCheckpoint] = []
     for case, (part, damage) in _DAMAGE.items():
         copy = gate.work / "damaged" / case / "checkpoints" / source.name
         copy_tree(source, copy)
         damage(copy / part)
-        code, message = int(ExitCode.OK), "accepted"
+        code, message = None, "loaded"
         try:
             load_checkpoint(
                 copy,
@@ -268,24 +283,24 @@ def _damage(gate: GateSession, source: Path) -> list[dict[str, Any]]:
         except (CheckpointError, MismatchError) as error:
             code, message = int(error.exit_code), str(error)
         records.append(
-            {
-                "case": case,
-                "part": part,
-                "exit_code": code,
-                "message": message,
-                "optimiser_steps": session.algorithm.updates,
-            }
+            DamagedCheckpoint(
+                case=case,
+                part=part,
+                exit_code=code,
+                message=message,
+                optimiser_steps=session.algorithm.updates,
+            )
         )
     return records
 
 
-def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str, Any]]:
+def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[SaveKill]:
     """SIGKILL a process that saves over and over, at other moments each time.
 
     Raises:
         ProcessDiedError, TooLateError: it saved nothing.
     """
-    records: list[dict[str, Any]] = []
+    records: list[SaveKill] = []
     for index in range(_SAVE_KILLS):
         run_dir = gate.work / "interrupted-saves" / str(index)
         with forked.ForkedGroup() as group:
@@ -305,12 +320,11 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[dict[str,
             saver.kill()
             code = forked.wait(saver, 10.0)
         records.append(
-            {
-                "kill": index,
-                "exit_code": code,
-                "unfinished_folders": len(list((run_dir / "checkpoints").glob(".tmp-*"))),
-                "earlier_checkpoint_loads": _loads(run_dir),
-            }
+            SaveKill(
+                exit_code=code,
+                unfinished_folders=len(list((run_dir / "checkpoints").glob(".tmp-*"))),
+                earlier_checkpoint_loads=_loads(run_dir),
+            )
         )
     return records
 
@@ -322,7 +336,7 @@ def _loads(run_dir: Path) -> bool:
         return False
 
 
-def _stock(gate: GateSession, step_dir: Path) -> dict[str, Any]:
+def _stock(*, step_dir: Path) -> StockLoad:
     """Stock LeRobot loads `pretrained_model/` with strict keys and acts as pirl does.
 
     Both sides start from the same noise; the observation is fixed and artificial.
@@ -366,13 +380,12 @@ def _stock(gate: GateSession, step_dir: Path) -> dict[str, Any]:
     )
     mine = session.policy.postprocess(sampled.chunk).flatten()
     other = stock_generate(stock, observation, noise).flatten()
-    return {
-        "loader": "lerobot.policies.xvla.modeling_xvla.XVLAPolicy.from_pretrained(strict=True)",
-        "missing_keys": sorted(set(ours) - set(theirs)),
-        "unexpected_keys": sorted(set(theirs) - set(ours)),
-        "actions_pirl": mine.tolist(),
-        "actions_stock": other.tolist(),
-    }
+    return StockLoad(
+        missing_keys=tuple(sorted(set(ours) - set(theirs))),
+        unexpected_keys=tuple(sorted(set(theirs) - set(ours))),
+        actions_pirl=tuple(mine.tolist()),
+        actions_stock=tuple(other.tolist()),
+    )
 
 
 def _fixed_observation(state: Mapping[str, TensorSpec], language_tokens: int) -> Observation:

@@ -18,16 +18,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pirl.audit.bundle import BundleWriter, FinishedBundle, StepWriter, require_fresh
+from pirl.audit.criterion import CriterionResult, Verdict, worst
+from pirl.audit.records.files import STEPS
+from pirl.audit.redact import Redactor
+from pirl.config.secret import TOKEN_VARIABLE
 from pirl.errors import ExitCode, PirlError
-from pirl.evidence.bundle import BundleWriter, FinishedBundle, StepWriter, require_fresh
-from pirl.evidence.criteria import STEPS, CriterionResult, Verdict, worst
-from pirl.evidence.redact import Redactor
 from pirl.files import writing
 from pirl.foreign import as_pirl_error
 from pirl.gate.deadlines import allowed_s
 from pirl.gate.profiles import FirstLook, Profile, choose_profile
 from pirl.ownership import clear, owned
 from pirl.resources import SHIPPED, checkout
+from pirl.secrecy import secret_values
 
 if TYPE_CHECKING:
     from pirl.config.load import LoadedConfig
@@ -107,7 +110,7 @@ class GateSession:
         run: Callable[[GateSession, StepWriter], None] = module.run
         error, code = "", ExitCode.OK
         logger.info("step %s begins", step)
-        writer = self.bundle.step(step)
+        writer = self.bundle.step(step, config_hash=self.loaded.identity.hash, variant=self.variant)
         try:
             with writer:
                 run(self, writer)
@@ -153,6 +156,7 @@ def open_gate(
     launched_by: str,
     overrides: Sequence[str] = (),
     replace: bool = False,
+    sign_with: Path | None = None,
 ) -> Generator[GateSession]:
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
 
@@ -161,6 +165,7 @@ def open_gate(
         launched_by: `direct`, `dvc`, `prefect` or `test`.
         overrides: dotted overrides of the config; part of its hash, hence of the evidence.
         replace: remove an earlier bundle from `out`.
+        sign_with: PEM file of the Ed25519 key that signs the bundle.
 
     Raises:
         GateFailedError: another gate is running in this checkout.
@@ -184,12 +189,9 @@ def open_gate(
             chosen, loaded = ready.profile, ready.loaded
             if chosen.reason:
                 logger.warning("profile %s: %s", chosen.name, chosen.reason)
-            bundle = _start_bundle(out, root, launched_by, loaded)
+            command = ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides]
+            bundle = _start_bundle(out, root, launched_by, command, sign_with)
             failed_start.pop_all()
-        bundle.command(
-            ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides],
-            comment="the whole gate; every door runs the same",
-        )
         try:
             yield GateSession(
                 profile=chosen,
@@ -203,16 +205,22 @@ def open_gate(
             ready.look.env.close()
 
 
-def _start_bundle(out: Path, root: Path, launched_by: str, loaded: LoadedConfig) -> BundleWriter:
+def _start_bundle(
+    out: Path, root: Path, launched_by: str, command: Sequence[str], sign_with: Path | None
+) -> BundleWriter:
+    token = os.environ.get(TOKEN_VARIABLE)
     assets = os.environ.get(ASSETS_VARIABLE)
     folders = {str(Path(assets).resolve()): "<assets>"} if assets else {}
     return BundleWriter.start(
         out,
         repo_root=checkout() or SHIPPED,
-        redactor=Redactor.for_this_machine(root, folders=folders),
+        redactor=Redactor.for_this_machine(
+            root, secrets=[*secret_values(command), *([token] if token else [])], folders=folders
+        ),
         launched_by=launched_by,
+        command=command,
         lock_files=LOCK_FILES,
-        environment={"torch_threads": loaded.cfg.runtime.torch_threads},
+        sign_with=sign_with,
     )
 
 

@@ -1,6 +1,6 @@
 """What a gate tells its tracker, and a tracker that keeps nothing.
 
-The verdict never depends on what happens here: MLflow gets copies. Read `pirl.evidence.mlflow_sink` next.
+The verdict never depends on what happens here: MLflow gets copies. Read `pirl.tracking.sink` next.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from pirl.evidence.bundle import FinishedBundle
-from pirl.evidence.metric_log import read_metrics
-from pirl.evidence.mlflow_sink import GateRun, MlflowSink, StepRun
-from pirl.evidence.mlflow_view import dvc_tags, run_tags
-from pirl.gate.facts import file_digest
+from pirl.audit.bundle import FinishedBundle
 from pirl.gate.session import GateSession, StepOutcome
 from pirl.gate.smoke_step import RUN as SMOKE
+from pirl.journal.fields import file_sha256
+from pirl.journal.metric_log import read_metrics
 from pirl.runtime.layout import RunFolder
+from pirl.tracking.sink import GateRun, MlflowSink, StepRun
+from pirl.tracking.view import dvc_tags, run_tags
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -86,7 +86,7 @@ class MlflowTracker:
         for number, step_dir in sorted(step_folders(folder.root / "checkpoints").items()):
             child.checkpoint(
                 name=f"{gate.variant}-{number:06d}",
-                digest=file_digest(step_dir / MANIFEST_NAME),
+                digest=file_sha256(step_dir / MANIFEST_NAME),
                 step=number,
             )
 
@@ -117,7 +117,7 @@ def tracked(
     versions = dvc_tags(root / "dvc.lock", "phase2_gate")
     with sink.gate(
         variant=gate.variant,
-        commit=str(source["git_commit"]),
+        commit=source.git_commit,
         tags={**start, **versions, **(tags or {})},
     ) as run:
         yield MlflowTracker(run)

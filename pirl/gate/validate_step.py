@@ -1,14 +1,14 @@
 """Step 1, validate-config: the config, the policy contract, the closed forms and the simulator.
 
-Owns what is recorded in `raw/validate-config/*`. Starts no learner and no actor. Read `pirl.gate.smoke_step`
-next.
+Owns what is recorded of validate-config. Starts no learner and no actor. Read `pirl.gate.smoke_step` next.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,20 +22,21 @@ from jaxtyping import Float32
 from pirl.algorithm.advantage import episode_layout, gae
 from pirl.algorithm.gaussian import GaussianStep, log_density
 from pirl.algorithm.schedule import step_noise
+from pirl.audit.bundle import StepWriter
+from pirl.audit.criteria.validate import VERSIONS
+from pirl.audit.outcomes import SUCCESS_DEFINITION
+from pirl.audit.records import files, validate
 from pirl.config.identity import canonical_json
 from pirl.config.load import load_config
-from pirl.config.rules import RULES
+from pirl.config.rules import rule_outcomes
 from pirl.config.train import encode_config, env_of, policy_of
-from pirl.config.view import View
-from pirl.contract.check import ClauseStatus, check_flow_policy
+from pirl.contract.check import check_flow_policy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
 from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError
-from pirl.evidence.bundle import StepWriter
-from pirl.evidence.outcomes import SUCCESS_DEFINITION
 from pirl.files import write_text
 from pirl.gate.facts import environment_facts
-from pirl.gate.profiles import BLANK_STD, first_look, frame_spread
+from pirl.gate.profiles import first_look, frame_spread
 from pirl.gate.session import GateSession
 from pirl.hooks import hooks_active
 from pirl.records import Observation
@@ -52,69 +53,54 @@ def run(gate: GateSession, step: StepWriter) -> None:
     Raises:
         PirlError: the policy or the simulator cannot be built; what was recorded so far stays.
     """
-    cfg = gate.loaded.cfg
+    cfg, identity = gate.loaded.cfg, gate.loaded.identity
     gate.bundle.config(canonical_json(cfg), encode_config(cfg))
-    gate.bundle.command(
-        ["pirl", "validate", "--config_path", gate.config_path], comment="step validate-config"
+    step.command(["pirl", "validate", "--config_path", gate.config_path], about="the config")
+    config = validate.Config(
+        path=identity.path,
+        hash=identity.hash,
+        variant=str(cfg.pirl.variant),
+        recipe=str(cfg.recipe),
+        hooks=hooks_active(),
     )
-    step.record(
-        "config.json",
-        {
-            "path": gate.loaded.identity.path,
-            "hash": gate.loaded.identity.hash,
-            "variant": str(cfg.pirl.variant),
-            "recipe": str(cfg.recipe),
-            "hooks": list(hooks_active()),
-        },
+    step.write(files.CONFIG, config)
+    profile = validate.Profile(
+        profile=gate.profile.name,
+        reason=gate.profile.reason,
+        suite=env_of(cfg).task,
+        env_type=env_of(cfg).type,
     )
-    step.record(
-        "profile.json",
-        {
-            "profile": gate.profile.name,
-            "reason": gate.profile.reason or "none",
-            "suite": env_of(cfg).task,
-            "env_type": env_of(cfg).type,
-        },
-    )
-    step.lines("rules.jsonl", _rules(encode_config(cfg)))
-    step.lines("refused.jsonl", _refused(gate))
-    step.lines("analytic.jsonl", _analytic(gate))
+    step.write(files.PROFILE, profile)
+    outcomes = rule_outcomes(encode_config(cfg))
+    rules = [validate.Rule(rule=o.rule, errors=tuple(map(str, o.errors))) for o in outcomes]
+    step.write_all(files.RULES, rules)
+    step.write_all(files.INVALID, _invalid_configs(gate))
+    step.write_all(files.GAUSSIAN, [gaussian_case()])
+    step.write_all(files.GAE, [gae_case(cfg.pirl.gamma, cfg.pirl.gae_lambda)])
+    step.write_all(files.STD, [std_case(steps) for steps in (2, 5, 10)])
     session = build_session(gate.loaded, device=cfg.runtime.learner_device, run_id="validate")
-    step.record("settings.json", _settings(gate, session))
-    step.record("inputs.json", _inputs(gate, session))
-    step.record("split.json", _split(gate))
-    observation, env_record = _look_at_environment(gate, session)
-    step.record("env.json", env_record)
+    step.write(files.SETTINGS, _settings(gate, session))
+    step.write(files.INPUTS, _inputs(gate, session))
+    step.write(files.SPLIT, _split(gate))
+    observation, look = _look_at_environment(gate, session)
+    step.write(files.FIRST_LOOK, look)
     report = check_flow_policy(session.policy, observation)
-    step.lines(
-        "contract.jsonl",
+    step.write_all(
+        files.CONTRACT,
         [
-            {
-                "clause": r.name,
-                "outcome": "passed" if r.status is ClauseStatus.KEPT else str(r.status),
-                "says": r.says,
-                "detail": r.detail,
-            }
+            validate.Clause(clause=r.name, status=str(r.status), asks=r.says, detail=r.detail)
             for r in report.results
         ],
     )
-    step.lines("preflight.jsonl", _preflight(env_record))
+    step.write_all(files.PACKAGES, packages())
 
 
-def _rules(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every rule of the config, by name, with its outcome."""
-    view = View(tree)
-    records: list[dict[str, Any]] = []
-    for rule in RULES:
-        errors = list(rule(view))
-        records.append(
-            {
-                "rule": rule.__name__,
-                "outcome": "failed" if errors else "passed",
-                "errors": [str(error) for error in errors],
-            }
-        )
-    return records
+def packages() -> list[validate.Package]:
+    """Versions as they are installed here; which ones were tried is the criterion's to know."""
+    found = {
+        name: platform.python_version() if name == "python" else version(name) for name in VERSIONS
+    }
+    return [validate.Package(package=name, version=found[name]) for name in VERSIONS]
 
 
 def _edit(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -144,59 +130,65 @@ def _bad_configs(variant: str) -> dict[str, Callable[[dict[str, Any]], None]]:
     }
 
 
-def _refused(gate: GateSession) -> list[dict[str, Any]]:
+def _invalid_configs(gate: GateSession) -> list[validate.InvalidConfig]:
     """Feed each invalid config to the loader that every process uses."""
     base = encode_config(gate.loaded.cfg)
-    records: list[dict[str, Any]] = []
+    records: list[validate.InvalidConfig] = []
     with tempfile.TemporaryDirectory() as folder:
         for case, edit in _bad_configs(gate.variant).items():
             tree = deepcopy(base)
             edit(tree)
             path = Path(folder) / f"{case}.json"
             write_text(path, json.dumps(tree))
-            exit_code, fields = 0, list[dict[str, Any]]()
-            try:
-                load_config(path)
-            except ConfigError as error:
-                exit_code = int(error.exit_code)
-                fields = [asdict(e) | {"value": repr(e.value)[:120]} for e in error.errors]
-            records.append({"case": case, "exit_code": exit_code, "fields": fields})
+            records.append(load_invalid(case, path))
     return records
 
 
-def _analytic(gate: GateSession) -> list[dict[str, Any]]:
-    """pirl's own numbers for cases whose closed forms the verifier knows."""
+def load_invalid(case: str, path: Path) -> validate.InvalidConfig:
+    """What becomes of a config that must be refused."""
+    try:
+        load_config(path)
+    except ConfigError as error:
+        objections = tuple(
+            validate.Objection(
+                field_name=e.field, value=repr(e.value)[:120], expected=e.expected, fix=e.fix
+            )
+            for e in error.errors
+        )
+        return validate.InvalidConfig(
+            case=case, exit_code=int(error.exit_code), objections=objections
+        )
+    return validate.InvalidConfig(case=case, exit_code=None, objections=())
+
+
+def gaussian_case() -> validate.GaussianCase:
+    """pirl's own density of a fixed sample."""
     rng = torch.Generator().manual_seed(1)
     x, mean = torch.randn(2, 12, generator=rng, dtype=torch.float64)
     std = torch.rand(12, generator=rng, dtype=torch.float64) + 0.1
     law = GaussianStep(mean=mean, std=std)
     log_prob = log_density(x, law, mask=torch.ones(12, dtype=torch.bool)).sum()
-    records: list[dict[str, Any]] = [
-        {
-            "kind": "gaussian",
-            "x": x.tolist(),
-            "mean": mean.tolist(),
-            "std": std.tolist(),
-            "log_prob": float(log_prob),
-        },
-        _gae_case(gate),
-    ]
-    for steps in (2, 5, 10):
-        stds = [step_noise(k, steps, method="flow_sde", noise_level=0.5).std for k in range(steps)]
-        records.append(
-            {"kind": "flow-sde-std", "denoising_steps": steps, "noise_level": 0.5, "std": stds}
-        )
-    return records
+    return validate.GaussianCase(
+        x=tuple(x.tolist()),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        log_prob=float(log_prob),
+    )
 
 
-def _gae_case(gate: GateSession) -> dict[str, Any]:
+def std_case(steps: int) -> validate.StdCase:
+    """pirl's own transition stds of Flow-SDE."""
+    stds = [step_noise(k, steps, method="flow_sde", noise_level=0.5).std for k in range(steps)]
+    return validate.StdCase(denoising_steps=steps, noise_level=0.5, std=tuple(map(float, stds)))
+
+
+def gae_case(gamma: float, gae_lambda: float) -> validate.GaeCase:
     """The hand case of `algorithm.md` I31: one terminal and one truncated episode."""
-    rewards = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    next_values = [0.2, 0.3, 0.0, 0.5, 0.6, 0.7]
-    done = [False, False, True, False, False, False]
-    truncated = [False, False, False, False, False, True]
-    gamma, lam = gate.loaded.cfg.pirl.gamma, gate.loaded.cfg.pirl.gae_lambda
+    rewards = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    next_values = (0.2, 0.3, 0.0, 0.5, 0.6, 0.7)
+    done = (False, False, True, False, False, False)
+    truncated = (False, False, False, False, False, True)
     layout = episode_layout(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1, 2]))
     advantage = gae(
         layout,
@@ -206,90 +198,87 @@ def _gae_case(gate: GateSession) -> dict[str, Any]:
         terminated=torch.tensor(done),
         truncated=torch.tensor(truncated),
         gamma=gamma,
-        gae_lambda=lam,
+        gae_lambda=gae_lambda,
         bootstrap_on_truncation=True,
     )
-    return {
-        "kind": "gae",
-        "gamma": gamma,
-        "lambda": lam,
-        "rewards": rewards,
-        "values": values,
-        "next_values": next_values,
-        "done": done,
-        "truncated": truncated,
-        "advantages": advantage.tolist(),
-    }
+    return validate.GaeCase(
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        rewards=rewards,
+        values=values,
+        next_values=next_values,
+        done=done,
+        truncated=truncated,
+        advantages=tuple(advantage.tolist()),
+    )
 
 
-def _settings(gate: GateSession, session: Session) -> dict[str, Any]:
+def _settings(gate: GateSession, session: Session) -> validate.Settings:
     """What a reader needs to repeat the run."""
     cfg, spec = gate.loaded.cfg, session.policy.spec
     trained = session.policy.trained_parameters()
     frozen = session.policy.frozen_parameters()
     sent = session.algorithm.get_weights()
     noise = cfg.pirl.flow_noise if cfg.pirl.is_flow_noise else cfg.pirl.flow_sde
+    knobs = {} if noise is None else asdict(noise)
     device = "cuda" if cfg.runtime.learner_device.startswith("cuda") else "cpu"
-    return {
-        "seed": cfg.seed,
-        "total_updates": cfg.runtime.total_updates,
-        "rollout_chunks": cfg.runtime.rollout_chunks,
-        "actors": cfg.runtime.actors,
-        "mode": cfg.runtime.mode,
-        "split": cfg.runtime.split,
-        "chunk_size": spec.chunk_size,
-        "executed_steps": spec.executed_steps,
-        "denoising_steps": spec.denoising_steps,
-        "noise": asdict(noise) if noise is not None else {},
-        "action_mode": spec.action_mode,
-        "control_mode": getattr(env_of(cfg), "control_mode", "position delta of MetaWorld"),
-        "episode_length": env_of(cfg).episode_length,
-        "numerics": f"{device}/float32",
-        "torch_threads": cfg.runtime.torch_threads,
-        "success_definition": SUCCESS_DEFINITION,
-        "stopping_rule": _STOPPING_RULE,
-        "parameters": {
-            "total": sum(p.numel() for p in (*trained.values(), *frozen.values())),
-            "trained": sum(p.numel() for p in trained.values()),
-            "sent": sum(int(t.numel()) for t in sent.values()),
-        },
-    }
+    return validate.Settings(
+        seed=cfg.seed,
+        total_updates=cfg.runtime.total_updates,
+        rollout_chunks=cfg.runtime.rollout_chunks,
+        actors=cfg.runtime.actors,
+        mode=cfg.runtime.mode,
+        split=cfg.runtime.split,
+        chunk_size=spec.chunk_size,
+        executed_steps=spec.executed_steps,
+        denoising_steps=spec.denoising_steps,
+        noise={k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in knobs.items()},
+        action_mode=spec.action_mode,
+        control_mode=session.identity.control_mode,
+        episode_length=env_of(cfg).episode_length,
+        numerics=f"{device}/float32",
+        torch_threads=cfg.runtime.torch_threads,
+        success_definition=SUCCESS_DEFINITION,
+        stopping_rule=_STOPPING_RULE,
+        parameters=validate.Parameters(
+            total=sum(p.numel() for p in (*trained.values(), *frozen.values())),
+            trained=sum(p.numel() for p in trained.values()),
+            sent=sum(int(t.numel()) for t in sent.values()),
+        ),
+    )
 
 
-def _inputs(gate: GateSession, session: Session) -> dict[str, Any]:
+def _inputs(gate: GateSession, session: Session) -> validate.Inputs:
     """The starting checkpoint and the environment, by digest."""
     cfg = gate.loaded.cfg
     source = policy_of(cfg).pretrained_path
     state = session.policy.module.state_dict()
-    return {
-        "checkpoint": {
-            "source": "random weights from the seed" if source is None else str(source),
-            "revision": "none"
-            if source is None
-            else str(policy_of(cfg).pretrained_revision or "main"),
-            "licence": "none: made here" if source is None else "see the checkpoint's model card",
-            "files": {"state_dict": weights_digest(state)},
-        },
-        "environment": environment_facts(env_of(cfg)),
-    }
+    start = validate.StartingPoint(
+        source="random weights from the seed" if source is None else str(source),
+        revision="none" if source is None else str(policy_of(cfg).pretrained_revision or "main"),
+        licence="none: made here" if source is None else "see the checkpoint's model card",
+        files={"state_dict": weights_digest(state)},
+    )
+    return validate.Inputs(checkpoint=start, environment=environment_facts(env_of(cfg)))
 
 
-def _split(gate: GateSession) -> dict[str, Any]:
-    """Training and held-out initial states of every task, as lists."""
+def _split(gate: GateSession) -> validate.Split:
+    """Training and held-out initial states of every task."""
     cfg = gate.loaded.cfg
     split = load_split(env_of(cfg).type, split_file=cfg.runtime.split_file)
-    names = describe_env(env_of(cfg)).task_names
-    rules = {name: split.rule(name) for name in names}
-    return {
-        "mode": cfg.runtime.split,
-        "tasks": {
-            name: {"train": list(rule.train), "heldout": list(rule.heldout)}
+    rules = {name: split.rule(name) for name in describe_env(env_of(cfg)).task_names}
+    return validate.Split(
+        mode=cfg.runtime.split,
+        tasks={
+            name: validate.Sides(train=tuple(rule.train), heldout=tuple(rule.heldout))
             for name, rule in rules.items()
         },
-    }
+    )
 
 
-def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observation, dict[str, Any]]:
+def _look_at_environment(
+    gate: GateSession, session: Session
+) -> tuple[Observation, validate.FirstLook]:
     """Run one chunk of the episode that the gate began; the first real observation goes to the contract check."""
     cfg = gate.loaded.cfg
     look = gate.look or first_look(gate.loaded)
@@ -305,13 +294,12 @@ def _look_at_environment(gate: GateSession, session: Session) -> tuple[Observati
         rows = session.policy.spec.executed_steps
         still = session.policy.postprocess(torch.zeros(1, rows, width))[0].numpy()
         result = env.step_chunk({0: env.to_env_actions(_hold(still, raw.state))})[0]
-        record = {
-            "reset": True,
-            "env_steps": result.sim_steps,
-            "frame_std": frame_spread(result.observation),
-            "task": env.task_names[plan.task_id],
-            "init_state_id": plan.init_state_id,
-        }
+        record = validate.FirstLook(
+            task=env.task_names[plan.task_id],
+            init_state_id=plan.init_state_id,
+            env_steps=result.sim_steps,
+            frame_std=frame_spread(result.observation),
+        )
     finally:
         env.close()
     return observation, record
@@ -323,15 +311,3 @@ def _hold(rows: _Rows, state: _Rows) -> _Rows:
     if held.shape[-1] == state.shape[-1]:
         held[..., :9] = state[:9]
     return held
-
-
-def _preflight(env_record: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """Checks of the machine that the run depends on."""
-    checks = {
-        "python": True,
-        "lerobot": version("lerobot").startswith("0.6."),
-        "mujoco": version("mujoco") == "3.8.1",
-        "render": env_record["frame_std"] > BLANK_STD,
-        "threads": torch.get_num_threads() >= 1,
-    }
-    return [{"check": k, "outcome": "passed" if ok else "failed"} for k, ok in checks.items()]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from pirl.evidence.metric_log import MetricRow
-from pirl.evidence.stats import PairedTest, Rate, mcnemar
+from pirl.journal.metric_log import MetricRow
+from pirl.journal.stats import PairedTest, Rate, mcnemar
 from pirl.learning.settings import Bounds
 from pirl.records import EpisodeRecord
 

@@ -16,7 +16,7 @@ from pirl.config.command_line import parse
 from pirl.config.load import load_config
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
-from pirl.evidence.raw import mapping, read_object
+from pirl.journal.fields import mapping, read_object
 from pirl.learning.arguments import (
     judge_parser,
     learn_parser,

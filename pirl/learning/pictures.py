@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pirl.evidence.metric_log import MetricRow
+from pirl.journal.metric_log import MetricRow
 from pirl.learning.judge import Point, Spent
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig, env_of
 from pirl.envs.metaworld_config import task_names
 from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
-from pirl.evidence.metric_log import JsonLines, MetricRow, read_json_lines, read_metrics
-from pirl.evidence.raw import mapping, read_object, text
 from pirl.files import copy_tree
+from pirl.journal.fields import mapping, read_object, text
+from pirl.journal.metric_log import JsonLines, MetricRow, read_json_lines, read_metrics
 from pirl.learning.settings import LearnSettings
 from pirl.learning.warm_start import warm_start
 from pirl.records import EpisodeRecord

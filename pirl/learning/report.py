@@ -14,9 +14,9 @@ from typing import Any
 from pirl.checkpoint.locate import resolve_checkpoint
 from pirl.config.load import load_config
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
-from pirl.evidence.environment import collect_environment
-from pirl.evidence.media import write_video
 from pirl.files import write_text, writing
+from pirl.journal.environment import collect_environment
+from pirl.journal.media import write_video
 from pirl.learning.judge import Judgement, judge, judgement_record, spent
 from pirl.learning.pictures import draw_learning
 from pirl.learning.proof import PRETRAINED, LearningRun

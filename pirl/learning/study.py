@@ -21,9 +21,9 @@ from tqdm import tqdm
 from pirl.config.load import load_config
 from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, FieldError
-from pirl.evidence.raw import read_object
-from pirl.evidence.stats import format_rate
 from pirl.files import write_text
+from pirl.journal.fields import read_object
+from pirl.journal.stats import format_rate
 from pirl.learning.proof import PRETRAINED, LearnFolder, LearningRunError, run_learning
 from pirl.learning.report import RECORD, conclude
 from pirl.learning.settings import PARAMS, LearnSettings, read_settings, settings_from

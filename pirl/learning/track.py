@@ -1,6 +1,6 @@
 """A learning run in MLflow: one run, its metrics by update, its report, pictures and videos.
 
-Owns what is copied; the door is `pirl.evidence.mlflow_sink`. Read `docs/learning.md` for what the figures mean.
+Owns what is copied; the door is `pirl.tracking.sink`. Read `docs/learning.md` for what the figures mean.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from pirl.evidence.criteria import Verdict
-from pirl.evidence.environment import collect_source
-from pirl.evidence.mlflow_sink import MlflowSink, OpenRun
-from pirl.evidence.mlflow_view import NOTE_TAG, flat_params
-from pirl.evidence.raw import read_object
+from pirl.audit.criterion import Verdict
+from pirl.journal.environment import collect_source
+from pirl.journal.fields import read_object
 from pirl.learning.proof import LearningRun
 from pirl.learning.report import REPORT
 from pirl.learning.settings import LearnSettings
+from pirl.tracking.sink import MlflowSink, OpenRun
+from pirl.tracking.view import NOTE_TAG, flat_params
 
 EXPERIMENT = "learning"
 _NOTE = (

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,14 +25,15 @@ from pirl.config.train import env_of, policy_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
+from pirl.episodes import BrokenOffEpisode, EpisodeRecord
 from pirl.errors import EnvError, ExitCode, LinkClosedError, PirlError
-from pirl.evidence.metric_log import MetricLog
 from pirl.files import writing
+from pirl.journal.metric_log import JsonLines, MetricLog
 from pirl.ownership import owned
-from pirl.records import EpisodeRecord
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.lockstep import FinishedEpisode, language_of
+from pirl.runtime.mark import leave_mark
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.rollout import Placement, RolloutCollector
@@ -88,6 +89,7 @@ class Actor:
         self._rank = rank
         self._stop = stop
         self._timers = StageTimers()
+        self._broken_off: list[BrokenOffEpisode] = []
         self._totals = _Totals()
         self._rollouts = 0
         self._acted_version = -1
@@ -107,6 +109,7 @@ class Actor:
             ),
             language=language_of(policy_of(cfg), env),
             timers=self._timers,
+            on_broken_off=self._broken_off.append,
         )
 
     def run(self, folder: RunFolder) -> ExitCode:
@@ -131,6 +134,10 @@ class Actor:
             raise
         finally:
             self._note(reason)
+            if self._broken_off:
+                with JsonLines(folder.broken_off(self._rank)) as lines:
+                    for episode in self._broken_off:
+                        lines.write(asdict(episode))
             self._link.close()
             self._note(reason, complete=True)
 
@@ -210,13 +217,16 @@ class Actor:
         is_sync = self._runtime.mode == "sync"
         records: list[EpisodeRecord] = []
         start = time.monotonic()
-        for episode in self._collector.collect(
+        rollout = self._collector.collect(
             version=message.version, min_decisions=quota, anew=is_sync, give_up=self._is_over
-        ):
-            self._send(episode)
-            records.append(episode.record)
-            if not is_sync:
-                self._report(message.version, [episode.record])
+        )
+        # Closed here, so that episodes under way are known as broken off before the record is written.
+        with closing(rollout) as episodes:
+            for episode in episodes:
+                self._send(episode)
+                records.append(episode.record)
+                if not is_sync:
+                    self._report(message.version, [episode.record])
         if self._is_over():
             return
         if is_sync:
@@ -331,6 +341,7 @@ def run_actor(
             owned(own_part, field=f"output_dir (rank {rank})"),
             RunRecord(folder.actor_record(rank), role=f"actor-{rank}") as record,
         ):
+            leave_mark(folder.marks(f"actor-{rank}"), f"actor-{rank}")
             record.facts["identity"] = asdict(session.identity)
             write_effective_config(folder.effective_config(f"actor-{rank}"), cfg)
             split = load_split(

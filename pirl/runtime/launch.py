@@ -27,7 +27,7 @@ from pirl.config.command_line import parse
 from pirl.config.secret import token_environment, without_token
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ExitCode
-from pirl.evidence.metric_log import read_json_lines
+from pirl.journal.metric_log import read_json_lines
 from pirl.ownership import owner_of
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder

@@ -65,6 +65,14 @@ class RunFolder:
         """One row per rollout of that actor."""
         return self.root / f"actor-{rank}" / "metrics.jsonl"
 
+    def marks(self, role: str) -> Path:
+        """Who every process was that played this role in the run (`pirl.runtime.mark`)."""
+        return self.root / role / "processes.jsonl"
+
+    def broken_off(self, rank: int) -> Path:
+        """One record per episode of that actor that began and was not finished."""
+        return self.root / f"actor-{rank}" / "broken_off.jsonl"
+
     def actor_record(self, rank: int) -> Path:
         """Handshake, versions acted with, counters, exit reason."""
         return self.root / f"actor-{rank}" / "run.json"

@@ -38,12 +38,13 @@ from pirl.errors import (
     ParityError,
     PirlError,
 )
-from pirl.evidence.metric_log import JsonLines, MetricLog
 from pirl.files import Appender, human_bytes, require_space, write_bytes
+from pirl.journal.metric_log import JsonLines, MetricLog
 from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, open_run_folder
+from pirl.runtime.mark import leave_mark
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.session import (
@@ -395,6 +396,7 @@ def run_learner(
     # Before anything of the run is read: a resumed run has its folder from its checkpoint.
     folder = open_run_folder(loaded, new_id := uuid.uuid4().hex)
     try:
+        leave_mark(folder.marks("learner"), "learner")
         with RunRecord(folder.run_record, role="learner", keep_earlier=True) as record:
             run_id = read_origin(loaded).run_id or new_id
             session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)

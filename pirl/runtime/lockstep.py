@@ -6,7 +6,7 @@ weights come from. Read `pirl.runtime.rollout` next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction
 from pirl.envs.base import ChunkResult, EnvObservation, VectorEnv
+from pirl.episodes import BrokenOffEpisode
+from pirl.errors import EnvError
 from pirl.records import EpisodePlan, EpisodeRecord, Observation, SampledChunk
 from pirl.runtime.batch import DOMAIN_ID, INPUT_IDS, build_transition, state_of
 from pirl.runtime.timers import StageTimers
@@ -97,6 +99,7 @@ class Lockstep:
         language: Language,
         timers: StageTimers,
         stochastic: bool,
+        on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
         self._policy = policy
         self._noise_head = noise_head
@@ -105,6 +108,7 @@ class Lockstep:
         self._language = language
         self._timers = timers
         self._stochastic = stochastic
+        self._on_broken_off = on_broken_off
 
     def run(
         self,
@@ -113,7 +117,7 @@ class Lockstep:
         seed_of: ChunkSeed,
         version: int,
         give_up: Callable[[], bool] = lambda: False,
-    ) -> Iterator[FinishedEpisode]:
+    ) -> Generator[FinishedEpisode]:
         """Yield complete episodes, in the order they end, until no slot runs and none is to start.
 
         Args:
@@ -126,16 +130,44 @@ class Lockstep:
         """
         executed = 0
         slots: dict[int, _Slot] = {}
-        while True:
-            idle = [i for i in range(self._env.num_envs) if i not in slots]
-            slots |= self._start(next_plans(idle, executed))
-            if not slots or give_up():
-                return
-            results = self._step(slots, seed_of=seed_of, version=version)
-            executed += len(results)
-            for index, result in results.items():
-                if result.terminated or result.truncated:
-                    yield self._finish(slots.pop(index), result, version)
+        begun: dict[int, EpisodePlan] = {}
+        end = "interrupted"
+        try:
+            while True:
+                idle = [i for i in range(self._env.num_envs) if i not in slots]
+                plans = next_plans(idle, executed)
+                begun |= plans
+                slots |= self._start(plans)
+                if not slots or give_up():
+                    return
+                results = self._step(slots, seed_of=seed_of, version=version)
+                executed += len(results)
+                for index, result in results.items():
+                    if result.terminated or result.truncated:
+                        del begun[index]
+                        yield self._finish(slots.pop(index), result, version)
+        except EnvError:
+            end = "env-error"
+            raise
+        finally:
+            for index, plan in begun.items():
+                self._on_broken_off(self._broken_off(plan, slots.get(index), version, end))
+
+    def _broken_off(
+        self, plan: EpisodePlan, slot: _Slot | None, version: int, end: str
+    ) -> BrokenOffEpisode:
+        """The record of an episode whose reset was asked for and whose end never came."""
+        return BrokenOffEpisode(
+            task_id=plan.task_id,
+            task=self._env.task_names[plan.task_id],
+            init_state_id=plan.init_state_id,
+            seed=plan.seed,
+            episode_id=plan.episode_id,
+            policy_version=version,
+            env_steps=0 if slot is None else slot.env_steps,
+            decisions=0 if slot is None else len(slot.transitions),
+            end=end,
+        )
 
     def _start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, _Slot]:
         if not plans:

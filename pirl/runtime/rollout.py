@@ -6,7 +6,7 @@ go. Read `pirl.runtime.lockstep` for the running and `pirl.runtime.actor` next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pirl.algorithm.flow_noise import NoiseHead
@@ -15,6 +15,7 @@ from pirl.contract.flow_policy import FlowPolicy
 from pirl.envs.base import VectorEnv
 from pirl.envs.schedule import plan_episode, stream_seed
 from pirl.envs.split import StateSplit
+from pirl.episodes import BrokenOffEpisode
 from pirl.records import EpisodePlan
 from pirl.runtime.lockstep import FinishedEpisode, Language, Lockstep
 from pirl.runtime.timers import StageTimers
@@ -47,6 +48,7 @@ class RolloutCollector:
         placement: Placement,
         language: Language,
         timers: StageTimers | None = None,
+        on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
         self._lockstep = Lockstep(
             policy=policy,
@@ -56,6 +58,7 @@ class RolloutCollector:
             language=language,
             timers=timers or StageTimers(),
             stochastic=True,
+            on_broken_off=on_broken_off,
         )
         self._env = env
         self._pirl = pirl
@@ -70,7 +73,7 @@ class RolloutCollector:
         min_decisions: int,
         anew: bool = False,
         give_up: Callable[[], bool] = lambda: False,
-    ) -> Iterator[FinishedEpisode]:
+    ) -> Generator[FinishedEpisode]:
         """Yield complete episodes until at least `min_decisions` decisions were executed.
 
         All slots advance together and a slot starts another episode only while too few decisions have

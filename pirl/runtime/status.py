@@ -20,8 +20,8 @@ from pirl.config.arguments import status_parser, watch_parser
 from pirl.config.command_line import parse
 from pirl.config.strictjson import read_json_object
 from pirl.errors import EvidenceError, ExitCode, UsageError
-from pirl.evidence.metric_log import read_json_lines
-from pirl.evidence.stats import format_rate
+from pirl.journal.metric_log import read_json_lines
+from pirl.journal.stats import format_rate
 from pirl.ownership import owner_of
 from pirl.runtime.layout import RunFolder
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from pirl.audit.bundle import BundleWriter
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
+from pirl.audit.redact import Redactor
 from pirl.config.load import load_config
-from pirl.evidence.bundle import BundleWriter
-from pirl.evidence.criteria import STEPS, Verdict
-from pirl.evidence.redact import Redactor
 from pirl.gate.profiles import Profile, first_look
 from pirl.gate.session import LOCK_FILES, GateSession, StepOutcome
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.evidence.verify import verify_main as verify
+from pirl.audit.verify import verify_main as verify
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -30,7 +30,7 @@ def records(bundle: Path, name: str) -> list[dict]:
 
 def refusals(bundle: Path) -> dict[str, dict]:
     """Cases of the mismatch step by class."""
-    return {case["class"]: case for case in records(bundle, "mismatch-negative/cases.jsonl")}
+    return {case["name"]: case for case in records(bundle, "mismatch-negative/cases.jsonl")}
 
 
 def test_gate_passes_without_network_and_display_and_is_named_a_fallback(passed_gate):
@@ -85,14 +85,15 @@ def test_bundle_of_this_commit_and_config_is_accepted(passed_gate):
 def test_actor_of_another_suite_is_refused_with_the_field_named(passed_gate):
     case = refusals(passed_gate.bundle)["suite"]
     assert case["exit_code"] == 5
-    assert [field["field"] for field in case["fields"]] == ["config_hash", "environment"]
+    assert [field["field_name"] for field in case["fields"]] == ["config_hash", "environment"]
     assert "drawer-close-v3" in case["fields"][1]["ours"]
     assert "button-press-topdown-v3" in case["fields"][1]["theirs"]
-    assert case["transitions_accepted"] == 0
+    host = json.loads((passed_gate.bundle / "raw/mismatch-negative/host.json").read_text())
+    assert (host["decisions"], host["optimiser_steps"]) == (0, 0)
 
 
 def test_learner_killed_in_the_middle_of_a_save_leaves_a_checkpoint_that_loads(passed_gate):
-    kills = records(passed_gate.bundle, "resume-roundtrip/interrupted_saves.jsonl")
+    kills = records(passed_gate.bundle, "resume-roundtrip/save_kills.jsonl")
     assert len(kills) >= 3
     assert all(k["exit_code"] == -9 and k["earlier_checkpoint_loads"] for k in kills)
 
@@ -106,9 +107,9 @@ def test_checkpoint_without_its_optimiser_file_is_not_resumed(passed_gate):
 
 def test_failed_episodes_are_listed_with_the_reason(passed_gate):
     episodes = records(passed_gate.bundle, "smoke-run/episodes.jsonl")
-    failures = [e for e in episodes if not e["success"]]
+    failures = [e for e in episodes if e["end"] != "success"]
     assert failures
-    assert {e["end"] for e in failures} <= {"timeout", "env-error", "interrupted"}
+    assert {e["end"] for e in failures} <= {"timeout", "failure", "env-error", "interrupted"}
     page = (passed_gate.bundle / "report.html").read_text()
     assert page.count("<td>timeout</td>") == sum(e["end"] == "timeout" for e in episodes)
 
@@ -120,8 +121,30 @@ def test_what_was_not_tested_is_written_down(passed_gate):
     assert all(f"- {limit}" in report for limit in limits)
 
 
+def test_every_process_of_a_run_is_another_one(passed_gate):
+    rows = [
+        row
+        for step in ("smoke-run", "resume-roundtrip")
+        for row in records(passed_gate.bundle, f"{step}/processes.jsonl")
+        if not row["role"].endswith("-uninterrupted")
+    ]
+    assert len({row["nonce"] for row in rows}) == len(rows)
+    assert '"pid"' not in (passed_gate.bundle / "raw/smoke-run/processes.jsonl").read_text()
+
+
+def test_each_refusal_is_followed_by_a_contact_with_the_same_learner(passed_gate):
+    host = json.loads((passed_gate.bundle / "raw/mismatch-negative/host.json").read_text())
+    for case in records(passed_gate.bundle, "mismatch-negative/cases.jsonl"):
+        assert case["contact"]["run_id"] == host["run_id"]
+        assert case["contact"]["started_s"] >= case["started_s"] + case["elapsed_s"]
+
+
 def test_every_process_is_in_the_commands(passed_gate):
     commands = (passed_gate.bundle / "commands.txt").read_text()
-    for role in ("smoke-run: learner", "resume-roundtrip: resumed actor-0", "mismatch: control"):
+    for role in (
+        "smoke-run: learner",
+        "resume-roundtrip: resumed actor-0",
+        "mismatch-negative: control",
+    ):
         assert f"# {role}" in commands
     assert "not-the-token" not in commands

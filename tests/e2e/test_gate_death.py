@@ -21,9 +21,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
+from pirl.audit.verify import verify_bundle
 from pirl.errors import ExitCode
-from pirl.evidence.criteria import STEPS, Verdict
-from pirl.evidence.verify import verify_bundle
 from pirl.gate import main
 from pirl.gate.segments import abandoned, segments
 from pirl.gate.track import NoTracker

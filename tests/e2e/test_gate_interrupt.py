@@ -13,8 +13,8 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pirl.evidence.mlflow_sink import MlflowSink
-from pirl.evidence.verify import verify_main as verify
+from pirl.audit.verify import verify_main as verify
+from pirl.tracking.sink import MlflowSink
 
 REPO = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]

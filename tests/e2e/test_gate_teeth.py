@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import pirl.runtime.launch
-from pirl.evidence.criteria import Verdict
-from pirl.evidence.verify import verify_bundle
+from pirl.audit.criterion import Verdict
+from pirl.audit.verify import verify_bundle
 from pirl.gate import mismatch_step
 from pirl.gate.deadlines import EXPECTED_S, LOAD_FACTOR
 from pirl.hooks import VARIABLE

@@ -18,9 +18,9 @@ import pytest
 from pirl.checkpoint.record import read_record
 from pirl.envs.libero_assets import prepare_assets
 from pirl.errors import ExitCode
-from pirl.evidence.metric_log import read_metrics
-from pirl.evidence.metrics import METRICS
 from pirl.gate.processes import Watch
+from pirl.journal.metric_log import read_metrics
+from pirl.journal.metrics import METRICS
 from pirl.runtime.launch import LaunchResult, launch
 from pirl.runtime.layout import RunFolder
 

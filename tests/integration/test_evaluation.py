@@ -21,8 +21,8 @@ from pirl.evaluation import main as evaluation
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint, prepare
 from pirl.evaluation.crashes import is_crashed
 from pirl.evaluation.main import main
-from pirl.evidence.media import BLANK_SPREAD, inspect_video
 from pirl.guard import run_guarded
+from pirl.journal.media import BLANK_SPREAD, inspect_video
 
 pytestmark = pytest.mark.integration
 CONFIG = "configs/train_config_pirl_embedded.json"

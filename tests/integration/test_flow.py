@@ -15,8 +15,9 @@ from prefect.testing.utilities import prefect_test_harness
 
 import flows.phase2_gate as flow_module
 from flows.bare_name import full_name
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
 from pirl.errors import EnvironmentNotReadyError
-from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate import session
 from pirl.gate.deadlines import EXPECTED_S, LOAD_FACTOR
 from pirl.gate.profiles import Profile

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from pirl.errors import ExitCode
-from pirl.evidence.metric_log import MetricRow
-from pirl.evidence.mlflow_sink import MlflowSink
-from pirl.evidence.mlflow_view import NOTE_TAG
+from pirl.journal.metric_log import MetricRow
 from pirl.learning import track
 from pirl.learning.proof import LearnFolder, LearningRun, LearningRunError
 from pirl.learning.settings import LearnSettings
+from pirl.tracking.sink import MlflowSink
+from pirl.tracking.view import NOTE_TAG
 
 pytestmark = pytest.mark.integration
 SOURCE = {"git_commit": "1a2b3c4d" * 5, "git_dirty": False}

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_run import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, wait_for
 
 from pirl.errors import ExitCode
-from pirl.evidence.metric_log import read_json_lines
 from pirl.gate import forked
+from pirl.journal.metric_log import read_json_lines
 from pirl.ownership import contents, owned
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder

@@ -17,9 +17,9 @@ from toy_actor import HOLD_VARIABLE, LIE_VARIABLE, PACE_VARIABLE
 
 from pirl.checkpoint.locate import newest_step, step_folders
 from pirl.checkpoint.manifest import MANIFEST_NAME
-from pirl.evidence.metric_log import read_metrics
-from pirl.evidence.metrics import METRICS
 from pirl.gate import forked
+from pirl.journal.metric_log import read_metrics
+from pirl.journal.metrics import METRICS
 from pirl.runtime.launch import free_port
 from pirl.runtime.layout import RunFolder
 

@@ -57,8 +57,8 @@ TARGETS = (
     "pirl/runtime/rollout.py",
     "pirl/checkpoint/*.py",
     "pirl/transport/admission.py",
-    "pirl/evidence/verify_checks.py",
-    "pirl/evidence/judge.py",
+    "pirl/audit/*.py",
+    "pirl/audit/criteria/*.py",
     "pirl/algorithm/*.py",
 )
 TESTS = ("tests/unit", "tests/contract", "tests/oracle")

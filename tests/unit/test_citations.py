@@ -28,8 +28,8 @@ WRITTEN_BY_RUNS = {"report.md", "NAME.md"}
 GATE_REQUIREMENTS = (
     "docs/auditor.md",
     "docs/evidence.md",
-    "pirl/evidence/",
-    "tests/unit/evidence/",
+    "pirl/audit/",
+    "tests/unit/audit/",
 )
 """Where D1 or I1 is a requirement of the gate."""
 

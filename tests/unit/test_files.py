@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
-from pirl.evidence.metric_log import JsonLines
 from pirl.files import (
     Appender,
     copy_tree,
@@ -21,6 +20,7 @@ from pirl.files import (
     write_text,
     writing,
 )
+from pirl.journal.metric_log import JsonLines
 
 
 def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path, largest_file):

@@ -16,7 +16,7 @@ from pirl import resources
 from pirl.config.load import load_config
 from pirl.contract.tiny import TOKENIZER_PATH
 from pirl.errors import EvidenceError
-from pirl.evidence import environment
+from pirl.journal import environment
 from pirl.resources import locate
 
 REPO = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl.evidence.bundle import LAUNCHERS
+from pirl.audit.bundle import LAUNCHERS
 from pirl.gate import arguments as gate_arguments
 from pirl.gate import profiles
 from pirl.learning import arguments as learning_arguments
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_costly_is_loaded(tmp
 
 
 @pytest.mark.parametrize(
-    "module", ["pirl.runtime.launch", "pirl.gate.main", "pirl.gate.doctor", "pirl.evidence.verify"]
+    "module", ["pirl.runtime.launch", "pirl.gate.main", "pirl.doctor.main", "pirl.audit.verify"]
 )
 def test_what_starts_processes_or_looks_around_loads_no_torch(module):
     modules, _ = loaded_by(f"import {module}")
@@ -108,7 +108,7 @@ def test_what_starts_processes_or_looks_around_loads_no_torch(module):
 def test_the_gate_checks_machine_and_config_without_torch(tmp_path):
     program = (
         "import sys\nfrom pirl.gate.profiles import Profile\n"
-        "from pirl.gate.machine import check_libero\n"
+        "from pirl.envs.machine import check_libero\n"
         "from pirl.config.check import check_config\n"
         "check_libero()\n"
         "check_config(Profile(name='libero', reason='').base_config)"

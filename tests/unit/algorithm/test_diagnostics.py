@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pirl.algorithm.diagnostics import RATIO_EDGES, Parity, RatioStats, UpdateStats
+from pirl.algorithm.diagnostics import Parity, RatioStats, UpdateStats
 from pirl.algorithm.loss import BehaviourWeight, behaviour_weight, ppo_surrogate
 from pirl.algorithm.report import metric_row, training_stats
+from pirl.journal.metrics import RATIO_EDGES
 
 LOG_RATIO = torch.tensor([-1.0, -0.3, 0.0, 0.0, 0.1, 0.3, 1.0, 9.0])
 ADVANTAGE = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0, 1.0])

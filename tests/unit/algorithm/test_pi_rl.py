@@ -18,7 +18,7 @@ from pirl.config.recipe import PiRLConfig
 from pirl.contract.tiny import tiny_xvla_config
 from pirl.contract.xvla import build_policy
 from pirl.errors import CheckpointError, ContractError, MismatchError, NumericsError
-from pirl.evidence.metrics import METRICS
+from pirl.journal.metrics import METRICS
 from pirl.records import DecisionBatch, Observation
 
 VARIANTS = ("flow-sde", "flow-noise")

@@ -17,6 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pirl.audit.criteria.mismatch import MAX_DEADLINE_S
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
+from pirl.audit.records.mismatch import NamedField
+from pirl.envs import machine as machine_checks
 from pirl.envs.libero_assets import AlteredAssetsError
 from pirl.errors import (
     ConfigError,
@@ -27,26 +32,15 @@ from pirl.errors import (
     LinkClosedError,
     MismatchError,
 )
-from pirl.evidence.criteria import STEPS, Verdict
-from pirl.evidence.measure_mismatch import MAX_DEADLINE_S
-from pirl.gate import (
-    deadlines,
-    main,
-    mismatch_run,
-    mismatch_step,
-    processes,
-    profiles,
-    segments,
-    session,
-)
-from pirl.gate import machine as machine_checks
-from pirl.gate.mismatch_run import Case
-from pirl.gate.processes import MARK, Watch, process_records
+from pirl.gate import deadlines, main, mismatch_run, processes, profiles, segments, session
+from pirl.gate.mismatch_run import WrongPeer
+from pirl.gate.processes import MARK, Watch, process_rows
 from pirl.gate.session import GateFailedError, GateSession, StepOutcome
 from pirl.gate.track import NoTracker
 from pirl.hooks import VARIABLE
 from pirl.runtime import procs
-from pirl.runtime.procs import ProcessDiedError, TooLateError, last_words_of, logged_lines
+from pirl.runtime.mark import ProcessMark
+from pirl.runtime.procs import ProcessDiedError, last_words_of, logged_lines
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -137,8 +131,8 @@ def refusal(clock, tmp_path, *, code, says=REFUSAL, seconds=0.0, case_env=None, 
     group, kept = Group(clock, says, ends), []
     row = mismatch_run.run_case(
         SimpleNamespace(work=tmp_path, allowed_s={"refusal": REFUSAL_S}.__getitem__),
-        SimpleNamespace(log=lambda name, path: kept.append(name)),
-        Case(name="config-hash", argv=("pirl.actor", "--x"), env=case_env or {}, **case),
+        SimpleNamespace(log=lambda name, path: kept.append(name), now=clock.monotonic),
+        WrongPeer(name="config-hash", argv=("pirl.actor", "--x"), env=case_env or {}, **case),
         group,
         {},
         needs=needs,
@@ -146,18 +140,18 @@ def refusal(clock, tmp_path, *, code, says=REFUSAL, seconds=0.0, case_env=None, 
     return row, group, kept
 
 
-@pytest.mark.parametrize(("code", "recorded"), [(5, 5), (2, 2), (1, 1), (0, 0), (None, 0)])
-def test_a_peer_that_never_ended_is_recorded_as_accepted(clock, tmp_path, code, recorded):
+@pytest.mark.parametrize(("code", "recorded"), [(5, 5), (2, 2), (1, 1), (0, 0), (None, None)])
+def test_a_peer_that_never_ended_has_no_exit_code(clock, tmp_path, code, recorded):
     row, group, _ = refusal(clock, tmp_path, code=code)
-    assert row["exit_code"] == recorded
+    assert row.exit_code == recorded
     assert group.processes[-1].told == ("kill" if code is None else "")
-    assert row["elapsed_s"] == pytest.approx(REFUSAL_S if code is None else 0.0, abs=0.1)
+    assert row.elapsed_s == pytest.approx(REFUSAL_S if code is None else 0.0, abs=0.1)
 
 
 def test_the_time_of_a_refusal_is_measured_and_its_deadline_recorded(clock, tmp_path):
     row, _, _ = refusal(clock, tmp_path, code=5, seconds=7.5)
-    assert row["elapsed_s"] == pytest.approx(7.5, abs=0.1)
-    assert row["deadline_s"] == REFUSAL_S
+    assert row.elapsed_s == pytest.approx(7.5, abs=0.1)
+    assert row.deadline_s == REFUSAL_S
 
 
 def test_a_wrong_peer_that_a_signal_ends_is_no_refusal_and_ends_the_step(clock, tmp_path):
@@ -184,10 +178,10 @@ def test_a_case_does_not_outlive_the_process_beside_it(clock, tmp_path):
 
 def test_fields_are_read_from_either_kind_of_refusal(clock, tmp_path):
     row, _, kept = refusal(clock, tmp_path, code=5)
-    assert row["fields"] == [
-        {"field": "config_hash", "ours": "'aaa'", "theirs": "'bbb'"},
-        {"field": "recipe", "ours": "'pi_rl'", "theirs": "pi-rl"},
-    ]
+    assert row.fields == (
+        NamedField(field_name="config_hash", ours="'aaa'", theirs="'bbb'"),
+        NamedField(field_name="recipe", ours="'pi_rl'", theirs="pi-rl"),
+    )
     assert kept == ["config-hash-actor-to-learner"]
 
 
@@ -196,10 +190,8 @@ def test_a_secret_is_neither_shown_nor_kept(clock, tmp_path):
         clock, tmp_path, code=5, says="  token: ours = 'hunter2', theirs = ''\n",
         hidden=("<withheld>", "<no token>"),
     )  # fmt: skip
-    assert row["fields"] == [{"field": "token", "ours": "<withheld>", "theirs": "<no token>"}]
+    assert row.fields == (NamedField(field_name="token", ours="<withheld>", theirs="<no token>"),)
     assert kept == []
-    case = Case(name="token", argv=("pirl.actor", "--runtime.token=hunter2"), hidden=("a", "b"))
-    assert "hunter2" not in str(case.shown)
 
 
 def test_an_error_does_not_quote_a_log_that_holds_a_secret(clock, tmp_path):
@@ -212,12 +204,12 @@ def test_an_error_does_not_quote_a_log_that_holds_a_secret(clock, tmp_path):
 
 def test_a_hook_left_on_is_reported_wherever_it_was_set(monkeypatch, clock, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert refusal(clock, tmp_path, code=5)[0]["hooks"] == []
+    assert refusal(clock, tmp_path, code=5)[0].hooks == ()
     row, group, _ = refusal(clock, tmp_path, code=5, case_env={VARIABLE: "manifest"})
-    assert row["hooks"] == ["manifest"]
+    assert row.hooks == ("manifest",)
     assert group.started[0][1][VARIABLE] == "manifest"
     monkeypatch.setenv(VARIABLE, "handshake")
-    assert refusal(clock, tmp_path, code=5)[0]["hooks"] == ["handshake"]
+    assert refusal(clock, tmp_path, code=5)[0].hooks == ("handshake",)
 
 
 def test_a_process_beside_a_case_ends_with_it(clock, tmp_path):
@@ -231,13 +223,18 @@ def the_health(monkeypatch, clock, connect, weights, *, host_ends_at=float("inf"
     runtime = SimpleNamespace(cfg=SimpleNamespace(runtime=None))
     monkeypatch.setattr(mismatch_run, "load_config", lambda *_: runtime)
     message = None if weights is None else SimpleNamespace(weights=weights)
-    link = SimpleNamespace(connect=connect, wait_for_version=lambda *_, **__: message)
+    link = SimpleNamespace(
+        connect=connect,
+        wait_for_version=lambda *_, **__: message,
+        identity=SimpleNamespace(run_id="host"),
+    )
     monkeypatch.setattr(mismatch_run, "ActorLink", lambda *_, **__: nullcontext(link))
     gate = SimpleNamespace(config_path="", allowed_s={"contact": 20.0}.__getitem__)
     host = SimpleNamespace(
         port=1, identity=None, process=Peer("host-learner", -9, clock, ends_at=host_ends_at)
     )
-    return mismatch_run.is_healthy(gate, host)
+    step = SimpleNamespace(now=clock.monotonic)
+    return mismatch_run.contact(gate, step, host).run_id == "host"
 
 
 def test_a_learner_that_refuses_a_valid_peer_is_not_healthy(monkeypatch, clock):
@@ -318,78 +315,6 @@ def end_of_pair(clock, *ends) -> int:
     return mismatch_run._end_of_pair(gate, learner, actors)
 
 
-# The order of step 4
-
-
-@pytest.fixture
-def mismatch(monkeypatch, clock, tmp_path):
-    """Step 4 with every process replaced; the names of what it did, and what it wrote."""
-    did, wrote = [], {}
-    record = tmp_path / "run.json"
-    record.write_text(
-        json.dumps({"counters": {"received": 3}, "books": {"optimiser_steps": 2}, "hooks": []})
-    )
-    process = Peer("host-learner", 0, clock)
-    process.terminate = lambda: did.append("end host")
-    host = SimpleNamespace(process=process, folder=SimpleNamespace(run_record=record))
-    row = {"transitions_accepted": 0, "optimiser_steps": 0}
-
-    def pair(_gate, _step, *, name, **_):
-        did.append(f"pair {name}")
-        return {"exit_code": 0, "transitions_accepted": 9, "elapsed_s": 1.0}
-
-    def cases(_gate, _step, given, _host, _env):
-        did.append(f"cases {given[0]}")
-        return [{"class": given[0], **row}]
-
-    fakes = {
-        "run_pair": pair,
-        "start_learner": lambda *_, **__: host,
-        "process_cases": lambda *_: ["process"],
-        "checkpoint_cases": lambda *_: ["checkpoint"],
-        "run_cases": cases,
-        "client_cases": lambda *_: [{"class": "client", **row}],
-        "ForkedGroup": nullcontext,
-        "tampered": lambda *_: tmp_path / "checkpoints" / "000001",
-        "resume_argv": lambda *_: ("pirl.learner",),
-        "RunFolder": lambda *_: SimpleNamespace(run_record=record),
-        "run_case": lambda *_: {"class": "checkpoint-manifest"},
-    }
-    for name, fake in fakes.items():
-        monkeypatch.setattr(mismatch_step, name, fake)
-    step = SimpleNamespace(log=lambda *_: None, lines=lambda name, rows: wrote.update({name: rows}))
-    gate = SimpleNamespace(
-        work=tmp_path,
-        loaded=SimpleNamespace(cfg=SimpleNamespace(pirl=SimpleNamespace(gamma=0.99))),
-        allowed_s={"stop": 30.0}.__getitem__,
-    )
-    return SimpleNamespace(run=lambda: mismatch_step.run(gate, step), did=did, wrote=wrote,
-                           host=process)  # fmt: skip
-
-
-def test_an_identical_pair_comes_first_and_the_toothless_ones_last(mismatch):
-    mismatch.run()
-    assert mismatch.did == [
-        "pair control", "cases process", "cases checkpoint", "end host", "pair toothless",
-    ]  # fmt: skip
-    classes = [row["class"] for row in mismatch.wrote["cases.jsonl"]]
-    assert classes == ["control", "process", "client", "checkpoint"]
-    assert [row["disabled"] for row in mismatch.wrote["teeth.jsonl"]] == ["handshake", "manifest"]
-
-
-def test_what_the_learner_took_in_is_held_against_every_wrong_peer(mismatch):
-    mismatch.run()
-    control, *wrong = mismatch.wrote["cases.jsonl"]
-    assert control["transitions_accepted"] == 9
-    assert {(r["transitions_accepted"], r["optimiser_steps"]) for r in wrong} == {(3, 2)}
-
-
-def test_a_learner_that_does_not_end_fails_the_step(mismatch):
-    mismatch.host.code = None
-    with pytest.raises(TooLateError, match="on SIGTERM did not come within 30 s"):
-        mismatch.run()
-
-
 # What a step leaves behind
 
 
@@ -398,8 +323,8 @@ def test_a_process_a_port_and_a_segment_left_behind_are_found(monkeypatch, tmp_p
     monkeypatch.setattr(segments, "_SHARED_MEMORY", tmp_path)
     (tmp_path / "psm_before").touch()
     watch = Watch()
-    nothing = watch.leftovers(labels=["learner"], ports=[])
-    assert (nothing["processes"], nothing["shared_memory"]) == ([], [])
+    nothing = watch.leftovers(roles=["learner"], ports=[])
+    assert (nothing.processes, nothing.shared_memory) == ((), ())
     (tmp_path / "psm_after").touch()
     (tmp_path / "of-another-program").touch()
     # Open in a living process, as what another program works with.
@@ -412,16 +337,16 @@ def test_a_process_a_port_and_a_segment_left_behind_are_found(monkeypatch, tmp_p
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            found = watch.leftovers(labels=["learner"], ports=[port])
+            found = watch.leftovers(roles=["learner"], ports=[port])
     finally:
         in_use.close()
         sleeper.kill()
         sleeper.wait()
-    assert len(found["processes"]) == 1
-    assert (found["ports"], found["shared_memory"]) == ([port], ["psm_after"])
-    assert found["looked_for"]["processes"] == ["learner"]
-    assert found["looked_for"]["ports"] == [port]
-    assert watch.leftovers(labels=[], ports=[port])["ports"] == []
+    assert len(found.processes) == 1
+    assert (found.ports, found.shared_memory) == ((port,), ("psm_after",))
+    assert found.looked_for.processes == ("learner",)
+    assert found.looked_for.ports == (port,)
+    assert watch.leftovers(roles=[], ports=[port]).ports == ()
 
 
 def test_a_process_that_ends_within_a_moment_is_no_leftover():
@@ -430,7 +355,7 @@ def test_a_process_that_ends_within_a_moment_is_no_leftover():
         [sys.executable, "-c", "import time; time.sleep(0.5)"], env={**os.environ, **watch.env}
     )
     began = time.monotonic()
-    assert watch.leftovers(labels=[], ports=[])["processes"] == []
+    assert watch.leftovers(roles=[], ports=[]).processes == ()
     assert time.monotonic() - began > 0.2
     sleeper.wait()
 
@@ -441,17 +366,26 @@ def test_another_gates_processes_are_not_this_ones(monkeypatch):
         [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, MARK: "other"}
     )
     try:
-        assert Watch().leftovers(labels=[], ports=[])["processes"] == []
+        assert Watch().leftovers(roles=[], ports=[]).processes == ()
     finally:
         sleeper.kill()
         sleeper.wait()
 
 
-def test_each_process_reports_the_checks_that_it_had_turned_off():
-    table = [{"role": role, "exit_code": 0, "seconds": 1.0} for role in ("learner", "actor-0")]
-    rows = process_records(table, hooks={"actor-0": ["parity"]})
-    assert [row["hooks"] for row in rows] == [[], ["parity"]]
-    assert len({row["label"] for row in rows}) == 2
+def test_a_process_is_known_by_what_it_wrote_itself():
+    table = [
+        {"role": role, "pid": 7 + i, "exit_code": 0, "seconds": 1.0}
+        for i, role in enumerate(("learner", "actor-0", "actor-1"))
+    ]
+    marks = [
+        ProcessMark(role="actor-0", nonce="b", pid=8, started_unix=103.0, hooks=("parity",)),
+        ProcessMark(role="learner", nonce="a", pid=7, started_unix=102.0, hooks=()),
+    ]
+    rows = process_rows(table, marks=marks, since_start=lambda unix: unix - 100.0, suffix="-x")
+    assert [row.role for row in rows] == ["learner-x", "actor-0-x", "actor-1-x"]
+    assert [row.nonce for row in rows] == ["a", "b", None]
+    assert [row.started_s for row in rows] == [2.0, 3.0, None]
+    assert [row.hooks for row in rows] == [(), ("parity",), None]
 
 
 # Profile, config, lock, exit code
@@ -607,13 +541,16 @@ class Writer:
         return [SimpleNamespace(name="a", verdict=self.verdict, detail="")]
 
 
+LOADED = SimpleNamespace(identity=SimpleNamespace(hash="ab"))
+
+
 def a_session(monkeypatch, run, verdict=Verdict.PASSED) -> GateSession:
     monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
     finished = SimpleNamespace(verdict=SimpleNamespace(verdict=verdict))
     bundle = SimpleNamespace(
-        step=lambda _name: Writer(verdict), finish=lambda *, pictures: finished
+        step=lambda _name, **_: Writer(verdict), finish=lambda *, pictures: finished
     )
-    return GateSession(profile=None, variant="", work=None, bundle=bundle, loaded=None)  # type: ignore[arg-type]
+    return GateSession(profile=None, variant="", work=None, bundle=bundle, loaded=LOADED)  # type: ignore[arg-type]
 
 
 def test_a_step_that_ended_early_is_judged_by_its_records_and_says_why(monkeypatch):

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from pirl.audit.criterion import Verdict
+from pirl.audit.records.files import STEPS
 from pirl.config.recipe import VARIANTS
 from pirl.errors import EnvironmentNotReadyError
-from pirl.evidence.criteria import STEPS, Verdict
 from pirl.gate import dvc_stage, main
 from pirl.gate.profiles import PROFILES
 from pirl.gate.session import GateFailedError, GateSession, StepOutcome

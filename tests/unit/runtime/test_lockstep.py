@@ -9,6 +9,7 @@ from rollout_toys import EXECUTED, LANGUAGE, CountingEnv, StatePolicy, a_recipe
 
 from pirl.envs.schedule import plan_episode
 from pirl.envs.split import StateRule, StateSplit
+from pirl.errors import EnvError
 from pirl.records import EpisodePlan
 from pirl.runtime import lockstep
 from pirl.runtime.batch import build_batch
@@ -33,7 +34,16 @@ def a_plan(episode_id, *, task_id=0, group_id=-1):
     )
 
 
-def run(env, plans, *, policy=None, timers=None, stochastic=True, **options):
+def run(
+    env,
+    plans,
+    *,
+    policy=None,
+    timers=None,
+    stochastic=True,
+    on_broken_off=lambda _: None,
+    **options,
+):
     """Run the plans, a slot each, all at once; episodes by id."""
     runner = Lockstep(
         policy=policy or StatePolicy(),
@@ -43,6 +53,7 @@ def run(env, plans, *, policy=None, timers=None, stochastic=True, **options):
         language=LANGUAGE,
         timers=timers or StageTimers(),
         stochastic=stochastic,
+        on_broken_off=on_broken_off,
     )
 
     def next_plans(idle, executed):
@@ -309,3 +320,49 @@ def test_giving_up_reaches_the_rollout():
     env = CountingEnv(2)
     assert ids(a_collector(env).collect(version=0, min_decisions=4, give_up=lambda: True)) == []
     assert env.steps == []
+
+
+# Episodes that are not finished
+
+
+def test_an_episode_that_is_given_up_is_broken_off_and_a_finished_one_is_not():
+    broken, asked = [], iter([False, False, True])
+    env = CountingEnv(2, lengths={6: 1, 7: 5})
+    ended = run(
+        env,
+        {0: a_plan(6), 1: a_plan(7, task_id=1)},
+        on_broken_off=broken.append,
+        give_up=lambda: next(asked),
+    )
+    assert list(ended) == [6]
+    assert [(b.episode_id, b.task, b.decisions, b.end) for b in broken] == [
+        (7, "pull", 2, "interrupted")
+    ]
+
+
+@pytest.mark.parametrize(("call", "decisions"), [("reset", 0), ("step_chunk", 0)])
+def test_an_episode_whose_simulator_dies_is_broken_off_by_an_error(monkeypatch, call, decisions):
+    def die(*_):
+        raise EnvError("worker 0 died")
+
+    env, broken = CountingEnv(1, lengths=3), []
+    monkeypatch.setattr(env, call, die)
+    with pytest.raises(EnvError):
+        run(env, {0: a_plan(6)}, on_broken_off=broken.append)
+    assert [(b.episode_id, b.decisions, b.end) for b in broken] == [(6, decisions, "env-error")]
+
+
+def test_whoever_stops_listening_breaks_off_what_is_under_way():
+    broken = []
+    env = CountingEnv(2, lengths={6: 1, 7: 5})
+    runner = Lockstep(
+        policy=StatePolicy(), noise_head=None, env=env, pirl=a_recipe(), language=LANGUAGE,
+        timers=StageTimers(), stochastic=True, on_broken_off=broken.append,
+    )  # fmt: skip
+    plans = {0: a_plan(6), 1: a_plan(7)}
+    episodes = runner.run(
+        lambda _, executed: {} if executed else plans, seed_of=lambda *_: 1, version=0
+    )
+    next(episodes)
+    episodes.close()
+    assert [b.episode_id for b in broken] == [7]

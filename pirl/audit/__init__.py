@@ -1,0 +1,1 @@
+"""From raw records to a verdict that anybody can recompute. Read `records`, `criterion`, `verify`."""

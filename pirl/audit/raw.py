@@ -1,0 +1,105 @@
+"""Reading raw records: a record that is missing is told from one that is malformed, and none is invented.
+
+Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Read `pirl.audit.criterion`
+next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pirl.audit.codec import from_json, parse_object
+from pirl.audit.records.files import RecordFile
+from pirl.config.strictjson import read_bytes
+from pirl.errors import EvidenceError
+from pirl.journal.fields import MAX_RECORD_BYTES
+from pirl.journal.metric_log import MetricRow, parse_rows
+
+
+class MissingRecordError(EvidenceError):
+    """A raw record is not there, or there is nothing in it to check: the criterion was not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecords:
+    """The raw records of a bundle."""
+
+    root: Path
+    """The bundle folder."""
+
+    def path(self, file: RecordFile[object], rank: int | None = None) -> Path:
+        """Path of a record's file.
+
+        Raises:
+            MissingRecordError: no such file.
+        """
+        path = self.root / "raw" / file.step / file.of(rank)
+        if not path.is_file():
+            raise MissingRecordError(f"raw/{file.step}/{file.of(rank)} is missing")
+        return path
+
+    def one[T](self, file: RecordFile[T], rank: int | None = None) -> T:
+        """The record of a file that holds one.
+
+        Raises:
+            EvidenceError: it is missing or not what its class says.
+        """
+        return from_json(
+            file.kind,
+            parse_object(self._text(file, rank), where=file.of(rank)),
+            where=file.of(rank),
+        )
+
+    def all[T](self, file: RecordFile[T]) -> list[T]:
+        """The records of a file with one per line; at least one.
+
+        Raises:
+            EvidenceError: as `one`.
+        """
+        return [
+            from_json(file.kind, value, where=where) for where, value in self._lines(file, None)
+        ]
+
+    def metrics(self, file: RecordFile[str], rank: int | None = None) -> list[MetricRow]:
+        """Metric rows; at least one."""
+        rows = [value for _, value in self._lines(file, rank)]
+        return parse_rows(rows, source=file.of(rank))
+
+    def ranks(self, file: RecordFile[object]) -> list[int]:
+        """Numbers of the actors that have such a file, ascending; at least one."""
+        folder = self.root / "raw" / file.step
+        found = [file.rank_in(path.name) for path in folder.glob(file.name.format(rank="*"))]
+        return some(
+            sorted(rank for rank in found if rank is not None), f"raw/{file.step}/{file.name}"
+        )
+
+    def _lines(
+        self, file: RecordFile[object], rank: int | None
+    ) -> list[tuple[str, dict[str, object]]]:
+        name, text = file.of(rank), self._text(file, rank)
+        if text and not text.endswith("\n"):
+            raise EvidenceError(f"{name}: the last line is torn")
+        places = [(f"{name}, line {i}", line) for i, line in enumerate(text.split("\n")[:-1], 1)]
+        return some(
+            [(where, parse_object(line, where=where)) for where, line in places], f"line in {name}"
+        )
+
+    def _text(self, file: RecordFile[object], rank: int | None) -> str:
+        try:
+            return read_bytes(self.path(file, rank), max_bytes=MAX_RECORD_BYTES).decode()
+        except (OSError, ValueError) as error:
+            raise EvidenceError(f"{file.of(rank)} cannot be read: {error}") from error
+
+
+def some[T](items: Iterable[T], what: str) -> list[T]:
+    """All of `items`, at least one: counting violations among nothing proves nothing.
+
+    Raises:
+        MissingRecordError: there is none.
+    """
+    found = list(items)
+    if not found:
+        raise MissingRecordError(f"no {what} to check")
+    return found

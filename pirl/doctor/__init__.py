@@ -1,0 +1,1 @@
+"""`pirl doctor`: what this machine can run."""

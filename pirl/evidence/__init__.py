@@ -1,1 +1,0 @@
-"""Numbers, verdicts and the folder that carries them. Read `metrics`, `criteria`, `verify`."""

@@ -1,0 +1,1 @@
+"""What any process writes: metric rows, media, counts, versions. Knows no verdict."""

@@ -1,0 +1,417 @@
+"""A synthetic bundle: the records of a perfect gate, filled in by hand.
+
+It shows what the verifier makes of records; what the producers make of processes is in `test_producers_*.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pirl.audit import logs
+from pirl.audit.bundle import BundleWriter, FinishedBundle
+from pirl.audit.criteria.learning import MUST_BE_FINITE
+from pirl.audit.criteria.mismatch import CLASSES, TEETH
+from pirl.audit.criteria.resume import DAMAGE_CASES, PARTS
+from pirl.audit.criteria.validate import (
+    REFUSED_CASES,
+    advantages,
+    flow_sde_std,
+    gaussian_log_prob,
+)
+from pirl.audit.outcomes import SUCCESS_DEFINITION
+from pirl.audit.records import common, files, mismatch, resume, smoke, validate
+from pirl.audit.redact import Redactor
+from pirl.journal.media import Clip, write_video
+
+REPO = Path(__file__).parents[3]
+UPDATES, SAVED, KILLED, TOTAL = 3, 2, 3, 5
+PER_UPDATE = 8
+TASKS = {
+    "libero": ("libero_10", ("put both moka pots on the stove", "turn on the stove")),
+    "embedded": ("button-press-topdown-v3", ("button-press-topdown-v3",)),
+}
+ENV_TYPE = {"libero": "libero", "embedded": "pirl_metaworld"}
+ROLES = ("learner", "actor-0")
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class Story:
+    """What happened; a test changes one field to tell another story."""
+
+    profile: str = "embedded"
+    variant: str = "flow-sde"
+    task: str = ""
+    """Another name of the first task."""
+    secrets: tuple[str, ...] = ()
+    extra_log: str = ""
+    skip_steps: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    sign_with: Path | None = None
+
+    @property
+    def suite(self) -> str:
+        return TASKS[self.profile][0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        first, *rest = TASKS[self.profile][1]
+        return (self.task or first, *rest)
+
+    @property
+    def canonical(self) -> str:
+        config = {
+            "env": {"type": ENV_TYPE[self.profile], "task": self.suite},
+            "pirl": {"variant": self.variant},
+            "recipe": "pi-rl",
+            "seed": 7,
+        }
+        return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def config_hash(self) -> str:
+        return sha(self.canonical)
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        return {
+            "protocol_version": 1, "recipe": "pi-rl", "variant": self.variant,
+            "config_path": "configs/train_config_pirl_smoke.json", "config_hash": self.config_hash,
+            "run_id": "run-0001", "environment": f"{ENV_TYPE[self.profile]}/{self.suite}, limit 95",
+        }  # fmt: skip
+
+
+def update_row(update: int) -> dict[str, float]:
+    row = dict.fromkeys(MUST_BE_FINITE, 0.0)
+    row |= {
+        "update/policy_loss": -0.02 / update + 0.013 * math.sin(2.1 * update),
+        "update/value_loss": 0.3 / update,
+        "update/approx_kl": 0.011,
+        "update/grad_norm_actor": 0.7,
+        "update/optimiser_steps": 8.0,
+        "rollout/successes": float(min(PER_UPDATE, 2 + update)),
+        "rollout/episodes": float(PER_UPDATE),
+        "time/update_s": 1.9 + 0.1 * update,
+    }
+    bins = (0, 0, 7, 41 + update, 52 - update, 6, 2, 0)
+    return row | {f"update/ratio_bin_{index}": float(count) for index, count in enumerate(bins)}
+
+
+def rows(folder: Path, updates, metrics=update_row) -> Path:
+    """A file as `MetricLog` writes it."""
+    lines = [
+        {"format": 1, "step": u, "version": u, "elapsed_s": 5.0 * u, "metrics": metrics(u)}
+        for u in updates
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    return path
+
+
+def episodes(story: Story) -> list[smoke.Episode]:
+    found: list[smoke.Episode] = []
+    for update in range(1, UPDATES + 1):
+        for slot in range(PER_UPDATE):
+            won = slot < int(update_row(update)["rollout/successes"])
+            found.append(
+                smoke.Episode(
+                    episode_id=len(found),
+                    task_id=slot % len(story.tasks),
+                    task=story.tasks[slot % len(story.tasks)],
+                    init_state_id=slot,
+                    seed=1000 * update + slot,
+                    policy_version=update - 1,
+                    env_steps=80 if won else 95,
+                    decisions=4 if won else 5,
+                    reward=float(won),
+                    end="success" if won else "timeout",
+                    update=update,
+                )
+            )
+    return found
+
+
+def process(role: str, number: int, exit_code: int = 0) -> common.Process:
+    return common.Process(
+        role=role, nonce=sha(f"process {number}")[:32], started_s=0.1 * number, seconds=21.5,
+        exit_code=exit_code, hooks=(),
+    )  # fmt: skip
+
+
+def validate_step(writer: BundleWriter, story: Story) -> None:
+    with begin(writer, files.VALIDATE, story) as step:
+        step.write(files.CONFIG, validate.Config(
+            path=str(story.identity["config_path"]), hash=story.config_hash, recipe="pi-rl",
+            variant=story.variant, hooks=(),
+        ))  # fmt: skip
+        reason = "" if story.profile == "libero" else "LIBERO assets are not on this machine"
+        step.write(files.PROFILE, validate.Profile(
+            profile=story.profile, reason=reason, env_type=ENV_TYPE[story.profile], suite=story.suite
+        ))  # fmt: skip
+        step.write_all(files.RULES, [validate.Rule(rule=f"rule {i}", errors=()) for i in range(20)])
+        said = validate.Objection(
+            field_name="pirl.variant", value="'x'", expected="a variant", fix="set it"
+        )
+        step.write_all(files.INVALID, [
+            validate.InvalidConfig(case=c, exit_code=2, objections=(said,)) for c in REFUSED_CASES
+        ])  # fmt: skip
+        step.write_all(files.CONTRACT, [
+            validate.Clause(clause=f"clause {i}", status="kept", asks="it", detail="ok")
+            for i in range(8)
+        ])  # fmt: skip
+        versions = {"python": "3.12.1", "lerobot": "0.6.1", "mujoco": "3.8.1"}
+        step.write_all(
+            files.PACKAGES, [validate.Package(package=p, version=v) for p, v in versions.items()]
+        )
+        step.write(files.FIRST_LOOK, validate.FirstLook(
+            task=story.tasks[0], init_state_id=0, env_steps=20, frame_std=41.5
+        ))  # fmt: skip
+        step.write(files.SETTINGS, validate.Settings(
+            seed=7, total_updates=UPDATES, rollout_chunks=36, actors=1, mode="sync", split="train",
+            chunk_size=4, executed_steps=4, denoising_steps=2, noise={"noise_level": 0.5},
+            action_mode="auto", control_mode="relative", episode_length=95, numerics="cpu/float32",
+            torch_threads=1, success_definition=SUCCESS_DEFINITION, stopping_rule="fixed",
+            parameters=validate.Parameters(total=255000, trained=90000, sent=90000),
+        ))  # fmt: skip
+        sides = validate.Sides(train=tuple(range(40)), heldout=tuple(range(40, 50)))
+        step.write(
+            files.SPLIT, validate.Split(mode="train", tasks=dict.fromkeys(story.tasks, sides))
+        )
+        step.write(files.INPUTS, validate.Inputs(
+            checkpoint=validate.StartingPoint(
+                source="random weights", revision="none", licence="none", files={"a": sha("w")}
+            ),
+            environment=validate.Simulator(
+                name=story.suite, version="3.0.0", mujoco="3.8.1", tasks=story.tasks,
+                assets={"source": "wheels"}, initial_states={"split": sha("s")}, reset_mode="full",
+            ),
+        ))  # fmt: skip
+        case = validate.GaussianCase(x=(0.1, -0.4), mean=(0.0, -0.3), std=(0.2, 0.5), log_prob=0.0)
+        step.write_all(files.GAUSSIAN, [replace_field(case, log_prob=gaussian_log_prob(case))])
+        gae = validate.GaeCase(
+            gamma=0.99, gae_lambda=0.95, rewards=(0.0, 1.0), values=(0.1, 0.2),
+            next_values=(0.2, 0.3), done=(False, True), truncated=(False, False), advantages=(),
+        )  # fmt: skip
+        step.write_all(files.GAE, [replace_field(gae, advantages=tuple(advantages(gae)))])
+        std = validate.StdCase(denoising_steps=5, noise_level=0.5, std=())
+        step.write_all(files.STD, [replace_field(std, std=tuple(flow_sde_std(std)))])
+        step.command(["pirl", "validate"], about="the config")
+
+
+def replace_field(record, **changes):
+    return type(record)(**{name: getattr(record, name) for name in record.__slots__} | changes)
+
+
+def begin(writer: BundleWriter, step: str, story: Story):
+    return writer.step(step, config_hash=story.config_hash, variant=story.variant)
+
+
+def counters(story: Story) -> tuple[smoke.LearnerCounters, smoke.ActorCounters]:
+    played = episodes(story)
+    by_version: dict[str, int] = {}
+    for episode in played:
+        version = str(episode.policy_version)
+        by_version[version] = by_version.get(version, 0) + episode.decisions
+    sent = sum(by_version.values())
+    learner = smoke.LearnerCounters(
+        received=sent, consumed=sent, dropped={"stale": 0}, bytes_received=9000 * sent,
+        episodes_received=len(played), published=tuple(range(UPDATES + 1)),
+    )  # fmt: skip
+    actor = smoke.ActorCounters(
+        sent=sent, bytes_sent=9000 * sent, episodes_sent=len(played), by_version=by_version,
+        versions_received=tuple(range(UPDATES)),
+    )  # fmt: skip
+    return learner, actor
+
+
+def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> None:
+    learner, actor = counters(story)
+    with begin(writer, files.SMOKE, story) as step:
+        table = [process(role, i) for i, role in enumerate(ROLES)]
+        step.write_all(files.PROCESSES[files.SMOKE], table)
+        step.write(files.HANDSHAKE, smoke.Handshake(
+            actor_id="0-ab", accepted=True, seconds=0.1, learner=story.identity,
+            received=story.identity, actor=story.identity,
+        ), rank=0)  # fmt: skip
+        step.write(files.LEARNER_COUNTERS, learner)
+        step.write(files.ACTOR_COUNTERS, actor, rank=0)
+        step.exact(files.LEARNER_CONFIG, story.canonical)
+        step.exact(files.ACTOR_CONFIG, story.canonical, rank=0)
+        step.copy(files.LEARNER_METRICS, rows(folder, range(1, UPDATES + 1)))
+        times = {"time/env_step_s": 1.1, "time/infer_s": 0.6, "time/wait_s": 2.0}
+        step.copy(files.ACTOR_METRICS, rows(folder, range(1, UPDATES + 1), lambda _: times), rank=0)
+        names = ("model.transformer.blocks.0.attn.weight", "model.transformer.pos_emb")
+        step.write(files.TENSORS, smoke.TensorDigests(**{
+            side: smoke.TensorGroups(
+                trained={n: sha(n + side) for n in names}, frozen={"embed.weight": sha("frozen")}
+            )
+            for side in ("before", "after")
+        }))  # fmt: skip
+        looked = smoke.LookedFor(processes=ROLES, ports=(4711,), shared_memory=("psm_*",))
+        step.write(files.LEFTOVERS, smoke.Leftovers(
+            looked_for=looked, processes=story.leftovers, ports=(), shared_memory=()
+        ))  # fmt: skip
+        step.write_all(files.EPISODES, episodes(story))
+        step.video(folder / "rollout.mp4", clip)
+        for row in table:
+            step.log(row.role, log(folder, f"process is {row.nonce}\n{story.extra_log}"))
+            step.command(["python", "-m", "pirl.learner"], about=row.role)
+
+
+def log(folder: Path, text: str) -> Path:
+    path = folder / "process.log"
+    path.write_text(f"INFO learner ready in {REPO}/outputs\n{text}\n")
+    return path
+
+
+def resume_step(writer: BundleWriter, story: Story, folder: Path) -> None:
+    saved = {part: sha(part + "saved") for part in PARTS}
+    final = {part: sha(part + "final") for part in PARTS}
+    with begin(writer, files.RESUME, story) as step:
+        table = [
+            process("learner-uninterrupted", 0),
+            process("learner-interrupted", 4, -9),
+            process("learner-resumed", 5),
+        ]
+        step.write_all(files.PROCESSES[files.RESUME], table)
+        for row in table[1:]:
+            step.log(row.role, log(folder, f"process is {row.nonce}"))
+            step.command(["python", "-m", "pirl.learner"], about=row.role)
+        step.write(files.KILL, resume.Kill(
+            checkpoint_update=SAVED, killed_after_update=KILLED, total_updates=TOTAL,
+            resume_elapsed_s=12.0, resume_deadline_s=120.0,
+        ))  # fmt: skip
+        step.write(files.DIGESTS, resume.StateDigests(
+            saved=saved, loaded=saved, uninterrupted=final, resumed=final
+        ))  # fmt: skip
+        step.copy(files.UNINTERRUPTED, rows(folder, range(1, TOTAL + 1)))
+        step.copy(files.INTERRUPTED, rows(folder, range(1, KILLED + 1)))
+        step.copy(files.RESUMED, rows(folder, range(SAVED + 1, TOTAL + 1)))
+        facts = {"pretrained_model/model.safetensors": resume.FileFacts(size=10, sha256=sha("w"))}
+        step.write(files.CHECKPOINT, resume.CheckpointFiles(manifest=facts, found=facts))
+        step.write_all(files.DAMAGED, [
+            resume.DamagedCheckpoint(case=case, part="optimizer.safetensors", exit_code=5,
+                                     message="optimizer.safetensors altered", optimiser_steps=0)
+            for case in DAMAGE_CASES
+        ])  # fmt: skip
+        step.write_all(files.SAVE_KILLS, [
+            resume.SaveKill(exit_code=-9, unfinished_folders=1, earlier_checkpoint_loads=True)
+        ])  # fmt: skip
+        actions = (0.1, -0.25, 0.7, 1.0)
+        step.write(files.STOCK, resume.StockLoad(
+            missing_keys=(), unexpected_keys=(), actions_pirl=actions, actions_stock=actions
+        ))  # fmt: skip
+
+
+def case(name: str, order: int = 1, **changes) -> mismatch.Case:
+    row = next((c for c in CLASSES if c.name == name), None)
+    leaf = row.fields[0] if row and row.fields else "config_hash"
+    direction = "checkpoint" if name.startswith(("checkpoint", "resume")) else "actor-to-learner"
+    started = 100.0 + 10.0 * order
+    facts = {
+        "name": name,
+        "direction": "learner-to-actor" if name == "missing-metadata" else direction,
+        "probe": "process" if row is None or row.needs_process else "client",
+        "hooks": (),
+        "exit_code": 5,
+        "deadline_s": 60.0,
+        "started_s": started,
+        "elapsed_s": 8.0,
+        "fields": (mismatch.NamedField(field_name=leaf, ours="a", theirs="b"),),
+        "decisions": None,
+        "optimiser_steps": None,
+        "contact": mismatch.Contact(started_s=started + 8.5, seconds=0.1, run_id="host-run"),
+    }
+    return mismatch.Case(**facts | changes)
+
+
+def refusal(case: mismatch.Case) -> str:
+    """What a refused process prints."""
+    said = [f"  {f.field_name}: actor = {f.ours}, learner = {f.theirs}" for f in case.fields]
+    return "\n".join(["mismatch", *said])
+
+
+def mismatch_step(writer: BundleWriter, story: Story, folder: Path) -> None:
+    accepted: Mapping[str, object] = {
+        "exit_code": 0, "fields": (), "decisions": 12, "optimiser_steps": 2, "contact": None
+    }  # fmt: skip
+    with begin(writer, files.MISMATCH, story) as step:
+        step.write(files.CONTROL, case("control", 0, **accepted))
+        cases = [case(row.name, order=i) for i, row in enumerate(CLASSES, start=1)]
+        step.write_all(files.CASES, cases)
+        step.write(files.HOST, mismatch.Host(run_id="host-run", decisions=0, optimiser_steps=0))
+        names = {"handshake": "config-hash", "manifest": "checkpoint-manifest"}
+        step.write_all(files.TEETH, [
+            mismatch.Tooth(disabled=check, reported=(check,), case=case(names[check], 40, **accepted))
+            for check in TEETH
+        ])  # fmt: skip
+        for one in cases:
+            if one.probe == "process" and one.name not in logs.WITHHELD:
+                step.log(logs.label(one), log(folder, refusal(one)))
+        others = [f"{pair}-{role}" for pair in ("control", "toothless") for role in ROLES]
+        for role in (*others, "host-learner", "checkpoint-manifest-teeth"):
+            step.log(role, log(folder, "INFO ready"))
+            step.command(["python", "-m", "pirl.learner"], about=role)
+
+
+def draw_frames(count: int = 6) -> list[np.ndarray]:
+    """A moving square on a gradient, 96 px."""
+    y, x = np.mgrid[0:96, 0:96]
+    frames = []
+    for i in range(count):
+        frame = np.stack([x * 2, y * 2, np.full_like(x, 90)], axis=-1).astype(np.uint8)
+        frame[30:50, 10 + 8 * i : 30 + 8 * i] = (240, 200, 40)
+        frames.append(frame)
+    return frames
+
+
+_ENCODED: dict[str, object] = {}
+"""The video, its first frame and what it shows, encoded once per session."""
+
+
+def _encoded(folder: Path) -> Clip:
+    if not _ENCODED:
+        _ENCODED["clip"] = write_video(folder / "rollout.mp4", draw_frames(), fps=8)
+        _ENCODED.update({n: (folder / n).read_bytes() for n in ("rollout.mp4", "rollout.png")})
+    for name in ("rollout.mp4", "rollout.png"):
+        (folder / name).write_bytes(_ENCODED[name])
+    return _ENCODED["clip"]
+
+
+def build_bundle(
+    folder: Path, story: Story | None = None, *, pictures: bool = False
+) -> FinishedBundle:
+    """Write the bundle of a story to `folder/bundle`."""
+    story = story or Story()
+    folder.mkdir(parents=True, exist_ok=True)
+    clip = _encoded(folder)
+    writer = BundleWriter.start(
+        folder / "bundle",
+        repo_root=REPO,
+        redactor=Redactor.for_this_machine(REPO, secrets=story.secrets),
+        launched_by="test",
+        command=["pirl", "gate", "--profile", story.profile, "--variant", story.variant],
+        lock_files=("constraints.txt",),
+        sign_with=story.sign_with,
+    )
+    writer.config(story.canonical, json.loads(story.canonical))
+    steps = {
+        files.VALIDATE: lambda: validate_step(writer, story),
+        files.SMOKE: lambda: smoke_step(writer, story, folder, clip),
+        files.RESUME: lambda: resume_step(writer, story, folder),
+        files.MISMATCH: lambda: mismatch_step(writer, story, folder),
+    }
+    for name, run in steps.items():
+        if name not in story.skip_steps:
+            run()
+    return writer.finish(pictures=pictures)

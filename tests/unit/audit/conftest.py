@@ -1,0 +1,63 @@
+"""One good bundle per session; a test works on its own copy."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from bundle_builder import build_bundle
+
+from pirl.audit.bundle import BundleWriter, StepWriter, read_metadata
+from pirl.audit.raw import RawRecords
+from pirl.audit.records.metadata import Run, Source
+from pirl.audit.redact import Redactor
+from pirl.journal import media
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decode_each_video_once():
+    """Decoding starts a process; the same bytes always show the same clip."""
+    decode, seen = media.inspect_video, {}
+
+    def cached(path):
+        key = path.read_bytes()
+        if key not in seen:
+            seen[key] = decode(path)
+        return seen[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, "inspect_video", cached)
+        yield
+
+
+@pytest.fixture(scope="session")
+def good_bundle(tmp_path_factory):
+    return build_bundle(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture
+def bundle(good_bundle, tmp_path):
+    """A copy of the good bundle that the test may spoil."""
+    return shutil.copytree(good_bundle.folder, tmp_path / "bundle")
+
+
+@pytest.fixture
+def raw(bundle):
+    """The raw records of a copy of the good bundle."""
+    return RawRecords(bundle)
+
+
+@pytest.fixture
+def writer_of(bundle):
+    """Writes records of a step into the copy, over the good ones."""
+
+    def make(step: str) -> StepWriter:
+        writer = BundleWriter(
+            folder=bundle,
+            redactor=Redactor(folders=()),
+            run=read_metadata(bundle, "run", Run),
+            source=read_metadata(bundle, "source", Source),
+        )
+        return writer.step(step, config_hash="", variant="")
+
+    return make

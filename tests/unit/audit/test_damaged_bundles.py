@@ -1,0 +1,44 @@
+"""A manifest, statement or record that is damaged in any form is a problem with a name, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pirl.audit.verify import main
+
+FORMS = {
+    "not json": b'{"format"',
+    "a list": b"[]",
+    "missing keys": b"{}",
+    "wrong types": b'{"format": 1, "format_version": "x", "files": [1]}',
+    "wrong entries": json.dumps(
+        {"format": "pirl-evidence", "format_version": 2, "files": {"verdict.json": 3, "": None}}
+    ).encode(),
+    "deep nesting": b'{"files": ' + b"[" * 100_000,
+    "moderately deep": b'{"files": ' * 500 + b"1" + b"}" * 500,
+    "not utf-8": b'{"format": "\xff"}',
+    "path traversal": b'{"format": "pirl-evidence", "format_version": 2, "files": {"../x": {}, "/y": {}}}',
+    "a key twice": b'{"files": {}, "files": {}}',
+    "not finite": b'{"files": 1e999}',
+    "huge": b" " * (65 * 2**20),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "statement.json", "metadata/run.json", "verdict.json"]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_damaged_file_of_a_bundle_is_a_problem(form, name, bundle, capsys):
+    (bundle / name).write_bytes(FORMS[form])
+    assert main([str(bundle)]) == 1
+    assert capsys.readouterr().out.startswith(("NOT ACCEPTED", "NOT A BUNDLE"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "raw/smoke-run/processes.jsonl"])
+def test_a_pipe_in_a_bundle_is_not_waited_for(name, bundle):
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    assert main([str(bundle)]) == 1

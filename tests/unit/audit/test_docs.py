@@ -1,0 +1,19 @@
+"""The page about evidence says what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pirl.audit.docs import PAGE, with_generated
+from pirl.audit.policy import POLICY_VERSION
+from pirl.audit.statement import FORMAT_VERSION
+
+TEXT = (Path(__file__).parents[3] / PAGE).read_text(encoding="utf-8")
+
+
+def test_generated_parts_are_what_the_code_gives():
+    assert with_generated(TEXT) == TEXT
+
+
+def test_page_names_format_and_policy():
+    assert f"Format {FORMAT_VERSION} of the bundle, version {POLICY_VERSION} of the policy" in TEXT

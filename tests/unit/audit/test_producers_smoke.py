@@ -1,0 +1,165 @@
+"""Every criterion of smoke-run fails when the processes of a real step do what it guards against.
+
+`smoke_step.run` is the real one; only the processes are replaced by what they would have left on disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from bundle_builder import ROLES, Story
+from fake_run import FakeRun, mark
+
+from pirl.audit.criterion import Verdict
+from pirl.audit.judge import judge_criterion
+from pirl.audit.policy import CRITERIA
+from pirl.audit.records import files
+from pirl.gate import processes, smoke_step
+from pirl.journal import media
+from pirl.journal.media import Clip
+
+BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
+
+
+@pytest.fixture
+def step(monkeypatch, tmp_path, writer_of, bundle):
+    """Runs the real step over the copy of a good bundle after `spoil` changed what its processes did."""
+    run = FakeRun(tmp_path / "work" / "smoke", Story())
+    left = SimpleNamespace(processes=[], ports=[], segments=[])
+    monkeypatch.setattr(smoke_step, "launch", run.launch)
+    monkeypatch.setattr(processes.Watch, "_descendants", lambda _: left.processes)
+    monkeypatch.setattr(processes, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(processes, "_is_open", lambda port: port in left.ports)
+    segments = iter([[], left.segments])
+    monkeypatch.setattr(processes, "_segments", lambda: next(segments))
+    run.clip = Clip(width=480, height=480, frames=6, spread=40.0)
+
+    def write_video(path, frames, *, fps):
+        for name in ("rollout.mp4", "rollout.png"):
+            shutil.copy(bundle.parent / name, path.with_name(name))
+        return run.clip
+
+    for name in ("rollout.mp4", "rollout.png"):
+        shutil.copy(bundle / "media" / name, tmp_path / name)
+    monkeypatch.setattr(smoke_step, "write_video", write_video)
+    monkeypatch.setattr(
+        media, "inspect_video", lambda _: Clip(width=480, height=480, frames=6, spread=40.0)
+    )
+    cfg = SimpleNamespace(runtime=SimpleNamespace(actors=1))
+    gate = SimpleNamespace(
+        work=tmp_path / "work", config_path="c", loaded=SimpleNamespace(cfg=cfg),
+        allowed_s=lambda _: 1.0,
+    )  # fmt: skip
+
+    def execute(spoil=lambda run, left: None):
+        spoil(run, left)
+        smoke_step.run(gate, writer_of(files.SMOKE))
+
+    return execute
+
+
+def drop_actor_mark(run, _):
+    run.marks["actor-0"] = []
+
+
+def one_process_in_all_roles(run, _):
+    run.table[1]["pid"] = run.table[0]["pid"]
+    run.marks["actor-0"] = [mark("actor-0", run.table[0]["pid"])]
+
+
+def metric(name, value):
+    return lambda run, _: run.metrics[2].update({name: value})
+
+
+def no_tensor_moves(run, _):
+    run.learner["tensors"]["after"]["trained"] = run.learner["tensors"]["before"]["trained"]
+
+
+def counter(name, value):
+    return lambda run, _: run.learner["counters"].update({name: value})
+
+
+def simulator_dies(run, _):
+    episode = {
+        k: v
+        for k, v in run.episodes[-1].items()
+        if k not in ("success", "truncated", "update", "reward")
+    }
+    run.broken_off = [episode | {"episode_id": 999, "end": "env-error"}]
+
+
+def in_another_suite(run, _):
+    run.actor["met_identity"]["environment"] = "libero/libero_10, limit 95"
+
+
+SPOILS = {
+    "smoke/processes": one_process_in_all_roles,
+    "smoke/checks_disabled": lambda run, _: run.marks["actor-0"][0].update(hooks=["parity"]),
+    "smoke/handshakes_missing": lambda run, _: run.learner.update(handshakes=[]),
+    "smoke/handshake_fields_differ": lambda run, _: run.actor["handshake"]["learner"].update(variant="x"),
+    "smoke/effective_configs_differ": lambda run, _: run.configs.update({"actor-0": "{}"}),
+    "smoke/decisions_unaccounted": counter("dropped_stale", 1),
+    "smoke/decisions_consumed": counter("consumed", 0),
+    "smoke/episodes_unaccounted": lambda run, _: run.episodes.pop(),
+    "smoke/bytes_unaccounted": counter("bytes_received", 1),
+    "smoke/versions_published": lambda run, _: run.learner["books"].update(versions_published=[0]),
+    "smoke/versions_acted": lambda run, _: run.actor["totals"].update(versions_received=[0]),
+    "smoke/exit_codes_nonzero": lambda run, _: run.table[1].update(exit_code=1),
+    "smoke/processes_left": lambda _, left: left.processes.append("python"),
+    "smoke/ports_left": lambda _, left: left.ports.append(4711),
+    "smoke/shared_memory_left": lambda _, left: left.segments.append("psm_1"),
+    "smoke/updates": lambda run, _: [run.metrics.pop(u) for u in (2, 3)],
+    "smoke/metrics_missing": lambda run, _: run.metrics[2].pop("update/kl_first"),
+    "smoke/non_finite": metric("update/value_loss", "NaN"),
+    "smoke/parity_max_abs": metric("update/parity_max_abs", 0.002),
+    "smoke/parity_mean_abs": metric("update/parity_mean_abs", 2e-4),
+    "smoke/ratio_first_max_abs": metric("update/ratio_first_max_abs", 0.01),
+    "smoke/clip_first_fraction": metric("update/clip_first_fraction", 0.01),
+    "smoke/kl_first": metric("update/kl_first", 1e-4),
+    "smoke/trained_unchanged": no_tensor_moves,
+    "smoke/frozen_changed": lambda run, _: run.learner["tensors"]["after"]["frozen"].update(b="x"),
+    "smoke/episodes": lambda run, _: [e.update(env_steps=0) for e in run.episodes],
+    "smoke/wrong_env": in_another_suite,
+    "smoke/heldout_states_used": lambda run, _: run.episodes[0].update(init_state_id=44),
+    "smoke/success_count_gap": lambda run, _: run.episodes[0].update(success=False, truncated=True),
+    "smoke/broken_off": simulator_dies,
+    "smoke/video_shown": lambda run, _: setattr(run, "clip", Clip(width=480, height=480, frames=7, spread=1.0)),
+    "smoke/stage_times_missing": lambda run, _: run.stage_times.clear(),
+}  # fmt: skip
+
+
+def test_the_real_step_on_a_perfect_run_passes_everything(step, raw):
+    step()
+    for name in SPOILS:
+        assert judge_criterion(BY_NAME[name], raw).verdict is Verdict.PASSED, name
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_criterion_fails_when_a_process_does_what_it_guards_against(step, raw, name):
+    step(SPOILS[name])
+    assert judge_criterion(BY_NAME[name], raw).verdict is Verdict.FAILED
+
+
+def test_a_process_that_wrote_nothing_of_itself_is_nobody(step, raw):
+    step(drop_actor_mark)
+    for name in ("smoke/processes", "smoke/checks_disabled"):
+        assert judge_criterion(BY_NAME[name], raw).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    ("success", "truncated", "end"),
+    [(True, False, "success"), (True, True, "success"), (False, True, "timeout"), (False, False, "failure")],
+)  # fmt: skip
+def test_the_end_of_an_episode_is_the_simulators(success, truncated, end, step, raw):
+    def spoil(run, _):
+        run.episodes[0] |= {"success": success, "truncated": truncated}
+
+    step(spoil)
+    assert raw.all(files.EPISODES)[0].end == end
+
+
+def test_roles_are_looked_for_after_the_run(step, raw):
+    step()
+    assert raw.one(files.LEFTOVERS).looked_for.processes == ROLES
