@@ -151,6 +151,10 @@ FREE_TEXT = frozenset(
 )
 """Text knobs without a fixed list; each has a rule of its own where it needs one."""
 
+PATHS = tuple(
+    f"runtime.{name}" for name in ("token_file", "tls_cert", "tls_key", "tls_ca", "split_file")
+)
+
 
 def check_ranges(view: View) -> Iterator[FieldError]:
     """Every number outside its range and every word that is not one of its choices."""
@@ -173,13 +177,13 @@ def check_ranges(view: View) -> Iterator[FieldError]:
                 expected="one of " + ", ".join(words),
                 fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
             )
-    for name in sorted(FREE_TEXT):
+    for name in PATHS:
         # An unset variable of a shell: without this a learner would serve in plain text, or take any split.
         if view.text(name) == "":
             yield FieldError(
                 field=name,
                 value="",
-                expected="a text, or null for none",
+                expected="a path, or null for none",
                 fix=f"set {name}, or leave it out; a variable that was to fill it may be unset",
             )
 

@@ -20,7 +20,7 @@ from config_builders import refused_by_command as refused
 
 from pirl.config.jsonfile import MAX_BYTES, MAX_DEPTH
 from pirl.config.load import load_config
-from pirl.config.ranges import CHOICES, FREE_TEXT, RANGES
+from pirl.config.ranges import CHOICES, FREE_TEXT, PATHS, RANGES
 from pirl.config.recipe import (
     FlowNoiseConfig,
     FlowSDEConfig,
@@ -190,8 +190,8 @@ def test_word_that_is_no_choice_is_refused(name, misspell, tmp_path):
         assert repr(right) in error.fix
 
 
-@pytest.mark.parametrize("name", sorted(FREE_TEXT))
-def test_an_empty_text_is_no_text(name, tmp_path):
+@pytest.mark.parametrize("name", PATHS)
+def test_an_empty_text_is_no_path(name, tmp_path):
     """As `--runtime.tls_cert=$CERT` of an unset variable; it served in plain text."""
     assert name in refused(write(tmp_path, with_value(raw(EMBEDDED), name, "")))
 
