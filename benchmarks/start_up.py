@@ -5,9 +5,8 @@
 Help texts, `validate` and `doctor` have a limit in seconds. Learner and actor have a limit as a ratio:
 their start until they say "ready" (the learner published its first version, the actor built its simulator),
 over importing torch, LeRobot's X-VLA and, for the actor, the simulator, measured in the same run. All
-figures are user plus system time of the process and its children, so that a busy machine changes little;
-each is the median of `--repeats`. Exit code 1 when a limit does not hold. `--smoke` leaves out what takes
-longer than a second.
+figures are user plus system time of the process and its children, each the least of `--repeats`: other load
+only adds. Exit code 1 when a limit does not hold. `--smoke` leaves out what takes longer than a second.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -112,8 +110,8 @@ def used_by(pid: int) -> float:
     return total
 
 
-def median(measure: Callable[[], float], repeats: int) -> float:
-    return statistics.median(measure() for _ in range(repeats))
+def least(measure: Callable[[], float], repeats: int) -> float:
+    return min(measure() for _ in range(repeats))
 
 
 def light_rows(repeats: int) -> list[Row]:
@@ -121,14 +119,14 @@ def light_rows(repeats: int) -> list[Row]:
     rows: list[Row] = []
     for command in COMMANDS:
         words = command.split()
-        spent = median(lambda w=words: python("-m", "pirl.cli", *w, "--help"), repeats)
+        spent = least(lambda w=words: python("-m", "pirl.cli", *w, "--help"), repeats)
         rows.append(Row(f"pirl {command} --help", spent, None, HELP_LIMIT_S))
     for role in ("learner", "actor"):
-        spent = median(lambda r=role: python("-m", f"pirl.{r}", "--help"), repeats)
+        spent = least(lambda r=role: python("-m", f"pirl.{r}", "--help"), repeats)
         rows.append(Row(f"python -m pirl.{role} --help", spent, None, HELP_LIMIT_S))
-    spent = median(lambda: python("-m", "pirl.cli", "--version"), repeats)
+    spent = least(lambda: python("-m", "pirl.cli", "--version"), repeats)
     rows.append(Row("pirl --version", spent, None, HELP_LIMIT_S))
-    spent = median(lambda: python("-m", "pirl.cli", "validate", "--config_path", CONFIG), repeats)
+    spent = least(lambda: python("-m", "pirl.cli", "validate", "--config_path", CONFIG), repeats)
     return [*rows, Row("pirl validate", spent, None, VALIDATE_LIMIT_S)]
 
 
@@ -137,7 +135,7 @@ def heavy_rows(repeats: int) -> list[Row]:
     # The first import fills the page cache and may compile.
     python("-c", XVLA)
     # A machine that lacks something gets an answer too, with exit code 3.
-    doctor = median(lambda: python("-m", "pirl.cli", "doctor", answers=(0, 3)), repeats)
+    doctor = least(lambda: python("-m", "pirl.cli", "doctor", answers=(0, 3)), repeats)
     policy, simulator, learner, actor = [], [], [], []
     for _ in range(repeats):
         # In turns, so that whatever else the machine does meets both sides.
@@ -147,12 +145,11 @@ def heavy_rows(repeats: int) -> list[Row]:
             both = ready(Path(folder))
         learner.append(both[0])
         actor.append(both[1])
-    least = statistics.median(policy)
-    with_simulator = least + statistics.median(simulator)
+    imports = min(policy)
     return [
         Row("pirl doctor", doctor, None, DOCTOR_LIMIT_S),
-        Row("learner ready", statistics.median(learner), least, READY_LIMIT),
-        Row("actor ready", statistics.median(actor), with_simulator, READY_LIMIT),
+        Row("learner ready", min(learner), imports, READY_LIMIT),
+        Row("actor ready", min(actor), imports + min(simulator), READY_LIMIT),
     ]
 
 
@@ -171,10 +168,10 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="help texts and validate, once")
+    parser.add_argument("--smoke", action="store_true", help="help texts and validate only")
     parser.add_argument("--json", action="store_true", help="the rows as JSON on stdout")
     args = parser.parse_args()
-    rows = light_rows(1 if args.smoke else args.repeats)
+    rows = light_rows(args.repeats)
     if not args.smoke:
         rows += heavy_rows(args.repeats)
     if args.json:

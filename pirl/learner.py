@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pirl.config.arguments import learner_parser
-from pirl.config.command_line import parse
-from pirl.config.routing import is_pi_rl
 from pirl.errors import ExitCode
 from pirl.guard import run_guarded
-from pirl.runtime.lerobot_sac import run_lerobot
 from pirl.usage import answered
 
 __all__ = ["main"]
@@ -20,6 +16,12 @@ def main(argv: Sequence[str]) -> int:
     """Command line of the learner; a config without `recipe` goes to LeRobot's own, unchanged."""
     if answered("learner", argv):
         return int(ExitCode.OK)
+    # Only now: a help text reads no config.
+    from pirl.config.arguments import learner_parser
+    from pirl.config.command_line import parse
+    from pirl.config.routing import is_pi_rl
+    from pirl.runtime.lerobot_sac import run_lerobot
+
     if not is_pi_rl(argv):
         run_lerobot("learner", argv)
     parse(learner_parser(), argv)

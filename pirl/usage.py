@@ -115,6 +115,11 @@ COMMANDS: dict[str, Command] = {
         parser="pirl.learning.arguments:study_parser",
         run="pirl.learning.main:study_main",
     ),
+    "bench warm-start": Command(
+        what="make a policy to start from",
+        parser="pirl.learning.arguments:warm_start_parser",
+        run="pirl.learning.main:warm_start_main",
+    ),
     "serve": Command(
         what="serve the Prefect deployment of phase2-gate",
         parser="pirl.gate.arguments:serve_parser",

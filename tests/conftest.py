@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The mutation runner forks by itself and runs without xdist, whose marker is then unknown.
+    for item in items if config.pluginmanager.hasplugin("xdist") else []:
         is_gate = item.path.parent.name == "e2e" and item.path.name.startswith("test_gate")
         item.add_marker(pytest.mark.xdist_group("gate" if is_gate else item.path.name))

@@ -17,6 +17,7 @@ from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.strictjson import read_json_object
 from pirl.config.views import count_views_once
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.resources import locate
 
 CONFIG_NAME = "config.json"
 """LeRobot's name of a policy's config."""
@@ -55,9 +56,10 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
 
 
 def _find(path: str, *, revision: str | None) -> Path:
-    if not Path(path).is_dir():
+    folder = locate(path)
+    if not folder.is_dir():
         return _download(path, revision=revision)
-    file = Path(path) / CONFIG_NAME
+    file = folder / CONFIG_NAME
     if not file.is_file():
         raise _bad_path(
             path, "a folder with the config.json of a policy", "point at pretrained_model/"

@@ -36,7 +36,7 @@ def tokenizer_folder(policy_config: Any, checkpoint: str | Path) -> Path:
 def tokenizer_source(policy_config: Any) -> str:
     """Folder or hub id of the tokenizer; the copy inside the starting checkpoint comes first."""
     if policy_config.pretrained_path is not None:
-        inside = tokenizer_folder(policy_config, policy_config.pretrained_path)
+        inside = tokenizer_folder(policy_config, locate(policy_config.pretrained_path))
         if inside.is_dir():
             return str(inside)
     named = locate(policy_config.tokenizer_name)

@@ -16,8 +16,14 @@ EMPTY_CAMERA_PREFIX = "observation.images.empty_camera_"
 
 def counted_once(names: Iterable[str], empty_cameras: int) -> Iterator[str]:
     """`names` without the features that `empty_cameras` stands for."""
-    added = {f"{EMPTY_CAMERA_PREFIX}{index}" for index in range(empty_cameras)}
-    return (name for name in names if name not in added)
+    return (name for name in names if not _is_added(name, empty_cameras))
+
+
+def _is_added(name: str, empty_cameras: int) -> bool:
+    index = name.removeprefix(EMPTY_CAMERA_PREFIX)
+    # As LeRobot writes it, without a leading zero; nine digits are more cameras than any policy has.
+    is_number = index != name and index.isdecimal() and len(index) <= 9
+    return is_number and f"{int(index)}" == index and int(index) < empty_cameras
 
 
 def view_count(policy: Any) -> int:

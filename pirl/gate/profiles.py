@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
-    "embedded": Path("configs/train_config_pirl_embedded.json"),
+    "embedded": Path("configs/train_config_pirl_gate_embedded.json"),
 }
 """Base config of each profile."""
 

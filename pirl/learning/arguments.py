@@ -17,7 +17,7 @@ def bench_parser() -> Parser:
     return Parser(
         "bench",
         "Prove that piRL improves a policy, with records that can be judged again. `pirl bench learn` makes a"
-        " run, `judge` judges one again, `study` makes the runs of a study.",
+        " run, `judge` judges one again, `study` makes the runs of a study, `warm-start` a policy to start from.",
         example="pirl bench learn --help",
     )
 
@@ -56,6 +56,23 @@ def judge_parser() -> Parser:
         codes="0 passed, 1 `learn.json` says otherwise or the run did not pass, 2 usage",
     )
     parser.add_argument("folder", type=Path, help="the --out of `pirl bench learn`")
+    return parser
+
+
+def warm_start_parser() -> Parser:
+    """`pirl bench warm-start`."""
+    parser = Parser(
+        "bench warm-start",
+        "Make a policy to start from: scripted demonstrations, then LeRobot's own supervised loss.",
+        example="pirl bench warm-start --out policies/start",
+        takes_fields=True,
+    )
+    add = parser.add_argument
+    add("--variant", type=word_of(VARIANTS), choices=VARIANTS)
+    add("--seed", type=at_least(0), metavar="N")
+    add("--config", "--config_path", metavar="FILE", help="another train config")
+    add("--params", type=Path, default=PARAMS, metavar="FILE", help="the file with `learn`")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder for the policy")
     return parser
 
 

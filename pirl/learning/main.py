@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from pirl.config.command_line import parse
+from pirl.config.load import load_config
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
 from pirl.evidence.raw import mapping, read_object
-from pirl.learning.arguments import judge_parser, learn_parser, study_parser
+from pirl.learning.arguments import (
+    judge_parser,
+    learn_parser,
+    study_parser,
+    warm_start_parser,
+)
 from pirl.learning.judge import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
 from pirl.learning.report import RECORD, conclude, judge_run, write_videos
 from pirl.learning.settings import LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
+from pirl.learning.warm_start import warm_start
 from pirl.ownership import clear, owned
 from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import interrupt_on_signals
@@ -119,6 +126,26 @@ def render(record: dict[str, Any], out: Path) -> str:
         f"  again   pirl bench judge {out.as_posix()}",
     ]
     return "\n".join(lines)
+
+
+def warm_start_main(argv: Sequence[str]) -> int:
+    """Make a starting policy and print its folder; what was asked for lies beside it."""
+    args, overrides = parse(warm_start_parser(), argv)
+    configure_logging("warm-start")
+    interrupt_on_signals()
+    settings = read_settings(
+        args.params,
+        variant=args.variant,
+        seed=args.seed,
+        config=args.config,
+        overrides=tuple(overrides) or None,
+    )
+    with owned(args.out, field="--out"):
+        require_new(args.out)
+        loaded = load_config(settings.config_path, settings.all_overrides)
+        made = warm_start(loaded.cfg, settings.warm_start, seed=settings.seed, folder=args.out)
+    sys.stdout.write(f"{made.as_posix()}\n")
+    return int(ExitCode.OK)
 
 
 def study_main(argv: Sequence[str]) -> int:
