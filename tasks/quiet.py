@@ -16,7 +16,8 @@ _LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, PirlError):
+        # A time limit of a step or of the flow is Prefect's own word for one.
+        if isinstance(error, (PirlError, TimeoutError)):
             lines = [line.strip() for line in str(error).splitlines()]
             record.msg, record.args = "%s: %s", (type(error).__name__, "; ".join(lines))
             record.exc_info = None
