@@ -28,3 +28,9 @@ def locate(path: str | Path) -> Path:
         return given
     own = (checkout() or SHIPPED) / given
     return own if own.exists() else given
+
+
+def folder_or_id(named: str | Path) -> str:
+    """What a checkpoint or tokenizer is loaded from: a folder, also one of pirl's own, or else the name given."""
+    folder = locate(named)
+    return str(folder) if folder.is_dir() else str(named)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -18,6 +18,7 @@ from pirl.audit.policy import criteria_of
 from pirl.audit.records.files import FILES, METRIC_FILES, STEPS
 from pirl.audit.records.metadata import Environment, Run, Source
 from pirl.files import write_text
+from pirl.guard import run_guarded
 
 PAGE = Path("docs/evidence.md")
 
@@ -127,11 +128,11 @@ def _type(hint: Any) -> str:
     return " or ".join(_type(part) for part in arguments)
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """Write the generated parts of the page in the working directory."""
     write_text(PAGE, with_generated(PAGE.read_text(encoding="utf-8")))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_guarded(main, sys.argv[1:]))

@@ -27,7 +27,7 @@ from pirl.config.weights_header import (
     wrapper_of,
 )
 from pirl.errors import CheckpointError, FieldError
-from pirl.resources import locate
+from pirl.resources import folder_or_id
 
 PREPROCESSOR_FILE = "policy_preprocessor.json"
 POSTPROCESSOR_FILE = "policy_postprocessor.json"
@@ -68,7 +68,7 @@ def read_start(policy: Any) -> Start | None:
     """
     if policy.pretrained_path is None:
         return None
-    source, revision = str(locate(policy.pretrained_path)), policy.pretrained_revision
+    source, revision = folder_or_id(policy.pretrained_path), policy.pretrained_revision
 
     def file(name: str) -> Path | None:
         return stored(source, name, revision=revision)

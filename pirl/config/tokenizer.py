@@ -17,7 +17,7 @@ from typing import Any, cast
 from pirl.config.hub_cache import stored
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ConfigError, FieldError
-from pirl.resources import locate
+from pirl.resources import folder_or_id
 
 OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
 """Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
@@ -36,11 +36,10 @@ def tokenizer_folder(policy_config: Any, checkpoint: str | Path) -> Path:
 def tokenizer_source(policy_config: Any) -> str:
     """Folder or hub id of the tokenizer; the copy inside the starting checkpoint comes first."""
     if policy_config.pretrained_path is not None:
-        inside = tokenizer_folder(policy_config, locate(policy_config.pretrained_path))
+        inside = tokenizer_folder(policy_config, folder_or_id(policy_config.pretrained_path))
         if inside.is_dir():
             return str(inside)
-    named = locate(policy_config.tokenizer_name)
-    return str(named) if named.is_dir() else policy_config.tokenizer_name
+    return folder_or_id(policy_config.tokenizer_name)
 
 
 def tokenizer_size(policy_config: Any) -> int | None:

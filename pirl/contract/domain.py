@@ -12,7 +12,7 @@ from typing import Any
 from pirl.config.starting import PREPROCESSOR_FILE as PREPROCESSOR_FILE
 from pirl.config.starting import no_domain_id, saved_domain_id
 from pirl.errors import ConfigError, EnvironmentNotReadyError
-from pirl.resources import locate
+from pirl.resources import folder_or_id
 
 
 def domain_id_of(policy_config: Any) -> int:
@@ -33,7 +33,7 @@ def domain_id_of(policy_config: Any) -> int:
 
 
 def _preprocessor_file(policy_config: Any) -> Path | None:
-    source = str(locate(policy_config.pretrained_path))
+    source = folder_or_id(policy_config.pretrained_path)
     if Path(source).is_dir():
         file = Path(source) / PREPROCESSOR_FILE
         return file if file.is_file() else None

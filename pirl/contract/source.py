@@ -29,7 +29,7 @@ from pirl.errors import (
     MismatchError,
 )
 from pirl.foreign import machine_error
-from pirl.resources import locate
+from pirl.resources import folder_or_id
 
 GEOMETRY = (
     "action_mode",
@@ -69,7 +69,7 @@ def load_policy(config: XVLAConfig) -> XVLAPolicy:
             finite.
         MismatchError: the config describes another geometry than the checkpoint's own.
     """
-    source, revision = str(locate(str(config.pretrained_path))), config.pretrained_revision
+    source, revision = folder_or_id(str(config.pretrained_path)), config.pretrained_revision
     # Weights first and early: X-VLA would otherwise build 0.9 B random parameters to learn of it.
     weights = _find(source, SAFETENSORS_SINGLE_FILE, revision=revision)
     _refuse_wrapped(source, weights)

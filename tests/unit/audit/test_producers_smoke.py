@@ -16,7 +16,7 @@ from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_criterion
 from pirl.audit.policy import CRITERIA
 from pirl.audit.records import files
-from pirl.gate import processes, smoke_step
+from pirl.gate import processes, segments, smoke_step
 from pirl.journal import media
 from pirl.journal.media import Clip
 
@@ -32,8 +32,7 @@ def step(monkeypatch, tmp_path, writer_of, bundle):
     monkeypatch.setattr(processes.Watch, "_descendants", lambda _: left.processes)
     monkeypatch.setattr(processes, "_SETTLE_S", 0.0)
     monkeypatch.setattr(processes, "_is_open", lambda port: port in left.ports)
-    segments = iter([[], left.segments])
-    monkeypatch.setattr(processes, "_segments", lambda: next(segments))
+    monkeypatch.setattr(segments, "abandoned", lambda since: left.segments)
     run.clip = Clip(width=480, height=480, frames=6, spread=40.0)
 
     def write_video(path, frames, *, fps):
