@@ -80,7 +80,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
     names = {a.path for a in sink.client.list_artifacts(run.run_id)}
     assert names == {path.name for path in good_bundle.folder.iterdir()}
     table = Path(sink.client.download_artifacts(step.run_id, view.CRITERIA_FILE)).read_text()
-    assert "smoke/parity_max_abs" in table
+    assert "parity_max_abs" in table
 
 
 def test_failed_verdict_shows_failed(sink, raw, good_bundle):
