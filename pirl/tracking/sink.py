@@ -182,7 +182,7 @@ class MlflowSink:
             tags: everything known at the start (`mlflow_view.run_tags`, `mlflow_view.dvc_tags`).
         """
         name = view.run_name(variant=variant, commit=commit, label=None)
-        with self.open_run(name, {"variant": variant, **tags}) as open_run:
+        with self.open_run(name, {"variant": variant, view.KIND_TAG: "gate", **tags}) as open_run:
             yield GateRun(sink=self, open=open_run, variant=variant, commit=commit)
 
     @contextmanager
@@ -338,7 +338,7 @@ class StepRun:
     def conclude(self, results: Sequence[CriterionResult]) -> None:
         """Record the criteria of the step and its verdict."""
         self.open.verdict = worst({result.name: result.verdict for result in results})
-        self.open.tag(view.criterion_tags(list(results)))
+        self.open.client.log_table(self.run_id, view.criteria_table(results), view.CRITERIA_FILE)
         verdict = str(self.open.verdict)
         self.open.tag({"gate.verdict": verdict, view.COLOR_TAG: view.run_color(verdict)})
         measured = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 
 NOTE_TAG = "mlflow.note.content"
 COLOR_TAG = "mlflow.runColor"
+KIND_TAG = "gate.kind"
+"""Only the parent run of a gate has it."""
+CRITERIA_FILE = "criteria.json"
+"""Table of criteria among the artifacts of a step; those of the gate itself are the bundle and nothing else."""
 MAX_PARAM_CHARS = 500
 _RUNNING = "running"
 
@@ -51,7 +55,7 @@ def experiment_note() -> str:
 def saved_view(*, now_ms: int) -> str:
     """Value of `VIEW_TAG`: parent runs only, with the columns a reviewer needs."""
     state = {
-        "searchFilter": "attributes.run_name LIKE 'gate%'",
+        "searchFilter": f"tags.`{KIND_TAG}` = 'gate'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -66,17 +70,24 @@ def saved_view(*, now_ms: int) -> str:
 
 
 def run_name(*, variant: str, commit: str, label: str | None) -> str:
-    """`gate PASSED flow-sde 1a2b3c4`; without a label the gate is still running.
+    """`PASSED flow-sde 1a2b3c4`, `FALLBACK passed flow-sde 1a2b3c4`; without a label the gate is still running.
 
-    The verdict comes first: the tracker's table cuts a name after about twenty characters.
+    The verdict comes first and a fallback before that: the tracker's table cuts a name after about twenty
+    characters.
     """
-    parts = ("gate", _RUNNING if label is None else label.upper(), variant, commit[:7])
-    return " ".join(parts)
+    if label is None:
+        word = _RUNNING
+    elif label.startswith("passed ("):
+        word = "FALLBACK passed"
+    else:
+        word = label.upper()
+    return f"{word} {variant} {commit[:7]}"
 
 
 def ended_name(name: str, word: str) -> str:
-    """`gate running flow-sde 1a2b3c4` as `gate CANCELLED flow-sde 1a2b3c4`; other names stay."""
-    return name.replace(f"gate {_RUNNING} ", f"gate {word.upper()} ", 1)
+    """`running flow-sde 1a2b3c4` as `CANCELLED flow-sde 1a2b3c4`; other names stay."""
+    ended = name.removeprefix(f"{_RUNNING} ")
+    return name if ended == name else f"{word.upper()} {ended}"
 
 
 def run_color(label: str) -> str:
@@ -111,8 +122,7 @@ def verdict_note(verdict: GateVerdict, *, bundle_digest: str, commit: str) -> st
 
 
 def verdict_tags(verdict: GateVerdict, *, bundle_digest: str) -> dict[str, str]:
-    """Tags that follow from a verdict; one per criterion among them."""
-    criteria = [result for results in verdict.results.values() for result in results]
+    """Tags that follow from a verdict."""
     return {
         "gate.verdict": verdict.label,
         COLOR_TAG: run_color(verdict.label),
@@ -122,13 +132,24 @@ def verdict_tags(verdict: GateVerdict, *, bundle_digest: str) -> dict[str, str]:
         "config.path": verdict.config_path,
         "config.sha256": verdict.config_hash,
         "bundle.sha256": bundle_digest,
-        **criterion_tags(criteria),
     }
 
 
-def criterion_tags(results: list[CriterionResult]) -> dict[str, str]:
-    """One tag per criterion."""
-    return {f"criterion.{result.name}": str(result.verdict) for result in results}
+def criteria_table(results: Iterable[CriterionResult]) -> dict[str, list[str]]:
+    """Columns of the table of criteria; what did not pass comes first."""
+    ordered = sorted(results, key=lambda result: result.verdict == Verdict.PASSED)
+    rows = [
+        (
+            str(r.verdict),
+            r.name,
+            str(r.measured),
+            f"{r.comparator} {r.threshold} {r.unit}".strip(),
+            r.detail,
+        )
+        for r in ordered
+    ]
+    names = ("verdict", "criterion", "measured", "required", "detail")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
 def run_tags(run: Run, source: Source) -> dict[str, str]:

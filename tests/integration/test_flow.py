@@ -42,7 +42,7 @@ class StandIn:
         self.folder = folder
         self.verdict = verdict
 
-    def step(self, _step: str) -> StandIn:
+    def step(self, _step: str, **_: str) -> StandIn:
         return self
 
     def __enter__(self) -> StandIn:
@@ -70,7 +70,7 @@ def run_flow(monkeypatch, folder: Path, verdict: Verdict, *, run=lambda _gate, _
         variant="flow-noise",
         work=folder,
         bundle=StandIn(folder, verdict),
-        loaded=None,
+        loaded=SimpleNamespace(identity=SimpleNamespace(hash="ab")),
     )
 
     @contextmanager

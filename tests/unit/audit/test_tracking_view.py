@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 
+from pirl.audit.judge import judge_step
 from pirl.tracking import view
 
 
@@ -15,7 +16,7 @@ def test_saved_view_shows_parent_runs_with_verdict_first():
     record = json.loads(view.saved_view(now_ms=5))
     packed = base64.b64decode(record["state"].removeprefix("deflate;"))
     state = json.loads(zlib.decompress(packed))
-    assert state["searchFilter"] == "attributes.run_name LIKE 'gate%'"
+    assert state["searchFilter"] == "tags.`gate.kind` = 'gate'"
     assert state["selectedColumns"][0] == "tags.`gate.verdict`"
 
 
@@ -25,19 +26,27 @@ def test_note_of_a_run_begins_with_the_verdict(good_bundle):
     assert "| smoke-run | passed | - |" in note
 
 
-@pytest.mark.parametrize(("label", "word"), [(None, "running"), ("not run", "NOT RUN")])
+@pytest.mark.parametrize(
+    ("label", "word"),
+    [(None, "running"), ("not run", "NOT RUN"), ("passed", "PASSED"),
+     ("passed (fallback: embedded)", "FALLBACK passed")],
+)  # fmt: skip
 def test_name_of_a_run_begins_with_its_verdict(label, word):
     name = view.run_name(variant="flow-sde", commit="1a2b3c4d5e", label=label)
-    assert name == f"gate {word} flow-sde 1a2b3c4"
+    assert name == f"{word} flow-sde 1a2b3c4"
 
 
 def test_run_without_a_verdict_is_named_after_its_end():
-    assert view.ended_name("gate running flow-sde 1a2b3c4", "crashed") == (
-        "gate CRASHED flow-sde 1a2b3c4"
-    )
-    assert view.ended_name("gate PASSED flow-sde 1a2b3c4", "crashed") == (
-        "gate PASSED flow-sde 1a2b3c4"
-    )
+    assert view.ended_name("running flow-sde 1a2b3c4", "crashed") == "CRASHED flow-sde 1a2b3c4"
+    assert view.ended_name("PASSED flow-sde 1a2b3c4", "crashed") == "PASSED flow-sde 1a2b3c4"
+
+
+def test_table_of_criteria_begins_with_what_did_not_pass(raw):
+    (raw.root / "raw/smoke-run/handshake-0.json").unlink()
+    table = view.criteria_table(judge_step(raw, "smoke-run"))
+    assert table["verdict"][0] != "passed"
+    assert table["verdict"][-1] == "passed"
+    assert "smoke/handshakes_missing" in table["criterion"][:5]
 
 
 def test_only_a_pass_on_libero_is_green():
