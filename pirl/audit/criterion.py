@@ -59,6 +59,8 @@ class Criterion:
     """Dotted name of the function that recomputes the value from raw records."""
     cuda: float | None
     """Threshold on `cuda/float32`, where kernels depend on the batch size; None: the same."""
+    profile: str | None
+    """The only profile that it is asked of; None: every one."""
     measure: Measure
 
     def threshold_for(self, numerics: str) -> float | bool:
@@ -84,6 +86,7 @@ class Criterion:
             "description": self.description,
             "recompute": self.recompute,
             "cuda": self.cuda,
+            "profile": self.profile,
         }
 
 
@@ -103,12 +106,14 @@ class Group:
         *,
         row: str,
         cuda: float | None = None,
+        profile: str | None = None,
     ) -> Callable[[Measure], Measure]:
         """Make the decorated function a criterion; the function itself stays as it is.
 
         Args:
             row: rows of the auditor's checklist (`docs/evidence.md`).
             cuda: threshold on `cuda/float32`.
+            profile: the only one that it is asked of.
         """
 
         def register(measure: Measure) -> Measure:
@@ -124,6 +129,7 @@ class Group:
                     description=" ".join(inspect.getdoc(measure).split("\n\n")[0].split()),  # type: ignore[union-attr]
                     recompute=f"{measure.__module__}.{name}",
                     cuda=cuda,
+                    profile=profile,
                     measure=measure,
                 )
             )

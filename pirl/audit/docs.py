@@ -49,7 +49,8 @@ def _criteria() -> str:
             )
             on_cuda = "" if c.cuda is None else f" ({c.cuda:g} on `cuda/float32`)"
             what = c.description.replace("|", r"\|")
-            lines.append(f"| `{c.name}` | {required.strip()}{on_cuda} | {c.row} | {what} |")
+            only = "" if c.profile is None else f" ({c.profile} only)"
+            lines.append(f"| `{c.name}`{only} | {required.strip()}{on_cuda} | {c.row} | {what} |")
     return "\n".join(lines) + "\n"
 
 

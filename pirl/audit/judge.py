@@ -78,10 +78,12 @@ def judge_criterion(
 
 
 def judge_step(raw: RawRecords, step: str) -> list[CriterionResult]:
-    """Every criterion of a step, in order."""
+    """Every criterion of a step that is asked of the recorded profile, in order; without one, all of them."""
     settings = _record(raw, files.SETTINGS)
     numerics = DEFAULT_NUMERICS if settings is None else settings.numerics
-    return [judge_criterion(c, raw, numerics=numerics) for c in criteria_of(step)]
+    profile = _record(raw, files.PROFILE)
+    asked = criteria_of(step, None if profile is None else profile.profile)
+    return [judge_criterion(c, raw, numerics=numerics) for c in asked]
 
 
 def _record[T](raw: RawRecords, file: RecordFile[T]) -> T | None:

@@ -40,9 +40,13 @@ CRITERIA: tuple[Criterion, ...] = tuple(
 """Every criterion of the gate, in the order of the report."""
 
 
-def criteria_of(step: str) -> tuple[Criterion, ...]:
-    """The criteria of one step."""
-    return tuple(criterion for criterion in CRITERIA if criterion.step == step)
+def criteria_of(step: str, profile: str | None = None) -> tuple[Criterion, ...]:
+    """The criteria of one step, or those of them that are asked of a profile."""
+    return tuple(
+        criterion
+        for criterion in CRITERIA
+        if criterion.step == step and (profile is None or criterion.profile in (None, profile))
+    )
 
 
 _ALWAYS_UNTESTED: tuple[str, ...] = (
@@ -63,6 +67,11 @@ def limits(*, profile: str, numerics: str) -> tuple[str, ...]:
     found = list(_ALWAYS_UNTESTED)
     if profile != "libero":
         found.insert(0, "LIBERO: this is the embedded fallback, no LIBERO episode ran.")
+    else:
+        found.insert(
+            0,
+            "Learning from rewards: this profile starts from random weights; no reward is asked for.",
+        )
     if not numerics.startswith("cuda"):
         found.append("GPU numerics: everything ran on the CPU.")
     found.append("Any other variant than that of this run.")

@@ -97,6 +97,8 @@ def update_row(update: int) -> dict[str, float]:
         "update/policy_loss": -0.02 / update + 0.013 * math.sin(2.1 * update),
         "update/value_loss": 0.3 / update,
         "update/approx_kl": 0.011,
+        "update/ratio_max": 1.3,
+        "update/ratio_min": 0.8,
         "update/grad_norm_actor": 0.7,
         "update/optimiser_steps": 8.0,
         "rollout/successes": float(min(PER_UPDATE, 2 + update)),

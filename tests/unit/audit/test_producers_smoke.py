@@ -126,6 +126,12 @@ SPOILS = {
     "smoke/broken_off": simulator_dies,
     "smoke/video_shown": lambda run, _: setattr(run, "clip", Clip(width=480, height=480, frames=7, spread=1.0)),
     "smoke/stage_times_missing": lambda run, _: run.stage_times.clear(),
+    "smoke/rewards_received": lambda run, _: [e.update(reward=0.0) for e in run.episodes],
+    "smoke/endings_missing": lambda run, _: [e.update(success=True, truncated=False) for e in run.episodes],
+    "smoke/ratio_moved": lambda run, _: run.metrics[2].update({"update/ratio_max": 1.0, "update/ratio_min": 1.0}),
+    "smoke/policy_loss_zero": metric("update/policy_loss", 0.0),
+    "smoke/kl_largest": metric("update/approx_kl", 0.3),
+    "smoke/grad_norm_largest": metric("update/grad_norm_actor", 300.0),
 }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def a_minute_before(utc):
 
 
 TAMPERINGS = {
-    "second row of a criterion": (twice(SMOKE), reseal_steps, "has 32 entries|has 33 entries"),
+    "second row of a criterion": (twice(SMOKE), reseal_steps, r"has \d+ entries, the records give"),
     "criteria in another order": (edit(f"criteria/{SMOKE}.json", reverse_criteria), reseal_steps, "recomputed"),
     "a criterion left out": (
         edit(f"criteria/{SMOKE}.json", lambda r: r["criteria"].pop()), reseal_steps, "entries"),
