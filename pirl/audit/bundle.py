@@ -6,9 +6,7 @@ written passes the redactor. Refuses to know how records come about. Read `pirl.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pirl.audit.codec import dump_json, dump_line, from_json, parse_object, to_json
+from pirl.audit.codec import dump_json, dump_line, from_json, to_json
 from pirl.audit.criterion import CriterionResult
+from pirl.audit.derive import derived_texts, opening_digest, read_metadata
 from pirl.audit.judge import GateVerdict, judge_gate, judge_step
 from pirl.audit.page import render_html
 from pirl.audit.policy import GATE, POLICY_VERSION, policy_digest, policy_text
@@ -63,30 +62,6 @@ WITHHELD = "withheld: it holds what may not leave the machine"
 def utc_now() -> str:
     """This moment, UTC, in whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def opening_digest(folder: Path, run: Run) -> str:
-    """What the first step's seal follows: everything that was fixed before anything ran, SHA-256 hex."""
-    fixed = {
-        name: file_sha256(folder / name)
-        for name in ("policy.json", "metadata/source.json", "metadata/environment.json")
-    }
-    said = {
-        "nonce": run.nonce,
-        "launched_by": run.launched_by,
-        "started_utc": run.started_utc,
-        "signed_by": run.signed_by,
-    }
-    return hashlib.sha256(dump_json({**fixed, **said}).encode()).hexdigest()
-
-
-def commands_text(run: Run, commands: Mapping[str, Sequence[Command]]) -> str:
-    """The text of `commands.txt`: the whole gate, then every process of every step."""
-    lines = ["# the whole gate; every door runs the same", shlex.join(run.command)]
-    for step, started in commands.items():
-        for command in started:
-            lines += [f"# {step}: {command.about}", shlex.join(command.argv)]
-    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,29 +226,6 @@ class BundleWriter:
             raise EvidenceError("the bundle is not fit to leave this machine", problems=problems)
 
 
-def derived_texts(raw: RawRecords, verdict: GateVerdict, run: Run) -> dict[str, str]:
-    """Every text that follows from the raw records and this code, by name; the two reports follow from these."""
-    steps = [step for step in STEPS if (raw.root / "raw" / step / files.SEAL_NAME).is_file()]
-    commands = {step: _commands(raw, step) for step in steps}
-    texts = {
-        f"criteria/{step}.json": dump_json(
-            {"step": step, "criteria": [result.to_json() for result in results]}
-        )
-        for step, results in verdict.results.items()
-    }
-    return texts | {
-        "policy.json": policy_text(),
-        "verdict.json": dump_json(verdict.to_json()),
-        "commands.txt": commands_text(run, commands),
-    }
-
-
-def _commands(raw: RawRecords, step: str) -> list[Command]:
-    """Commands of a step; a step that started nothing has no such file."""
-    file = files.COMMANDS[step]
-    return raw.all(file) if (raw.root / "raw" / step / file.name).is_file() else []
-
-
 def require_fresh(folder: Path) -> None:
     """Refuse a folder that holds something; a bundle is one run's and no other's.
 
@@ -282,19 +234,6 @@ def require_fresh(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError(f"{folder.name} is not empty; give a bundle a fresh folder")
-
-
-def read_metadata[T](folder: Path, name: str, kind: type[T]) -> T:
-    """One of the records of `metadata/`.
-
-    Raises:
-        EvidenceError: it is not what its class says.
-        OSError, ValueError: it cannot be read.
-    """
-    where = f"metadata/{name}.json"
-    return from_json(
-        kind, parse_object((folder / where).read_text("utf-8"), where=where), where=where
-    )
 
 
 def seal(folder: Path, verdict: GateVerdict, key: Ed25519PrivateKey | None = None) -> str:

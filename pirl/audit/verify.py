@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl.audit import verify_checks as checks
+from pirl.audit import verify_ties as ties
 from pirl.audit.arguments import verify_parser
-from pirl.audit.bundle import read_metadata
 from pirl.audit.criterion import Verdict
+from pirl.audit.derive import read_metadata
+from pirl.audit.findings import Expected, Problem
 from pirl.audit.judge import MALFORMED, GateVerdict, judge_gate
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.files import STEPS
 from pirl.audit.records.metadata import Run
 from pirl.audit.signature import load_public_key
 from pirl.audit.statement import MANIFEST
-from pirl.audit.verify_checks import Expected, Problem
 from pirl.config.command_line import parse
 from pirl.errors import ExitCode
 from pirl.journal.fields import file_sha256
@@ -175,14 +176,14 @@ def _checks(
         "content": lambda: checks.content(path),
         "files": lambda: checks.file_set(path),
         "record": lambda: checks.records(path),
-        "chain": lambda: checks.chain(path),
-        "metadata": lambda: [*checks.metadata(path), *checks.command(path, verdict)],
-        "config": lambda: checks.config(path),
-        "log": lambda: checks.log_texts(path),
+        "chain": lambda: ties.chain(path),
+        "metadata": lambda: [*ties.metadata(path), *ties.command(path, verdict)],
+        "config": lambda: ties.config(path),
+        "log": lambda: ties.log_texts(path),
         "derived": lambda: checks.derived(path, verdict),
         "report": lambda: checks.reports(path),
         "statement": lambda: checks.statement(path, verdict),
-        "signature": lambda: checks.signature(path, key),
+        "signature": lambda: ties.signature(path, key),
         "stale": lambda: checks.staleness(path, verdict, expected),
     }
     for name, check in steps.items():

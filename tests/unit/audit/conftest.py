@@ -7,7 +7,8 @@ import shutil
 import pytest
 from bundle_builder import build_bundle
 
-from pirl.audit.bundle import BundleWriter, StepWriter, read_metadata
+from pirl.audit.bundle import BundleWriter, StepWriter
+from pirl.audit.derive import read_metadata
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.metadata import Run, Source
 from pirl.audit.redact import Redactor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pirl.audit.bundle import derived_texts, opening_digest, read_metadata, seal
+from pirl.audit.bundle import seal
 from pirl.audit.codec import dump_json
+from pirl.audit.derive import derived_texts, opening_digest, read_metadata
 from pirl.audit.judge import judge_gate
 from pirl.audit.page import render_html
 from pirl.audit.raw import RawRecords

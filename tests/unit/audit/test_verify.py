@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from tampering import edit, edit_line, load, reseal, reseal_steps, rewrite, store
 
-from pirl.audit import verify_checks
+from pirl.audit import verify_checks, verify_ties
+from pirl.audit.findings import Expected
 from pirl.audit.judge import MALFORMED, judge_gate
 from pirl.audit.raw import RawRecords
 from pirl.audit.statement import MANIFEST, STATEMENT
 from pirl.audit.verify import main, verify_bundle
-from pirl.audit.verify_checks import Expected
 from pirl.errors import ConfigError, UsageError
 from pirl.journal.fields import file_sha256
 
@@ -291,7 +291,7 @@ def test_secret_or_machine_path_is_found(bundle, text):
 def test_missing_provenance_is_found(bundle, name, key, value):
     edit(f"metadata/{name}.json", lambda r: r.update({key: value}))(bundle)
     try:
-        problems = verify_checks.metadata(bundle)
+        problems = verify_ties.metadata(bundle)
     except MALFORMED:
         return
     assert {p.where for p in problems} == {f"metadata/{name}.json"}
@@ -304,7 +304,7 @@ def test_missing_provenance_is_found(bundle, name, key, value):
 def test_a_dirty_tree_and_only_that_needs_the_digest_of_its_patch(bundle, dirty, digest, objects):
     change = {"git_dirty": dirty, "patch_sha256": digest}
     edit("metadata/source.json", lambda r: r.update(change))(bundle)
-    assert bool(verify_checks.metadata(bundle)) is objects
+    assert bool(verify_ties.metadata(bundle)) is objects
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "large"])
