@@ -139,7 +139,7 @@ def main() -> int:
         if code != 0:
             return 1
     # Two processes; `tests/conftest.py` says what stays together. One that crashes ends the run.
-    shared = ["-n", "2", "--dist", "loadgroup", "--max-worker-restart=0"]
+    shared = ["-n", "2", "--max-worker-restart=0"]
     quick = [*shared, "tests/unit", "tests/contract", "tests/oracle"]
     slow = [*shared, "--durations=30", "tests/integration", "tests/e2e"]
     for arguments in [rest] if rest else [quick, slow]:

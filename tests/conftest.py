@@ -5,11 +5,18 @@ A checkout runs one gate at a time, and the gates go on from one that all of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The mutation runner forks by itself and runs without xdist, whose marker is then unknown.
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        is_gate = item.path.parent.name == "e2e" and item.path.name.startswith("test_gate")
-        item.add_marker(pytest.mark.xdist_group("gate" if is_gate else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    # The mutation runner forks by itself and runs without xdist.
+    from xdist.scheduler import LoadFileScheduling
+
+    class GatesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "gates" if "e2e/test_gate" in nodeid else super()._split_scope(nodeid)
+
+    return GatesTogether(config, log)
