@@ -133,14 +133,20 @@ def episodes(raw: RawRecords) -> Measured:
     return Measured(value=ran, detail=f"{len({e.task for e in records})} tasks")
 
 
+def is_of(environment: str, named: str) -> bool:
+    """Whether the environment of an identity is `named`: `TYPE/SUITE`, whichever tasks and limit follow."""
+    rest = environment.removeprefix(named)
+    return rest != environment and rest.startswith((", limit ", " tasks ["))
+
+
 @criterion("==", 0, "episodes", row="D5")
 def wrong_env(raw: RawRecords) -> Measured:
     """Actors met the learner with the profile's environment, and every episode is of its tasks."""
     profile = raw.one(files.PROFILE)
     tasks = raw.one(files.INPUTS).environment.tasks
-    begins = f"{profile.env_type}/{profile.suite},"
+    named = f"{profile.env_type}/{profile.suite}"
     met = [raw.one(files.HANDSHAKE, rank).actor for rank in raw.ranks(files.HANDSHAKE)]
-    wrong = sum(not str(claims.get("environment")).startswith(begins) for claims in met)
+    wrong = sum(not is_of(str(claims.get("environment")), named) for claims in met)
     wrong += sum(episode.task not in tasks for episode in outcomes.all_episodes(raw))
     return Measured(value=wrong, detail=f"profile {profile.profile}")
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from pirl.audit.criteria.learning import is_of
 from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_criterion, judge_gate
 from pirl.audit.policy import CRITERIA
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.files import MISMATCH, RESUME, SMOKE, VALIDATE
+from pirl.config.load import load_config
+from pirl.config.train import env_of
+from pirl.gate.profiles import BASE_CONFIGS
+from pirl.resources import locate
+from pirl.runtime.identity import settings_of
 
 BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
 
@@ -208,3 +214,12 @@ def test_gpu_thresholds_hold_on_the_gpu_only(raw):
         for numerics in ("cpu/float32", "cpu/bfloat16", "cuda/float32")
     }
     assert list(verdicts.values()) == [Verdict.FAILED, Verdict.FAILED, Verdict.PASSED]
+
+
+@pytest.mark.parametrize("profile", BASE_CONFIGS)
+def test_the_environment_of_an_identity_is_known_as_that_of_its_profile(profile):
+    cfg = load_config(locate(BASE_CONFIGS[profile])).cfg
+    environment, env = str(settings_of(cfg)["environment"]), env_of(cfg)
+    assert is_of(environment, f"{env.type}/{env.task}")
+    for other in (f"{env.type}/{env.task}"[:-1], f"{env.type}/{env.task}0", f"x/{env.task}"):
+        assert not is_of(environment, other)
