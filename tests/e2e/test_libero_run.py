@@ -11,10 +11,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from pirl.audit.records.smoke import Leftovers
 from pirl.checkpoint.record import read_record
 from pirl.envs.libero_assets import prepare_assets
 from pirl.errors import ExitCode
@@ -42,7 +42,7 @@ UPDATES = 3
 class Launched:
     folder: RunFolder
     result: LaunchResult
-    leftovers: dict[str, Any]
+    leftovers: Leftovers
     logs: Path
 
     def said(self) -> str:
@@ -71,7 +71,7 @@ def launched(root: Path, updates: int) -> Launched:
         quiet=True,
         deadline_s=1000.0,
     )
-    leftovers = watch.leftovers(labels=["learner", "actor-0"], ports=[result.port])
+    leftovers = watch.leftovers(roles=["learner", "actor-0"], ports=[result.port])
     return Launched(folder, result, leftovers, root / "logs")
 
 
@@ -100,7 +100,7 @@ def test_a_launch_on_libero_updates_three_times_and_leaves_nothing_behind(first:
     assert {e["task"] for e in episodes} <= {"libero_10/0", "libero_10/1"}
     assert len(episodes) == 2 * UPDATES
     for kind in ("processes", "ports", "shared_memory"):
-        assert first.leftovers[kind] == [], kind
+        assert getattr(first.leftovers, kind) == (), kind
 
 
 def test_a_finished_run_that_is_resumed_is_over_and_starts_nothing(first: Launched):
