@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pirl.audit import logs
 from pirl.audit.bundle import (
@@ -46,9 +46,6 @@ from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
 from pirl.journal.fields import MAX_RECORD_BYTES, file_sha256, read_object
 from pirl.journal.metric_log import ROW_FORMAT, parse_rows
-
-if TYPE_CHECKING:
-    pass
 
 MAX_FILE_BYTES = 256 * 2**20
 MIN_EXPECTED = 7
