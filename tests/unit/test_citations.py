@@ -61,12 +61,14 @@ def tracked() -> tuple[str, ...]:
     return tuple(name for name in out.splitlines() if (ROOT / name).is_file())
 
 
-def prose(name: str) -> Iterator[str]:
+@cache
+def prose(name: str) -> tuple[str, ...]:
     """What people read in a file: the whole text, or comments and text literals of Python."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    if not name.endswith(".py"):
-        yield _joined(text)
-        return
+    return tuple(_of_python(text)) if name.endswith(".py") else (_joined(text),)
+
+
+def _of_python(text: str) -> Iterator[str]:
     comment: list[str] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

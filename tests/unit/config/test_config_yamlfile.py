@@ -26,7 +26,7 @@ BAD_YAML = {
     "a bomb of merged keys": (MERGE_BOMB.encode(), "aliases"),
     "an alias of itself": (b"a: &a [*a]", "alias of itself"),
     "deep": (b"[" * 200 + b"]" * 200, "deep"),
-    "too deep to parse": (b"[" * 20_000, "deep"),
+    "too deep to parse": (b"[" * 3000, "deep"),
     "not utf-8": (b"gate: \xff", "utf-8"),
     "not yaml": (b"gate: [", "expected"),
     "two documents": (b"--- 1\n--- 2\n", "document"),
@@ -61,8 +61,8 @@ def test_anchors_and_merged_keys_of_ordinary_size_work(tmp_path: Path):
     file.write_text("gate: {a: &x {k: 1}, b: {<<: *x, l: 2}}\n")
     assert read_section(file, "gate", field="x") == {"a": {"k": 1}, "b": {"k": 1, "l": 2}}
     assert read_section(file, "absent", field="x") == {}
-    file.write_text(f"gate: {{a: [{','.join('0' * (MAX_NODES // 2))}]}}\n")
-    assert len(read_section(file, "gate", field="x")["a"]) == MAX_NODES // 2
+    file.write_text(f"gate: {{a: [{','.join('0' * 5000)}]}}\n")
+    assert len(read_section(file, "gate", field="x")["a"]) == 5000
 
 
 def test_parameters_that_are_not_there_are_an_error_with_what_to_do(tmp_path: Path):
