@@ -22,7 +22,10 @@ from pirl.resources import folder_or_id
 OUTSIDE_TOKENIZER_FOLDER = "tokenizer"
 """Where a checkpoint keeps a tokenizer whose name leads out of the working directory."""
 
-_MAX_BYTES = 64 * 2**20
+TOKENIZER_ENDINGS = (".json", ".txt", ".model")
+"""Of the files that tokenizers are read from."""
+
+TOKENIZER_MAX_BYTES = 64 * 2**20
 """BART's file has 1.4 MB; the largest vocabularies in use have 35 MB."""
 
 
@@ -100,7 +103,7 @@ def _ids(source: str, name: str) -> list[int]:
     file = stored(source, name)
     if file is None:
         return []
-    content = read_json_object(file, max_bytes=_MAX_BYTES)
+    content = read_json_object(file, max_bytes=TOKENIZER_MAX_BYTES)
     if name == "tokenizer_config.json":
         return [int(key) for key in _object(content, "added_tokens_decoder") if key.isdecimal()]
     if name != "tokenizer.json":

@@ -26,8 +26,14 @@ from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from pirl.config.strictjson import read_json_object
-from pirl.config.tokenizer import require_vocabulary, tokenizer_folder, tokenizer_source
+from pirl.config.strictjson import read_bytes, read_json_object
+from pirl.config.tokenizer import (
+    TOKENIZER_ENDINGS,
+    TOKENIZER_MAX_BYTES,
+    require_vocabulary,
+    tokenizer_folder,
+    tokenizer_source,
+)
 from pirl.contract.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
 from pirl.contract.domain import domain_id_of as domain_id_of
 from pirl.contract.domain import first_line
@@ -45,6 +51,7 @@ def _load_tokenizer(source: str) -> Any:
     Raises:
         EnvironmentNotReadyError: it cannot be loaded, or wants to run code of its own.
     """
+    _require_readable(Path(source))
     if _names_own_code(Path(source) / _TOKENIZER_CONFIG):
         raise _own_code(source)
     try:
@@ -60,15 +67,30 @@ def _load_tokenizer(source: str) -> Any:
         ) from error
 
 
+def _require_readable(folder: Path) -> None:
+    """Refuse what transformers would wait for or read until memory ends: it opens whatever has the name."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.suffix not in TOKENIZER_ENDINGS or file.is_dir():
+            continue
+        try:
+            read_bytes(file, max_bytes=TOKENIZER_MAX_BYTES)
+        except (OSError, ValueError) as error:
+            raise _unreadable(file, error) from error
+
+
 def _names_own_code(file: Path) -> bool:
     """Whether a tokenizer's config asks for classes of its own, which transformers would offer to run."""
     try:
         return file.is_file() and "auto_map" in read_json_object(file)
     except (OSError, ValueError) as error:
-        raise EnvironmentNotReadyError(
-            f"tokenizer config {file} cannot be read: {first_line(error)}",
-            remedy="restore the file from where it came from, or set policy.tokenizer_name",
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> EnvironmentNotReadyError:
+    return EnvironmentNotReadyError(
+        f"tokenizer file {file} cannot be read: {first_line(error)}",
+        remedy="restore the file from where it came from, or set policy.tokenizer_name",
+    )
 
 
 def _own_code(source: str) -> EnvironmentNotReadyError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 from contract_builders import a_config
 
+from pirl.config.tokenizer import TOKENIZER_MAX_BYTES
 from pirl.contract.tiny import write_tiny_tokenizer
 from pirl.contract.xvla import tokenize_instruction
 from pirl.errors import EnvironmentNotReadyError
@@ -72,3 +74,23 @@ def test_a_damaged_tokenizer_is_one_error_with_what_to_do(kind, tmp_path):
     name, damage = DAMAGE[kind]
     (folder / name).write_text(damage((folder / name).read_text()))
     assert str(folder) in refuse(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"],
+)
+@pytest.mark.parametrize("kind", ["device", "pipe", "too large"])
+@pytest.mark.usefixtures("no_questions")
+def test_a_tokenizer_file_that_never_ends_is_one_error(kind, name, tmp_path):
+    folder = write_tiny_tokenizer(tmp_path / "words")
+    file = folder / name
+    file.unlink(missing_ok=True)
+    if kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.touch()
+        os.truncate(file, TOKENIZER_MAX_BYTES + 1)
+    assert name in refuse(folder)
