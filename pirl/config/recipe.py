@@ -242,6 +242,8 @@ class RuntimeConfig:
     """Simulators that an actor drives in lockstep."""
     env_workers: int = 1
     """Simulator subprocesses per actor; divides `envs_per_actor`."""
+    stock_simulator: bool = False
+    """Let LIBERO do the work whose results nobody sees: several times slower, the same bits."""
     mode: str = "sync"
     """`sync` (a rollout belongs to exactly one policy version) or `async` (bounded staleness)."""
     rollout_chunks: int = 24576

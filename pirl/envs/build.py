@@ -54,6 +54,7 @@ def make_vector_env(
     image_keys: Sequence[str],
     split: StateSplit,
     record_frames: bool = False,
+    stock_simulator: bool = False,
     deadlines: Deadlines | None = None,
 ) -> SlotVectorEnv:
     """Build the vector environment of `env_cfg`.
@@ -79,7 +80,9 @@ def make_vector_env(
     else:
         from pirl.envs.libero_config import libero_codec, libero_settings
 
-        settings = libero_settings(env_cfg, image_keys=image_keys, frames=frames)
+        settings = libero_settings(
+            env_cfg, image_keys=image_keys, frames=frames, stock_simulator=stock_simulator
+        )
         codec = libero_codec()
     return SlotVectorEnv(
         settings,

@@ -176,6 +176,7 @@ def _run_some(
         image_keys=real_cameras(evaluation.policy_config),
         split=evaluation.split,
         record_frames=protocol.record_frames,
+        stock_simulator=evaluation.cfg.runtime.stock_simulator,
     ) as env:
         evaluate(
             evaluation.policy,

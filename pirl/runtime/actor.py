@@ -354,6 +354,7 @@ def run_actor(
                 image_keys=session.image_keys,
                 split=split,
                 record_frames=record_video,
+                stock_simulator=cfg.runtime.stock_simulator,
             )
             logger.info("ready: %d environments", cfg.runtime.envs_per_actor)
             try:

@@ -19,12 +19,12 @@ from pirl.config.train import PiRLTrainConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError
 
 HASHES = {
-    "embedded": "23edfab6b50fc8a0e660bab028fd569e28bba59bbc346f632d8eebf9ab781657",
-    "embedded_flow_noise": "6e04566956b50ce664fa8695e48dce30c860031e3480d02800641c639062b38e",
-    "learn_flow_noise": "715d757e53de68055cb0ccaed5ceda0af4ff5b9bc338bb282774dea6f8fba93c",
-    "learn_flow_sde": "fa6214fadba5282f6fbbfc79b7c6df2e76b37e1194f4c856bef7bc104b3d08ca",
-    "learn_imprecise": "03ae647cf5a065e5cffb0ea4e8efe0112aa2bbed2861e63889dec885607f2265",
-    "libero_smoke": "26484419e181086aea558a1177b48e6829bb23a09b77221b16b97a4e0341e513",
+    "embedded": "7674aec30d0a859fac38488ec4490d965f5fe61eb36a71c8ce0d89810f0a3dd1",
+    "embedded_flow_noise": "504ea2981e4df6b1d4ddbb27d80b30a617dcf332f289e9a278f693c6678a4812",
+    "learn_flow_noise": "c5fb9a63dc62f12a754c90df9d690fbcec2d33925c3b7d07355304c44da8803f",
+    "learn_flow_sde": "694cee107a82abb469f10586e17545faa8db1362a726a28150c621b27af85eac",
+    "learn_imprecise": "18815366967a7d8ea8f0ac8f7d3859a5399fcd80bc65d7f270728782b35d470e",
+    "libero_smoke": "e278f80f5537e74c41732e3f6db19f1cd8829349862761538f89fb3c5a2f0be6",
 }
 """What learner, actors, evidence and checkpoints of these configs compare; a change is a line of CHANGELOG.md."""
 

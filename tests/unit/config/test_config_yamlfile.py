@@ -10,7 +10,7 @@ import pytest
 from pirl.config.jsonfile import find_config_file, read_config
 from pirl.config.routing import is_pi_rl
 from pirl.config.strictjson import MAX_DEPTH, parse_json, read_json
-from pirl.config.yamlfile import MAX_NODES, read_section, read_yaml
+from pirl.config.yamlfile import read_section, read_yaml
 from pirl.errors import ConfigError
 
 ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
