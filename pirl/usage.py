@@ -27,6 +27,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command(
+        what="write a train config for a checkpoint and this machine",
+        parser="pirl.doctor.arguments:init_parser",
+        run="pirl.doctor.init:main",
+    ),
     "validate": Command(
         what="check a config and print its preflight summary",
         parser="pirl.config.arguments:validate_parser",
