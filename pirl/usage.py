@@ -80,6 +80,11 @@ COMMANDS: dict[str, Command] = {
         parser="pirl.evaluation.arguments:eval_parser",
         run="pirl.evaluation.main:main",
     ),
+    "push": Command(
+        what="upload the policy of a run, with a model card from its records",
+        parser="pirl.publish.arguments:push_parser",
+        run="pirl.publish.main:main",
+    ),
     "train": Command(
         what="lerobot-train, guarded against the pi-rl recipe",
         parser="pirl.config.arguments:train_parser",

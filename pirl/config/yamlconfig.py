@@ -43,7 +43,8 @@ def _value(node: yaml.Node) -> Any:
         return _object(node)
     if isinstance(node, yaml.SequenceNode):
         return [_value(child) for child in node.value]
-    return node.value if node.style is not None else _scalar(node.value)
+    is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    return _scalar(node.value) if is_plain else node.value
 
 
 def _object(node: yaml.MappingNode) -> JsonObject:

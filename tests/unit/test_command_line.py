@@ -63,6 +63,10 @@ TYPOS = {
     "doctor --gpu": "pirl doctor: unknown option --gpu; `pirl doctor --help` lists its options",
     "bench learn --sed 3": "pirl bench learn: unknown option --sed; did you mean --seed?",
     "demo --vidoes 1": "pirl bench learn: unknown option --vidoes; did you mean --videos?",
+    "push runs/x --repo-id policy": "pirl push: --repo-id: 'policy' is no repository ORG/NAME",
+    "push runs/x --repoid me/x": "pirl push: unknown option --repoid; did you mean --repo-id?",
+    "push runs/x": "pirl push: --repo-id is missing, as in: pirl push RUN --repo-id ORG/NAME"
+    " --after results/after --dry-run",
     "init --form x": "pirl init: unknown option --form; did you mean --from?",
     "init --from x --env metaworld --task y": (
         "pirl init: --env: 'metaworld' is none of libero, pirl_metaworld; did you mean pirl_metaworld?"

@@ -221,6 +221,7 @@ BROKEN = [
     ("embedded", ["--steps=5"], "steps", "runtime.total_updates"),
     ("embedded", ["--batch_size=4"], "batch_size", "pirl.global_batch"),
     ("embedded", ["--wandb.enable=true"], "wandb.enable", "MLflow"),
+    ("embedded", ["--policy.push_to_hub=true"], "policy.push_to_hub", "pirl push"),
     ("embedded", ["--policy.use_peft=true"], "policy.use_peft", "train_scope"),
     ("embedded", ["--job.target=a100-large"], "job.target", "this machine"),
     ("embedded", ['--rename_map={"a": "b"}'], "rename_map", "camera_name_mapping"),
