@@ -31,6 +31,7 @@ HOST_LOCAL_FIELDS = (
     "runtime.replacement_timeout_s",
     "runtime.learner_device",
     "runtime.actor_device",
+    "runtime.trackers",
     "policy.device",
     "resume",
     "checkpoint_path",

@@ -133,6 +133,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "runtime.mode": ("sync", "async"),
     "runtime.config_identity": ("path+hash", "hash"),
     "runtime.split": ("train", "heldout", "all"),
+    "runtime.trackers": ("tensorboard", "mlflow"),
 }
 
 FREE_TEXT = frozenset(
@@ -168,15 +169,15 @@ def check_ranges(view: View) -> Iterator[FieldError]:
                 if not allowed.holds(item):
                     yield _outside(f"{name}.{index}", item, allowed)
     for name, words in CHOICES.items():
-        word = view.text(name)
-        if word is not None and word not in words:
-            hint = nearest(word, words)
-            yield FieldError(
-                field=name,
-                value=word,
-                expected="one of " + ", ".join(words),
-                fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
-            )
+        for word in [view.text(name), *(view.items(name) or [])]:
+            if isinstance(word, str) and word not in words:
+                hint = nearest(word, words)
+                yield FieldError(
+                    field=name,
+                    value=word,
+                    expected="one of " + ", ".join(words),
+                    fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
+                )
     for name in PATHS:
         # An unset variable of a shell: without this a learner would serve in plain text, or take any split.
         if view.text(name) == "":

@@ -276,6 +276,11 @@ class RuntimeConfig:
     """Seconds between the signs of life of an actor."""
     actor_timeout_s: float = 30.0
     """A silent actor is given up after this long."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who else gets the metrics of every update: `tensorboard` (files in the run folder), `mlflow`
+    (`MLFLOW_TRACKING_URI`, else mlflow.db in the working directory). W&B has its own section, `wandb`.
+    Host-local.
+    """
     parity_tol: float = 1e-3
     """Largest |replayed - recorded| decision log-prob, nats, fp32 CPU (`algorithm.md` I11)."""
     ratio_tol: float = 1e-3

@@ -48,7 +48,6 @@ INERT_FIELDS: dict[str, tuple[object, str]] = {
         "set policy.push_to_hub=false; `pirl push RUN --repo-id ORG/NAME` uploads a finished run",
     ),
     "policy.use_peft": (False, "set policy.use_peft=false: pirl.train_scope says what trains"),
-    "wandb.enable": (False, "set wandb.enable=false: pirl records to MLflow"),
     "job.target": (None, "remove it: pirl runs on this machine"),
 }
 """LeRobot fields that piRL does not read, with their defaults: another value would be ignored in

@@ -127,7 +127,7 @@ def test_results_before_and_after_stand_in_the_card_with_their_paired_test(
     after = a_folder(tmp_path / "after", won={0, 1, 4}, identity=of_these_weights(run))
     argv = ["push", str(run), "--repo-id", "me/policy", "--dry-run"]
     assert main([*argv, "--before", str(before), "--after", str(after)]) == 0
-    card = (run / "hub/README.md").read_text()
+    card = (run / "hub" / "README.md").read_text()
     assert "| overall | 1/6 (0.03 to 0.56, 95 % Wilson) | 3/6 (0.19 to 0.81, 95 % Wilson) |" in card
     assert "exact McNemar p = 0.5" in card
     assert "fewer than 50 episodes: a smoke figure" in card
@@ -138,7 +138,7 @@ def test_a_bundle_is_verified_and_named_by_verdict_and_digest(run: Path, tmp_pat
     bundle = build_bundle(tmp_path / "bundle-root").folder
     argv = ["push", str(run), "--repo-id", "me/policy", "--dry-run", "--bundle", str(bundle)]
     assert main(argv) == 0
-    card = (run / "hub/README.md").read_text()
+    card = (run / "hub" / "README.md").read_text()
     assert f"digest `{file_sha256(bundle / 'manifest.json')}`" in card
     assert "The phase-2 gate on this very config: the bundle named above is of another one." in card
     with next(bundle.glob("metadata/*.json")).open("a") as file:
@@ -186,7 +186,7 @@ def test_the_facts_of_a_run_that_was_interrupted_say_so(run: Path):
     (run / "learner/run.json").write_text(json.dumps(record))
     assert read_facts(run).exit_reason == "EnvError"
     assert main(["push", str(run), "--repo-id", "me/policy", "--dry-run"]) == 0
-    assert "The run ended early: EnvError." in (run / "hub/README.md").read_text()
+    assert "The run ended early: EnvError." in (run / "hub" / "README.md").read_text()
 
 
 def pushed(run: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
