@@ -101,6 +101,7 @@ RANGES: dict[str, Range] = {
     "runtime.rollout_chunks": _COUNT,
     "runtime.total_updates": _COUNT,
     "runtime.checkpoint_every_updates": _COUNT_OR_ZERO,
+    "runtime.video_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.torch_threads": Range(1, 1024),
     "runtime.connect_timeout_s": _SECONDS,
     "runtime.reconnect_s": Range(0, 7 * 24 * 3600, "seconds; 0 ends at once"),

@@ -281,6 +281,10 @@ class RuntimeConfig:
     (`MLFLOW_TRACKING_URI`, else mlflow.db in the working directory). W&B has its own section, `wandb`.
     Host-local.
     """
+    video_every: int = 0
+    """Updates between two videos (`videos/` of the run folder, and the trackers that take them) of an update's
+    first episode, a picture per decision; 0 is off. Host-local.
+    """
     parity_tol: float = 1e-3
     """Largest |replayed - recorded| decision log-prob, nats, fp32 CPU (`algorithm.md` I11)."""
     ratio_tol: float = 1e-3

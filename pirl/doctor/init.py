@@ -138,6 +138,7 @@ def config_text(
         ("rollout_chunks", sizes.rollout_chunks, "decisions per update"),
         ("total_updates", sizes.total_updates, "length of the run; a resume may raise it"),
         ("checkpoint_every_updates", sizes.checkpoint_every_updates, ""),
+        ("video_every", sizes.checkpoint_every_updates, "updates between two videos; 0 is off"),
         ("learner_device", device, ""),
         ("actor_device", device, ""),
         ("torch_threads", sizes.torch_threads, "of each process"),

@@ -49,6 +49,7 @@ from pirl.runtime.mark import leave_mark
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.pace import Pace
 from pirl.runtime.record import RunRecord, reason_of
+from pirl.runtime.rollout_video import RolloutVideos
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -108,6 +109,7 @@ class Learner:
         self._param_bytes = 0
         self._loaded_digests: dict[str, str] | None = None
         self._timers = StageTimers()
+        self._videos = RolloutVideos(folder.root, every=cfg.runtime.video_every)
         self._watched_by = watched_by
         self._watchers: Watchers = NoWatchers()
         self._store = RolloutStore(
@@ -198,6 +200,7 @@ class Learner:
                 self._server.finish()
             self._server.stop()
             self._store.drop_held("run_ended")
+        self._record.facts["videos"] = self._videos.counts
         self._record.facts["trackers"] = self._watchers.close(finished=reason == "finished")
         self._record.facts |= {
             "counters": self._store.counters(),
@@ -261,6 +264,9 @@ class Learner:
             row |= self._timers.drain()
             metrics.write_row(self._version, version=self._version, metrics=row)
             self._watchers.row(self._version, row)
+            video = self._videos.see(self._version, taken)
+            if video is not None:
+                self._watchers.video(self._version, video)
             if self._is_checkpoint_due():
                 with self._timers.stage("checkpoint"):
                     self._save()

@@ -1,6 +1,6 @@
 """What a learner tells those who watch it, while it runs.
 
-Owns the two calls that it makes. Refuses to know trackers: `pirl.tracking.live` has them, and the command line
+Owns the calls that it makes. Refuses to know trackers: `pirl.tracking.live` has them, and the command line
 brings them together.
 """
 
@@ -33,6 +33,10 @@ class Watchers(Protocol):
         """The metrics of an update."""
         ...
 
+    def video(self, step: int, path: Path) -> None:
+        """A video of an update."""
+        ...
+
     def close(self, *, finished: bool) -> Mapping[str, Any]:
         """The run is over; returns what became of the rows, by tracker."""
         ...
@@ -42,6 +46,8 @@ class NoWatchers:
     """Nobody watches."""
 
     def row(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def video(self, step: int, path: Path) -> None: ...
 
     def close(self, *, finished: bool) -> Mapping[str, Any]:
         return {}

@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -22,11 +23,19 @@ ROWS = 1000
 """Rows that may wait for a tracker that is slow."""
 
 
+type _Item = tuple[int, Mapping[str, float] | Path]
+"""Update, and its metrics or its video."""
+
+
 class Tracker(Protocol):
     """An open tracker; every call is made by one thread and may raise anything."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of an update."""
+        ...
+
+    def video(self, step: int, path: Path) -> None:
+        """Keep the video of an update, where the tracker can."""
         ...
 
     def close(self, *, finished: bool) -> None:
@@ -46,7 +55,7 @@ class Feed:
         self._name = name
         self._open = open_tracker
         self._fix = fix
-        self._queue: queue.Queue[tuple[int, Mapping[str, float]] | bool] = queue.Queue()
+        self._queue: queue.Queue[_Item | bool] = queue.Queue()
         self._is_open = threading.Event()
         self._given = 0
         self._kept = 0
@@ -67,6 +76,10 @@ class Feed:
         else:
             self._warn(f"{ROWS} rows wait for it")
 
+    def video(self, step: int, path: Path) -> None:
+        """Hand over a video; rows are what is counted."""
+        self._queue.put((step, path))
+
     def close(self, *, finished: bool) -> dict[str, int | str]:
         """End the tracker within `CLOSE_S`; rows given and kept, and its first error."""
         self._queue.put(finished)
@@ -82,7 +95,12 @@ class Feed:
         tracker = self._opened()
         self._is_open.set()
         while not isinstance(item := self._queue.get(), bool):
-            if tracker is not None and self._tries(lambda row=item: tracker.write(*row)):
+            step, what = item
+            if tracker is None:
+                continue
+            if isinstance(what, Path):
+                self._tries(lambda step=step, path=what: tracker.video(step, path))
+            elif self._tries(lambda step=step, row=what: tracker.write(step, row)):
                 self._kept += 1
         if tracker is not None:
             self._tries(lambda: tracker.close(finished=item))

@@ -38,6 +38,11 @@ class LiveTrackers:
         for feed in self._feeds.values():
             feed.row(step, metrics)
 
+    def video(self, step: int, path: Path) -> None:
+        """As `pirl.runtime.live.Watchers`."""
+        for feed in self._feeds.values():
+            feed.video(step, path)
+
     def close(self, *, finished: bool) -> Mapping[str, Any]:
         """As `pirl.runtime.live.Watchers`."""
         return {name: feed.close(finished=finished) for name, feed in self._feeds.items()}
@@ -69,6 +74,9 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    def video(self, step: int, path: Path) -> None:
+        """Event files hold no mp4; it lies beside them."""
+
     def close(self, *, finished: bool) -> None:
         self._writer.close()
 
@@ -93,6 +101,9 @@ class Wandb:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._logger.log_dict(dict(metrics), step=step)
+
+    def video(self, step: int, path: Path) -> None:
+        self._logger.log_video(str(path), step)
 
     def close(self, *, finished: bool) -> None:
         import wandb
@@ -126,6 +137,9 @@ class Mlflow:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         elapsed = time.monotonic() - self._started
         self._open.metrics([MetricRow(step=step, version=step, elapsed_s=elapsed, metrics=metrics)])
+
+    def video(self, step: int, path: Path) -> None:
+        self._sink.client.log_artifact(self._open.run_id, str(path), artifact_path=path.parent.name)
 
     def close(self, *, finished: bool) -> None:
         status = "FINISHED" if finished else "KILLED"

@@ -32,6 +32,7 @@ HOST_LOCAL = {
     "runtime.learner_device",
     "runtime.actor_device",
     "runtime.trackers",
+    "runtime.video_every",
     "policy.device",
     "resume",
     "checkpoint_path",

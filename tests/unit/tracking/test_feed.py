@@ -26,6 +26,9 @@ class Kept:
             raise OSError("No space left\non device")
         self.rows.append((step, metrics))
 
+    def video(self, step, path):
+        self.write(step, path)
+
     def close(self, *, finished):
         self.finished = finished
 
@@ -46,6 +49,16 @@ def test_every_row_arrives_in_order_and_the_end_is_told(caplog):
     assert tracker.rows == [(step, {"a": 1.0}) for step in (1, 2, 3)]
     assert tracker.finished is True
     assert warnings(caplog) == []
+
+
+def test_a_video_arrives_between_its_rows_and_is_no_row(tmp_path):
+    tracker = Kept()
+    to = Feed("kept", lambda: tracker, fix="do x")
+    to.row(1, {})
+    to.video(1, tmp_path / "a.mp4")
+    to.row(2, {})
+    assert to.close(finished=True)["rows"] == 2
+    assert tracker.rows == [(1, {}), (1, tmp_path / "a.mp4"), (2, {})]
 
 
 def test_a_row_that_is_not_taken_is_lost_counted_and_warned_of_once(caplog):
