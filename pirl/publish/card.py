@@ -43,6 +43,8 @@ def not_tested(facts: Facts) -> Iterator[str]:
         yield f"The held-out figure is of fewer than {SMALL} episodes: a smoke figure, no performance claim."
     if facts.after is not None and facts.before is None:
         yield "The policy that the run started from, on the same held-out states."
+    if facts.before is not None and not facts.is_before_checked:
+        yield "That the results before are of the policy that the run started from: its weights were not at hand."
     yield f"Other seeds: this is one run, with seed {facts.seed}."
     if facts.bundle is None:
         yield "The phase-2 gate (resume, mismatch, parity) on this config: no evidence bundle was given."

@@ -17,12 +17,14 @@ from pirl.checkpoint.layout import POLICY_WEIGHTS
 from pirl.checkpoint.locate import newest_step
 from pirl.checkpoint.manifest import verify_manifest
 from pirl.checkpoint.record import read_record
+from pirl.config.weights_header import WEIGHTS_FILE
 from pirl.errors import CheckpointError, EvidenceError, FieldMismatch, MismatchError, UsageError
 from pirl.evaluation.folder import EvalFolder
 from pirl.evaluation.verify import compare_folders, verify_folder
 from pirl.journal.fields import file_sha256, mapping, read_object
 from pirl.journal.metric_log import read_json_lines
 from pirl.journal.stats import Rate, format_rate
+from pirl.resources import locate
 from pirl.runtime.layout import RunFolder
 
 _WINDOW = 0.1
@@ -59,6 +61,8 @@ class Facts:
     """Updates at either end."""
     training: tuple[Counts, ...]
     before: EvalFolder | None
+    is_before_checked: bool
+    """Whether the weights of `before` were compared with those that the run started from: they may be gone."""
     after: EvalFolder | None
     comparison: str
     """Paired test of both; empty without both."""
@@ -90,9 +94,13 @@ def read_facts(
         raise CheckpointError(f"{step} is damaged and not pushed", parts=problems)
     record, learner = read_record(step), read_object(folder.run_record)
     updates, weights = int(record["step"]), file_sha256(step / POLICY_WEIGHTS)
+    before_folder = None if before is None else verify_folder(before)
     after_folder = None if after is None else verify_folder(after)
+    start = _start_weights(record["config"])
+    if before_folder is not None and start is not None:
+        _require_weights(before_folder, start, option="--before")
     if after_folder is not None:
-        _require_same_weights(after_folder, weights)
+        _require_weights(after_folder, weights, option="--after")
     window = max(1, round(_WINDOW * updates))
     return Facts(
         checkpoint=step,
@@ -107,7 +115,8 @@ def read_facts(
         weights_sha256=weights,
         window=window,
         training=_training(folder, updates=updates, window=window),
-        before=None if before is None else verify_folder(before),
+        before=before_folder,
+        is_before_checked=start is not None,
         after=after_folder,
         comparison=str(compare_folders(before, after).overall) if before and after else "",
         bundle=None if bundle is None else _bundle(bundle),
@@ -135,14 +144,20 @@ def _rate(rows: Sequence[Mapping[str, Any]]) -> Rate | None:
     )
 
 
-def _require_same_weights(after: EvalFolder, weights: str) -> None:
-    files: Mapping[str, Any] = after.identity["policy"].get("files_sha256", {})
-    found = files.get(Path(POLICY_WEIGHTS).name)
+def _start_weights(config: Mapping[str, Any]) -> str | None:
+    """Digest of the weights file that the run started from; None where it is not here."""
+    start = config["policy"].get("pretrained_path")
+    file = locate(start) / WEIGHTS_FILE if start else None
+    return file_sha256(file) if file is not None and file.is_file() else None
+
+
+def _require_weights(results: EvalFolder, weights: str, *, option: str) -> None:
+    files: Mapping[str, Any] = results.identity["policy"].get("files_sha256", {})
+    found = files.get(WEIGHTS_FILE)
     if found != weights:
-        wrong = FieldMismatch(field="sha256 of model.safetensors", ours=weights, theirs=found)
-        raise MismatchError(
-            f"{after.root.name} is not of this policy", [wrong], sides=("run", "--after")
-        )
+        wrong = FieldMismatch(field=f"sha256 of {WEIGHTS_FILE}", ours=weights, theirs=found)
+        where = f"{results.root.name} is not of the policy that {option} is for"
+        raise MismatchError(where, [wrong], sides=("run", option))
 
 
 def _bundle(bundle: Path) -> Mapping[str, str]:

@@ -156,6 +156,18 @@ def test_results_of_other_weights_are_refused_with_both_digests(run: Path, tmp_p
     assert not (run / "hub").exists()
 
 
+def test_results_before_are_those_of_the_start_or_the_card_says_that_nobody_looked(
+    run: Path, tmp_path: Path, monkeypatch, capsys
+):
+    before = a_folder(tmp_path / "before")
+    argv = ["push", str(run), "--repo-id", "me/policy", "--dry-run", "--before", str(before)]
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 0
+    assert "its weights were not at hand" in (tmp_path / "one" / "README.md").read_text()
+    monkeypatch.setattr("pirl.publish.facts._start_weights", lambda _: "e" * 64)
+    assert main([*argv, "--out", str(tmp_path / "two")]) == 5
+    assert "--before = None" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_not_pushed(run: Path, capsys):
     weights = next(run.glob(f"checkpoints/*/pretrained_model/{WEIGHTS}"))
     weights.write_bytes(weights.read_bytes()[:-1])
