@@ -116,6 +116,7 @@ def test_from_lerobot_train_through_rl_and_evaluation_to_lerobot_eval(
 
     run = tmp_path / "run"
     sizes = ["--runtime.total_updates=1", "--runtime.rollout_chunks=4", "--runtime.port=0"]
+    sizes.append("--runtime.video_every=1")
     result = launch(
         str(config),
         actors=1,
@@ -126,6 +127,8 @@ def test_from_lerobot_train_through_rl_and_evaluation_to_lerobot_eval(
     )
     logs = [file.read_text()[-4000:] for file in sorted((tmp_path / "logs").glob("*.log"))]
     assert result.exit_code is ExitCode.OK, "\n".join(logs)
+    assert [path.name for path in run.glob("videos/*")] == ["update-000001-libero_10-5-failure.mp4"]
+    assert len(list(run.glob("tensorboard/events.*"))) == 1
     last = run / "checkpoints" / "last" / "pretrained_model"
     ours = json.loads((last / "config.json").read_text())
     assert (ours["dtype"], ours["num_image_views"]) == ("float32", 3)
