@@ -31,8 +31,9 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Only now: importing this costs as much as LeRobot's own start, which follows in the other case.
     from pirl.runtime import learner
+    from pirl.tracking.live import LiveTrackers
 
-    return learner.main(argv)
+    return learner.main(argv, watched_by=LiveTrackers)
 
 
 def _refuse_early(config_path: str, overrides: Sequence[str]) -> None:

@@ -27,6 +27,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command(
+        what="write a train config for a checkpoint and this machine",
+        parser="pirl.doctor.arguments:init_parser",
+        run="pirl.doctor.init:main",
+    ),
     "validate": Command(
         what="check a config and print its preflight summary",
         parser="pirl.config.arguments:validate_parser",
@@ -74,6 +79,11 @@ COMMANDS: dict[str, Command] = {
         what="evaluate a policy on fixed episodes, check or compare results",
         parser="pirl.evaluation.arguments:eval_parser",
         run="pirl.evaluation.main:main",
+    ),
+    "push": Command(
+        what="upload the policy of a run, with a model card from its records",
+        parser="pirl.publish.arguments:push_parser",
+        run="pirl.publish.main:main",
     ),
     "train": Command(
         what="lerobot-train, guarded against the pi-rl recipe",

@@ -120,6 +120,9 @@ def watch_parser() -> Parser:
 def _takes_config(command: str, what: str, *, example: str, codes: str = "") -> Parser:
     parser = Parser(command, what, example=example, codes=codes, takes_fields=True)
     parser.add_argument(
-        "--config_path", required=True, metavar="FILE", help="JSON file or checkpoint folder"
+        "--config_path",
+        required=True,
+        metavar="FILE",
+        help="JSON or YAML file, or checkpoint folder",
     )
     return parser

@@ -31,6 +31,8 @@ HOST_LOCAL_FIELDS = (
     "runtime.replacement_timeout_s",
     "runtime.learner_device",
     "runtime.actor_device",
+    "runtime.trackers",
+    "runtime.video_every",
     "policy.device",
     "resume",
     "checkpoint_path",

@@ -1,7 +1,7 @@
-"""A JSON file read without mercy: what JSON parsers let pass in silence is an error here.
+"""A config file, JSON or YAML, read without mercy: what parsers let pass in silence is an error here.
 
 Owns finding the file, its size, depth, duplicate keys and numbers that are not finite. Refuses to
-know what any key means. Read `pirl.config.overrides` next.
+know what any key means. Read `pirl.config.yamlconfig` and `pirl.config.overrides` next.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find_config_file(path: str | Path) -> Path:
         ConfigError: nothing is there.
     """
     if str(path) == "" or "\0" in str(path):
-        _refuse(path, "the path of a JSON file", "pass --config_path FILE")
+        _refuse(path, "the path of a config file", "pass --config_path FILE")
     given = follow_last(locate(path))
     if given.is_dir():
         for candidate in (
@@ -64,12 +64,12 @@ def find_config_file(path: str | Path) -> Path:
                 return candidate
         _refuse(
             str(path),
-            f"a JSON file, or a folder that holds {TRAIN_CONFIG_NAME}",
+            f"a JSON or YAML file, or a folder that holds {TRAIN_CONFIG_NAME}",
             "pass the file, or the pretrained_model folder of a checkpoint",
         )
     if not given.exists():
         _refuse(
-            str(path), "an existing JSON file", "check the path; it is relative to where you are"
+            str(path), "an existing config file", "check the path; it is relative to where you are"
         )
     return given
 
@@ -110,12 +110,11 @@ def read_config(file: Path) -> JsonObject:
             str(file), f"a regular file of at most {MAX_BYTES} bytes", f"{error}; check the path"
         )
     if not text.strip():
-        _refuse(str(file), "a JSON object", "the file is empty; start from a file in configs/")
-    value = _parse(text, str(file))
+        _refuse(str(file), "a config", "the file is empty; start from a file in configs/")
+    value = _parse_yaml(text, str(file)) if _is_yaml(file) else _parse(text, str(file))
     if not isinstance(value, JsonObject):
-        _refuse(
-            str(file), "a JSON object {...} at the top", "wrap the settings in one pair of braces"
-        )
+        fix = "give it the sections of a config" if _is_yaml(file) else "wrap them in braces"
+        _refuse(str(file), "an object of settings at the top", fix)
     return value
 
 
@@ -178,6 +177,20 @@ def _parse(text: str, source: str) -> Any:
         _refuse(source, "JSON", f"mend {where}")
     except ValueError as error:
         _refuse(source, f"JSON, nested at most {MAX_DEPTH} deep", f"mend the file: {error}")
+
+
+def _is_yaml(file: Path) -> bool:
+    return file.suffix in (".yaml", ".yml")
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    # Only now: most configs are JSON.
+    from pirl.config.yamlconfig import parse_yaml_config
+
+    try:
+        return parse_yaml_config(text)
+    except ValueError as error:
+        _refuse(source, "YAML of plain values", f"mend the file: {error}")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> JsonObject:

@@ -23,9 +23,9 @@ CONFIG_NAME = "config.json"
 """LeRobot's name of a policy's config."""
 
 
-LOADED_AS: dict[str, Any] = {"dtype": "float32", "use_amp": False}
+LOADED_AS: dict[str, Any] = {"dtype": "float32", "use_amp": False, "push_to_hub": False}
 """Settings of the training that made a checkpoint, which pirl does not take over: it casts weights when it
-loads them (`algorithm.md` D10).
+loads them (`algorithm.md` D10), and uploads nothing by itself.
 """
 
 

@@ -101,6 +101,7 @@ RANGES: dict[str, Range] = {
     "runtime.rollout_chunks": _COUNT,
     "runtime.total_updates": _COUNT,
     "runtime.checkpoint_every_updates": _COUNT_OR_ZERO,
+    "runtime.video_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.torch_threads": Range(1, 1024),
     "runtime.connect_timeout_s": _SECONDS,
     "runtime.reconnect_s": Range(0, 7 * 24 * 3600, "seconds; 0 ends at once"),
@@ -133,6 +134,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "runtime.mode": ("sync", "async"),
     "runtime.config_identity": ("path+hash", "hash"),
     "runtime.split": ("train", "heldout", "all"),
+    "runtime.trackers": ("tensorboard", "mlflow"),
 }
 
 FREE_TEXT = frozenset(
@@ -168,15 +170,15 @@ def check_ranges(view: View) -> Iterator[FieldError]:
                 if not allowed.holds(item):
                     yield _outside(f"{name}.{index}", item, allowed)
     for name, words in CHOICES.items():
-        word = view.text(name)
-        if word is not None and word not in words:
-            hint = nearest(word, words)
-            yield FieldError(
-                field=name,
-                value=word,
-                expected="one of " + ", ".join(words),
-                fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
-            )
+        for word in [view.text(name), *(view.items(name) or [])]:
+            if isinstance(word, str) and word not in words:
+                hint = nearest(word, words)
+                yield FieldError(
+                    field=name,
+                    value=word,
+                    expected="one of " + ", ".join(words),
+                    fix=f"did you mean {hint!r}?" if hint else f"set {name} to one of them",
+                )
     for name in PATHS:
         # An unset variable of a shell: without this a learner would serve in plain text, or take any split.
         if view.text(name) == "":

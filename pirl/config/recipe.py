@@ -278,6 +278,15 @@ class RuntimeConfig:
     """Seconds between the signs of life of an actor."""
     actor_timeout_s: float = 30.0
     """A silent actor is given up after this long."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Who else gets the metrics of every update: `tensorboard` (files in the run folder), `mlflow`
+    (`MLFLOW_TRACKING_URI`, else mlflow.db in the working directory). W&B has its own section, `wandb`.
+    Host-local.
+    """
+    video_every: int = 0
+    """Updates between two videos (`videos/` of the run folder, and the trackers that take them) of an update's
+    first episode, a picture per decision; 0 is off. Host-local.
+    """
     parity_tol: float = 1e-3
     """Largest |replayed - recorded| decision log-prob, nats, fp32 CPU (`algorithm.md` I11)."""
     ratio_tol: float = 1e-3

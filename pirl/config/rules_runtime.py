@@ -37,11 +37,17 @@ INERT_FIELDS: dict[str, tuple[object, str]] = {
     "steps": (100_000, "remove it: set runtime.total_updates"),
     "save_freq": (20_000, "remove it: set runtime.checkpoint_every_updates"),
     "save_checkpoint": (True, "remove it: set runtime.checkpoint_every_updates"),
-    "save_checkpoint_to_hub": (False, "remove it: upload the finished checkpoint yourself"),
+    "save_checkpoint_to_hub": (
+        False,
+        "remove it: `pirl push RUN --repo-id ORG/NAME` uploads a finished run",
+    ),
     "env_eval_freq": (20_000, "remove it: run `pirl eval`"),
     "eval_steps": (0, "remove it: run `pirl eval`"),
+    "policy.push_to_hub": (
+        False,
+        "set policy.push_to_hub=false; `pirl push RUN --repo-id ORG/NAME` uploads a finished run",
+    ),
     "policy.use_peft": (False, "set policy.use_peft=false: pirl.train_scope says what trains"),
-    "wandb.enable": (False, "set wandb.enable=false: pirl records to MLflow"),
     "job.target": (None, "remove it: pirl runs on this machine"),
 }
 """LeRobot fields that piRL does not read, with their defaults: another value would be ignored in

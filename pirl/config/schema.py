@@ -8,6 +8,7 @@ everything that needs two fields live in `pirl.config.rules`.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from pirl.config.overrides import OverrideText
 from pirl.config.view import ABSENT, WRONG
 from pirl.errors import FieldError
 
+_WORD = re.compile(r"[A-Za-z_][\w.-]*")
 _SCALARS = {
     bool: "true or false",
     int: "an integer",
@@ -308,7 +310,15 @@ def _interpret(declared: Any, text: OverrideText) -> Any:
     try:
         return parse_json_value(text)
     except ValueError:
-        return str(text)
+        return _words(text)
+
+
+def _words(text: str) -> Any:
+    """A list of words without quotes, as LeRobot's command lines have them, or the text itself."""
+    inner = text.strip()
+    words = [word.strip() for word in inner[1:-1].split(",")]
+    is_list = inner[:1] == "[" and inner[-1:] == "]" and all(_WORD.fullmatch(w) for w in words)
+    return words if is_list else str(text)
 
 
 @cache

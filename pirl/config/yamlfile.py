@@ -30,14 +30,27 @@ def read_yaml(file: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         ValueError: no regular file, too large, not UTF-8, not YAML, nested too deeply, or a bomb.
     """
     text = read_bytes(file, max_bytes=max_bytes).decode("utf-8")
+    node = compose_yaml(text)
+    if node is None:
+        return None
     try:
-        loader = yaml.SafeLoader(text)
-        node: yaml.Node | None = loader.get_single_node()
-        if node is None:
-            return None
-        # Before anything is built: merged keys are written out while building.
-        _require_bounds(node)
-        return loader.construct_document(node)
+        return yaml.SafeLoader("").construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """The tree of a YAML text, not yet built into values; None for an empty one.
+
+    Raises:
+        ValueError: not YAML, nested too deeply, or a bomb.
+    """
+    try:
+        node: yaml.Node | None = yaml.SafeLoader(text).get_single_node()
+        if node is not None:
+            # Before anything is built: merged keys are written out while building.
+            _require_bounds(node)
+        return node
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
     except yaml.YAMLError as error:

@@ -1,10 +1,11 @@
-"""The command line of `pirl doctor`."""
+"""The command lines of `pirl doctor` and `pirl init`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pirl.config.command_line import Parser
+from pirl.config.catalogue import ENVIRONMENTS
+from pirl.config.command_line import Parser, word_of
 
 PROFILE_CONFIG = Path("configs/train_config_pirl_xvla_libero.json")
 
@@ -25,4 +26,35 @@ def doctor_parser() -> Parser:
         metavar="FILE",
         help="train config whose X-VLA x LIBERO profile is looked at; default %(default)s",
     )
+    return parser
+
+
+def init_parser() -> Parser:
+    """`pirl init`."""
+    parser = Parser(
+        "init",
+        "Write a commented train config for a checkpoint of yours, with sizes that fit this machine. It passes"
+        " `pirl validate`; an existing file is never overwritten.",
+        example="pirl init --from configs/policies/button_press_topdown --env pirl_metaworld"
+        " --task button-press-topdown-v3",
+        codes="0 written, 2 checkpoint, environment and task do not fit, 3 the hub cannot be reached",
+    )
+    add = parser.add_argument
+    add(
+        "--from",
+        dest="checkpoint",
+        required=True,
+        metavar="CHECKPOINT",
+        help="a run of lerobot-train, one of its checkpoints, a pretrained_model folder or a hub repository",
+    )
+    add(
+        "--env",
+        type=word_of(ENVIRONMENTS),
+        required=True,
+        metavar="TYPE",
+        help="libero or pirl_metaworld",
+    )
+    add("--task", required=True, metavar="TASK", help="a suite of LIBERO, or a task of MetaWorld")
+    add("--gpu", action="store_true", help="learner and actor on a CUDA device")
+    add("--out", type=Path, metavar="FILE", help="default: pirl_TASK.yaml")
     return parser

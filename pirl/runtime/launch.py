@@ -1,7 +1,7 @@
 """`pirl launch`: a learner and its actors on one machine, with prefixed logs and one exit code.
 
-Owns start order, log prefixes, progress, group shutdown and the process table. Refuses to know what the
-processes say to each other.
+Owns start order, group shutdown and the process table. Refuses to know what the processes say to each other.
+Read `pirl.runtime.screen` for what a person sees of it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-from tqdm import tqdm
+from typing import Any
 
 from pirl.config.arguments import launch_parser
 from pirl.config.check import CheckedConfig, check_config
@@ -27,10 +23,10 @@ from pirl.config.command_line import parse
 from pirl.config.secret import token_environment, without_token
 from pirl.config.strictjson import read_json_object
 from pirl.errors import ExitCode
-from pirl.journal.metric_log import read_json_lines
 from pirl.ownership import owner_of
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.mark import read_marks
 from pirl.runtime.procs import (
     STOP_GRACE_S,
     Child,
@@ -38,17 +34,17 @@ from pirl.runtime.procs import (
     ProcessGroup,
     TooLateError,
     how_they_ended,
-    spawn,
     wait_until,
 )
 from pirl.runtime.record import RunRecord
-from pirl.terminal import cut_line, is_terminal
+from pirl.runtime.run_log import RunLog
+from pirl.runtime.screen import LogPump, Progress
+from pirl.terminal import is_terminal
 
 logger = logging.getLogger(__name__)
 
 _ACTOR_GRACE_S = 30.0
 _LEARNER_GRACE_S = 1.0
-_LINE_BYTES = 2**16
 _OWN_FAILURE = frozenset({*ExitCode} - {ExitCode.OK, ExitCode.INTERRUPTED})
 
 
@@ -80,8 +76,8 @@ def launch(
 ) -> LaunchResult:
     """Run learner and actors to the end; every process is gone when this returns.
 
-    The run fails with the learner's code, or with the first failing actor's. With `log_dir`, each process
-    writes its own log file; otherwise its lines appear on stderr behind its role.
+    The run fails with the learner's code, or with the first failing actor's. The lines of a process appear on
+    stderr behind its role and in `logs/` of the run folder; with `log_dir`, in a file there and nowhere else.
 
     Args:
         verbose: lines of the processes whole on a terminal too.
@@ -111,10 +107,11 @@ def launch(
     stop = stop or threading.Event()
     is_cut = is_terminal() and not verbose
     folder = RunFolder(Path(output_dir))
-    with (
-        ProcessGroup(grace_s=STOP_GRACE_S) as group,
-        _LogPump(log_dir, quiet=quiet, is_cut=is_cut) as pump,
-    ):
+    if not quiet:
+        logger.info("run folder %s; from another terminal: pirl watch %s", output_dir, output_dir)
+    group = ProcessGroup(grace_s=STOP_GRACE_S)
+    log = RunLog(folder.root, has_begun=lambda: _has_begun(group.children, folder))
+    with group, LogPump(log_dir, log, quiet=quiet, is_cut=is_cut) as pump:
         learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
         record = RunRecord(
             folder.launch_record, role="launch", is_ours=lambda: _owns(learner.pid, folder)
@@ -137,7 +134,9 @@ def launch(
             )
             for rank in range(actors)
         ]
-        progress = _Progress(folder, loaded.cfg.runtime.total_updates, quiet=quiet)
+        progress = Progress(
+            folder, loaded.cfg.runtime.total_updates, quiet=quiet, has_lines=log_dir is None
+        )
         with record:
             record.facts["processes"] = [_without_command(child) for child in group.children]
             code, reason = _watch(learner, workers, stop, progress, deadline_s)
@@ -183,6 +182,16 @@ def _owns(learner_pid: int, folder: RunFolder) -> bool:
         return False
 
 
+def _has_begun(children: Sequence[Child], folder: RunFolder) -> bool:
+    """Whether the learner that was started works in the folder: it owned it before, to look whether it may."""
+    started = {(child.pid, int(child.started_unix)) for child in children[:1]}
+    return any(
+        mark.pid == pid and mark.started_unix >= unix - 1
+        for mark in read_marks(folder.marks("learner"))
+        for pid, unix in started
+    )
+
+
 def _is_finished(loaded: CheckedConfig) -> bool:
     """Whether the checkpoint that a run resumes from is its last one."""
     if not loaded.cfg.resume:
@@ -206,7 +215,7 @@ def _watch(
     learner: Child,
     workers: Sequence[Child],
     stop: threading.Event,
-    progress: _Progress,
+    progress: Progress,
     deadline_s: float | None,
 ) -> tuple[ExitCode, str]:
     """Wait for the learner, then for its actors; one that fails, a stop or the deadline ends the run.
@@ -256,89 +265,6 @@ def free_port(host: str) -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-class _LogPump:
-    """Gives every child its log: a file each, or its lines on stderr behind its role."""
-
-    def __init__(self, log_dir: Path | None, *, quiet: bool, is_cut: bool = False) -> None:
-        self._log_dir = log_dir
-        self._is_cut = is_cut
-        self._quiet = quiet
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> _LogPump:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.drain()
-
-    def drain(self) -> None:
-        """Read what processes that have ended still said."""
-        for thread in self._threads:
-            thread.join(timeout=5.0)
-
-    def spawn(self, role: str, argv: Sequence[str], env: Mapping[str, str] | None) -> Child:
-        if self._log_dir is not None:
-            return spawn(role, argv, env=env, log_path=self._log_dir / f"{role}.log")
-        child = spawn(role, argv, env=env, stdout=subprocess.PIPE)
-        stream = child.process.stdout
-        if stream is not None:
-            thread = threading.Thread(target=self._copy, args=(child, stream), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        return child
-
-    def _copy(self, child: Child, stream: IO[bytes]) -> None:
-        # In pieces: whoever writes without a newline must not fill this process.
-        for raw in iter(lambda: stream.readline(_LINE_BYTES), b""):
-            line = raw.decode(errors="replace").rstrip()
-            child.heard.append(line)
-            if self._quiet:
-                continue
-            # Without a reader for it (`| head`, a terminal that closed) the process must not wait for one either.
-            with self._lock, suppress(OSError, ValueError):
-                shown = cut_line(line) if self._is_cut else line
-                tqdm.write(f"[{child.role}] {shown}", file=sys.stderr)
-
-
-class _Progress:
-    """Updates done, on stderr, read from the learner's metric rows."""
-
-    def __init__(self, folder: RunFolder, total_updates: int, *, quiet: bool) -> None:
-        self._path = folder.learner_metrics
-        self._bar = tqdm(
-            total=total_updates,
-            unit="update",
-            file=sys.stderr,
-            # Without a terminal the learner's own lines show the progress.
-            disable=quiet or not sys.stderr.isatty(),
-            mininterval=1.0,
-        )
-        self._size = -1
-
-    def refresh(self) -> None:
-        """Show the last row; a file that has not grown is not read again."""
-        size = self._path.stat().st_size if self._path.exists() else -1
-        if size == self._size:
-            return
-        self._size = size
-        rows = read_json_lines(self._path, allow_torn_tail=True)
-        if rows:
-            last = rows[-1]["metrics"]
-            self._bar.n = int(rows[-1]["step"])
-            self._bar.set_postfix_str(
-                f"{last.get('rollout/successes', 0):.0f}/{last.get('rollout/episodes', 0):.0f} episodes, "
-                f"kl {last.get('update/approx_kl', 0):.3g}"
-            )
-            with suppress(OSError):
-                self._bar.refresh()
-
-    def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
-        with suppress(OSError):
-            self._bar.close()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -44,9 +44,12 @@ from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, open_run_folder
+from pirl.runtime.live import NoWatchers, OpenWatchers, WatchedRun, Watchers, nobody
 from pirl.runtime.mark import leave_mark
 from pirl.runtime.metrics import episode_metrics, system_metrics
+from pirl.runtime.pace import Pace
 from pirl.runtime.record import RunRecord, reason_of
+from pirl.runtime.rollout_video import RolloutVideos
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -85,7 +88,13 @@ class Learner:
     """One run, from a fresh start or a checkpoint, to its last update."""
 
     def __init__(
-        self, session: Session, *, folder: RunFolder, record: RunRecord, stop: threading.Event
+        self,
+        session: Session,
+        *,
+        folder: RunFolder,
+        record: RunRecord,
+        stop: threading.Event,
+        watched_by: OpenWatchers = nobody,
     ) -> None:
         cfg = session.loaded.cfg
         record.facts["identity"] = asdict(session.identity)
@@ -100,6 +109,9 @@ class Learner:
         self._param_bytes = 0
         self._loaded_digests: dict[str, str] | None = None
         self._timers = StageTimers()
+        self._videos = RolloutVideos(folder.root, every=cfg.runtime.video_every)
+        self._watched_by = watched_by
+        self._watchers: Watchers = NoWatchers()
         self._store = RolloutStore(
             actors=cfg.runtime.actors,
             mode=cfg.runtime.mode,
@@ -163,6 +175,8 @@ class Learner:
                 "tensors": {"before": tensor_digests(self._session.policy)},
             }
             write_effective_config(self._folder.effective_config("learner"), self._cfg)
+            # Before anybody is served: W&B starts a process, and gRPC must not be forked.
+            self._watchers = self._watched_by(self._watched())
             self._server.start()
             with (
                 MetricLog(self._folder.learner_metrics) as metrics,
@@ -186,6 +200,8 @@ class Learner:
                 self._server.finish()
             self._server.stop()
             self._store.drop_held("run_ended")
+        self._record.facts["videos"] = self._videos.counts
+        self._record.facts["trackers"] = self._watchers.close(finished=reason == "finished")
         self._record.facts |= {
             "counters": self._store.counters(),
             "server": self._server.counters(),
@@ -221,6 +237,7 @@ class Learner:
         self._publish()
         # `benchmarks/start_up.py` waits for this line, and for the actor's.
         logger.info("ready: version %d is published", self._version)
+        pace = Pace()
         while self._version < runtime.total_updates:
             with self._timers.stage("wait"):
                 taken = self._store.take(
@@ -244,16 +261,21 @@ class Learner:
                 episodes.write(asdict(record) | {"update": self._version})
             # Before the checkpoint: a crash in between leaves a row too many, which a resume sets aside, and
             # not one too few. The seconds of the save are in the next row.
-            metrics.write_row(
-                self._version, version=self._version, metrics=row | self._timers.drain()
-            )
+            row |= self._timers.drain()
+            metrics.write_row(self._version, version=self._version, metrics=row)
+            self._watchers.row(self._version, row)
+            video = self._videos.see(self._version, taken)
+            if video is not None:
+                self._watchers.video(self._version, video)
             if self._is_checkpoint_due():
                 with self._timers.stage("checkpoint"):
                     self._save()
+            pace.note()
             logger.info(
-                "update %d/%d: %d decisions, %d/%d episodes succeeded, kl %.2e",
+                "update %d/%d%s: %d decisions, %d/%d episodes succeeded, kl %.2e",
                 self._version,
                 runtime.total_updates,
+                pace.left(runtime.total_updates - self._version),
                 len(taken.transitions),
                 row["rollout/successes"],
                 row["rollout/episodes"],
@@ -354,6 +376,14 @@ class Learner:
             env_cursor={"policy_version": self._version},
         )
 
+    def _watched(self) -> WatchedRun:
+        return WatchedRun(
+            cfg=self._cfg,
+            root=self._folder.root,
+            run_id=self._session.identity.run_id,
+            version=self._version,
+        )
+
     def _digests(self) -> dict[str, str]:
         return dict(state_digests(self._session.policy, self._session.algorithm, self._run_state()))
 
@@ -386,12 +416,17 @@ def _update_of(line: bytes) -> float:
 
 
 def run_learner(
-    loaded: LoadedConfig, *, stop: threading.Event, build: Callable[..., Session] = build_session
+    loaded: LoadedConfig,
+    *,
+    stop: threading.Event,
+    build: Callable[..., Session] = build_session,
+    watched_by: OpenWatchers = nobody,
 ) -> ExitCode:
     """Run the learner of a validated pi-rl config to its end.
 
     Args:
         build: `build_session`, or a control's own.
+        watched_by: opens who gets the metrics of every update.
     """
     # Before anything of the run is read: a resumed run has its folder from its checkpoint.
     folder = open_run_folder(loaded, new_id := uuid.uuid4().hex)
@@ -400,7 +435,9 @@ def run_learner(
         with RunRecord(folder.run_record, role="learner", keep_earlier=True) as record:
             run_id = read_origin(loaded).run_id or new_id
             session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
-            learner = Learner(session, folder=folder, record=record, stop=stop)
+            learner = Learner(
+                session, folder=folder, record=record, stop=stop, watched_by=watched_by
+            )
             if loaded.cfg.resume:
                 learner.restore(resolve_checkpoint(loaded.source_path))
             learner.require_space()
@@ -411,11 +448,16 @@ def run_learner(
         disown(folder.root)
 
 
-def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) -> int:
+def main(
+    argv: Sequence[str],
+    *,
+    build: Callable[..., Session] = build_session,
+    watched_by: OpenWatchers = nobody,
+) -> int:
     """Command line of the learner: `--config_path F` and dotted overrides.
 
     Args:
-        build: as for `run_learner`.
+        build, watched_by: as for `run_learner`.
     """
     args, overrides = parse(learner_parser(), argv)
     loaded = load_config(args.config_path, overrides)
@@ -424,4 +466,4 @@ def main(argv: Sequence[str], *, build: Callable[..., Session] = build_session) 
     logger.info("\n%s", preflight_summary(loaded))
     # A learner answers nothing: what a library prints is progress, and no reader of it decides the exit code.
     with redirect_stdout(sys.stderr):
-        return int(run_learner(loaded, stop=stop, build=build))
+        return int(run_learner(loaded, stop=stop, build=build, watched_by=watched_by))

@@ -7,12 +7,10 @@ torch, and changes nothing. Read `pirl.runtime.layout` for the files.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,7 @@ from pirl.journal.metric_log import read_json_lines
 from pirl.journal.stats import format_rate
 from pirl.ownership import owner_of
 from pirl.runtime.layout import RunFolder
-
-_RECENT = 10
-"""Updates that the time of the next ones, and the recent successes, are taken from."""
+from pirl.runtime.pace import RECENT, duration, left_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +82,15 @@ def read_status(root: Path) -> RunStatus:
     last: Mapping[str, Any] = rows[-1]["metrics"] if rows else {}
     updates, total = int(rows[-1]["step"]) if rows else 0, int(runtime["total_updates"])
     state = "running" if owner_of(root) is not None else _how_it_ended(folder)
-    recent = [row["metrics"] for row in rows[-_RECENT:]]
+    recent = [row["metrics"] for row in rows[-RECENT:]]
+    times = [float(row["elapsed_s"]) for row in rows[-RECENT - 1 :]]
     latest = root / "checkpoints" / "last"
     actors = sorted(path for path in root.glob("actor-*") if path.is_dir())
     return RunStatus(
         state=state,
         updates=updates,
         total_updates=total,
-        left_s=_left_s(rows, total - updates) if state == "running" else None,
+        left_s=left_s(times, total - updates) if state == "running" else None,
         successes=int(last.get("rollout/successes", 0)),
         episodes=int(last.get("rollout/episodes", 0)),
         recent_successes=sum(int(row.get("rollout/successes", 0)) for row in recent),
@@ -109,12 +106,12 @@ def read_status(root: Path) -> RunStatus:
 
 def status_text(status: RunStatus) -> str:
     """The status for a person."""
-    left = "" if status.left_s is None else f", about {_duration(status.left_s)} left"
+    left = "" if status.left_s is None else f", about {duration(status.left_s)} left"
     rows = {
         "state": status.state,
         "update": f"{status.updates} of {status.total_updates}{left}",
         "successes": _rate(status.successes, status.episodes) + " in the last update",
-        "": f"{_rate(status.recent_successes, status.recent_episodes)} in the last {_RECENT} updates",
+        "": f"{_rate(status.recent_successes, status.recent_episodes)} in the last {RECENT} updates",
         "version": f"{status.policy_version}, decisions at most {status.lag_max} behind",
         "actors": f"{len(status.actors_alive)} of {status.actors} alive"
         + "".join(f", {name}" for name in status.actors_alive),
@@ -174,26 +171,13 @@ def _how_it_ended(folder: RunFolder) -> str:
         return "ended without a word"
 
 
-def _left_s(rows: Sequence[Mapping[str, Any]], updates: int) -> float | None:
-    """Seconds; the clock of a row starts anew with every resume, so only steps forward count."""
-    times = [float(row["elapsed_s"]) for row in rows[-_RECENT - 1 :]]
-    spent = [after - before for before, after in pairwise(times) if after > before]
-    return statistics.median(spent) * max(0, updates) if spent else None
-
-
 def _rate(successes: int, episodes: int) -> str:
     return format_rate(successes, episodes) if episodes else "no episode"
 
 
 def _line(status: RunStatus) -> str:
-    left = "" if status.left_s is None else f", about {_duration(status.left_s)} left"
+    left = "" if status.left_s is None else f", about {duration(status.left_s)} left"
     return (
         f"update {status.updates} of {status.total_updates}, {status.state}{left}; successes"
         f" {_rate(status.successes, status.episodes)}; {len(status.actors_alive)} actors alive\n"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"

@@ -188,7 +188,7 @@ class MlflowSink:
     @contextmanager
     def open_run(self, name: str, tags: Mapping[str, str]) -> Generator[OpenRun]:
         """A run that ends with a status whatever happens inside."""
-        open_run = self._create(name, tags)
+        open_run = self.create(name, tags)
         status = "KILLED"
         try:
             yield open_run
@@ -204,7 +204,8 @@ class MlflowSink:
             self._terminate(open_run, status)
 
     @_door
-    def _create(self, name: str, tags: Mapping[str, str]) -> OpenRun:
+    def create(self, name: str, tags: Mapping[str, str]) -> OpenRun:
+        """A run that its caller ends."""
         created = self.client.create_run(
             self.experiment_id, tags={**_owner(), **tags}, run_name=name
         )

@@ -1,4 +1,7 @@
-"""A checkpoint of stock `lerobot-train` is a first-class input: trained on, evaluated, and LeRobot's again."""
+"""A checkpoint of stock `lerobot-train` is a first-class input: `pirl init`, RL, evaluation, and LeRobot's again.
+
+The commands are those of README.md, "From a lerobot-train checkpoint"; here with an episode of two decisions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDataset
-from test_libero_run import CONFIG, SIZE, STOCK_EVAL
+from test_libero_run import SIZE, STOCK_EVAL
 
 from pirl.config.check import check_config
 from pirl.config.starting import read_start, start_table
@@ -100,17 +103,20 @@ def test_from_lerobot_train_through_rl_and_evaluation_to_lerobot_eval(
     assert (saved["dtype"], saved["num_image_views"], saved["empty_cameras"]) == ("bfloat16", 3, 1)
     assert "observation.images.empty_camera_0" in saved["input_features"]
 
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads(Path(CONFIG).read_text()) | {"policy": {}}))
+    config = tmp_path / "pirl_libero_10.yaml"
+    init = ["init", "--from", str(tmp_path / "trained"), "--env", "libero", "--task", "libero_10"]
+    python(["-m", "pirl.cli"], [*init, "--out", str(config)])
     short = [*SIZE, "--env.episode_length=20", "--env.task_ids=[5]"]
-    overrides = [f"--policy.path={trained}", *short]
+    overrides = [*short, "--runtime.envs_per_actor=1", "--runtime.env_workers=1"]
     policy = check_config(config, overrides).cfg.policy
+    assert Path(policy.pretrained_path) == tmp_path / "trained/checkpoints/last/pretrained_model"
     table = start_table(policy, read_start(policy))
     assert table["views"] == "3: image, image2 and 1 of padding"
     assert "cast to float32 on load" in table["weights"]
 
     run = tmp_path / "run"
     sizes = ["--runtime.total_updates=1", "--runtime.rollout_chunks=4", "--runtime.port=0"]
+    sizes.append("--runtime.video_every=1")
     result = launch(
         str(config),
         actors=1,
@@ -121,13 +127,15 @@ def test_from_lerobot_train_through_rl_and_evaluation_to_lerobot_eval(
     )
     logs = [file.read_text()[-4000:] for file in sorted((tmp_path / "logs").glob("*.log"))]
     assert result.exit_code is ExitCode.OK, "\n".join(logs)
+    assert [path.name for path in run.glob("videos/*")] == ["update-000001-libero_10-5-failure.mp4"]
+    assert len(list(run.glob("tensorboard/events.*"))) == 1
     last = run / "checkpoints" / "last" / "pretrained_model"
     ours = json.loads((last / "config.json").read_text())
     assert (ours["dtype"], ours["num_image_views"]) == ("float32", 3)
 
     for number, folder in enumerate((trained, last)):
         out = tmp_path / f"evaluated-{number}"
-        given = ["--policy_path", str(folder), "--config_path", CONFIG, "--out", str(out)]
+        given = ["--policy_path", str(folder), "--config_path", str(config), "--out", str(out)]
         python(["-m", "pirl.cli", "eval"], [*given, "--episodes-per-task", "1", *short])
         assert len((out / "episodes.jsonl").read_text().splitlines()) == 1
 

@@ -78,6 +78,8 @@ def test_a_resume_of_a_living_run_takes_nothing_from_it(tmp_path: Path):
         assert steps(run.folder.learner_metrics) == list(range(1, UPDATES + 1))
         assert list(run.folder.root.rglob("*undone*")) == []
         assert run.record()["complete"] is True
+        kept = {"rows": UPDATES, "lost": 0, "error": ""}
+        assert run.record()["trackers"] == {"tensorboard": kept}
         # As before, a finished folder is refused to a new run, whatever its owner left.
         argv = ["--config_path", CONFIG, *run.overrides, f"--output_dir={run.folder.root}"]
         again = second_learner(run, *argv, log="again")
@@ -223,4 +225,9 @@ def test_a_launch_whose_actor_is_refused_ends_with_its_code_and_message(
     assert records["learner"]["exit_reason"] == "interrupted"
     assert records["launch"]["exit_reason"] == "usage"
     assert {record["complete"] for record in records.values()} == {True}
+    logs = {path.stem: path.read_text() for path in launched.root.glob("logs/*.log")}
+    assert set(logs) == (set() if has_logs else {"learner", "actor-0"})
+    assert has_logs or (
+        "this process is" in logs["learner"] and f"pid {os.getpid()}" in logs["actor-0"]
+    )
     assert not any(psutil.pid_exists(row["pid"]) for row in result.processes)

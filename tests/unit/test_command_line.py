@@ -29,6 +29,7 @@ TYPOS = {
     "help": "pirl: unknown command 'help'; did you mean pirl --help?",
     "statsu r": "pirl: unknown command 'statsu'; did you mean pirl status?",
     "watch r --every 0": "pirl watch: --every: '0' is no whole number >= 1",
+    "int --from x": "pirl: unknown command 'int'; did you mean pirl init?",
     "xyzzy": "pirl: unknown command 'xyzzy'; `pirl --help` lists them",
     "--config_path x launch": "pirl: --config_path comes before any command; `pirl --help` lists them",
     "bench": "pirl bench: a command is missing: learn, judge, study, warm-start",
@@ -62,6 +63,16 @@ TYPOS = {
     "doctor --gpu": "pirl doctor: unknown option --gpu; `pirl doctor --help` lists its options",
     "bench learn --sed 3": "pirl bench learn: unknown option --sed; did you mean --seed?",
     "demo --vidoes 1": "pirl bench learn: unknown option --vidoes; did you mean --videos?",
+    "push runs/x --repo-id policy": "pirl push: --repo-id: 'policy' is no repository ORG/NAME",
+    "push runs/x --repoid me/x": "pirl push: unknown option --repoid; did you mean --repo-id?",
+    "push runs/x": "pirl push: --repo-id is missing, as in: pirl push RUN --repo-id ORG/NAME"
+    " --after results/after --dry-run",
+    "init --form x": "pirl init: unknown option --form; did you mean --from?",
+    "init --from x --env metaworld --task y": (
+        "pirl init: --env: 'metaworld' is none of libero, pirl_metaworld; did you mean pirl_metaworld?"
+    ),
+    "init --from x": "pirl init: --env, --task is missing, as in: pirl init --from"
+    " configs/policies/button_press_topdown --env pirl_metaworld --task button-press-topdown-v3",
     "config --lst": "pirl config: unknown option --lst; did you mean --list?",
     # Values.
     f"launch --config_path {F} --actors 0": "pirl launch: --actors: '0' is no whole number >= 1",

@@ -5,6 +5,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import griffe
+
+import pirl
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -18,7 +22,7 @@ def test_python_is_3_12_for_every_tool():
 
 def test_the_extras_exist_and_simulators_are_not_required():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"libero", "assets", "metaworld", "dev"}
+    assert set(extras) == {"libero", "assets", "metaworld", "docs", "dev"}
     required = " ".join(PROJECT["project"]["dependencies"])
     assert "libero" not in required
     assert "metaworld" not in required
@@ -65,6 +69,20 @@ def test_every_package_of_the_library_has_its_layer():
     order = ["flows", "tasks", "pirl.runtime", "pirl.algorithm", "pirl.contract", "pirl.records"]
     found = [layer for layer in layers["layers"] if layer in order]
     assert [*found, "pirl.config", "pirl.errors"] == [*order, "pirl.config", "pirl.errors"]
+
+
+def test_the_site_has_every_page_and_every_name_that_it_documents():
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = re.findall(r": ([\w/-]+\.md)$", site, re.MULTILINE)
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(pages) == sorted(written)
+    package = griffe.load("pirl", search_paths=[ROOT], submodules=True)
+    text = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: pirl\.([\w.]+)$", text, re.MULTILINE)
+    assert {name.rpartition(".")[2] for name in named} >= set(pirl.__all__)
+    for name in named:
+        found = package[name]
+        assert found.docstring is not None, name
 
 
 def test_the_licence_is_the_standard_text_of_what_the_project_names():

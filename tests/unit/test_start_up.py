@@ -79,7 +79,7 @@ def test_a_config_is_validated_without_torch_or_lerobot():
 def test_grpc_is_told_to_be_quiet_before_a_learner_imports_it(tmp_path):
     program = (
         "import os, sys, types\n"
-        "said = lambda argv: print(os.environ['GRPC_VERBOSITY'], 'grpc' in sys.modules)\n"
+        "said = lambda argv, **_: print(os.environ['GRPC_VERBOSITY'], 'grpc' in sys.modules)\n"
         "sys.modules['pirl.runtime.learner'] = types.SimpleNamespace(main=said)\n"
         "from pirl.learner import main\n"
         "main(sys.argv[1:])"

@@ -220,7 +220,8 @@ BROKEN = [
     ("embedded", ['--algorithm={"type": "sac"}'], "algorithm", "pirl"),
     ("embedded", ["--steps=5"], "steps", "runtime.total_updates"),
     ("embedded", ["--batch_size=4"], "batch_size", "pirl.global_batch"),
-    ("embedded", ["--wandb.enable=true"], "wandb.enable", "MLflow"),
+    ("embedded", ["--runtime.trackers=[tensorboad]"], "runtime.trackers", "'tensorboard'"),
+    ("embedded", ["--policy.push_to_hub=true"], "policy.push_to_hub", "pirl push"),
     ("embedded", ["--policy.use_peft=true"], "policy.use_peft", "train_scope"),
     ("embedded", ["--job.target=a100-large"], "job.target", "this machine"),
     ("embedded", ['--rename_map={"a": "b"}'], "rename_map", "camera_name_mapping"),
@@ -234,6 +235,9 @@ def test_broken_rule_names_field_and_remedy(file, overrides, field, part):
 
 
 ALLOWED = [
+    ("embedded", ["--wandb.enable=true", "--wandb.mode=offline"]),
+    ("embedded", ["--runtime.trackers=[]"]),
+    ("embedded", ["--runtime.trackers=[tensorboard,mlflow]"]),
     ("embedded", ["--pirl.micro_batch=16"]),
     ("embedded", ["--pirl.gamma=1"]),
     ("embedded", ["--pirl.executed_dims=[0,2,3]"]),

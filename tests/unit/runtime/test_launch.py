@@ -14,6 +14,7 @@ import pytest
 
 from pirl.errors import ExitCode
 from pirl.runtime import launch, procs
+from pirl.runtime.screen import LogPump
 
 NEVER = float("inf")
 
@@ -122,7 +123,7 @@ def test_output_that_nobody_reads_any_more_holds_no_process_up(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Unread())
     stream = io.BytesIO(b"one\n" * 1000 + b"x" * 10**6 + b"\nerror: the last\n")
     child = SimpleNamespace(role="learner", heard=deque(maxlen=20))
-    launch._LogPump(None, quiet=False)._copy(child, stream)
+    LogPump(None, quiet=False)._copy(child, stream)
     assert stream.read() == b""
     assert child.heard[-1] == "error: the last"
     assert max(len(line) for line in child.heard) <= 2**16

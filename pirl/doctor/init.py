@@ -1,0 +1,161 @@
+"""`pirl init`: a train config for a checkpoint, an environment and this machine, with a comment at each choice.
+
+Owns the command and its refusals. Reads `config.json` and the header of the weights, no weights. What it writes
+has passed `pirl validate`. Read `pirl.doctor.template` and `pirl.doctor.sizes` next.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import draccus
+
+from pirl.config.check import check_config
+from pirl.config.command_line import parse
+from pirl.config.lerobot_fields import PreTrainedConfig
+from pirl.config.policy_path import CONFIG_NAME, resolve_policy_path
+from pirl.config.recipe import QUALIFIED_POLICIES
+from pirl.config.starting import Start, read_start
+from pirl.doctor.arguments import init_parser
+from pirl.doctor.gpu import gpu_name
+from pirl.doctor.profile import EPISODE_LENGTH
+from pirl.doctor.sizes import Machine, Sizes, fit
+from pirl.doctor.template import (
+    ACTION_REPEAT,
+    EMBEDDED_LENGTH,
+    cameras,
+    config_text,
+    is_guessed,
+)
+from pirl.errors import ConfigError, FieldError
+from pirl.files import write_text
+from pirl.resources import locate
+
+_PLACES = ("", "pretrained_model", "checkpoints/last/pretrained_model")
+"""Where a policy lies in its own folder, in a step of a run and in a run of `lerobot-train`."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line of `pirl init`."""
+    args, _ = parse(init_parser(), argv)
+    source = find_policy(args.checkpoint)
+    out: Path = args.out or Path(f"pirl_{args.task.replace('/', '_')}.yaml")
+    _require_new(out)
+    policy, start = _read(source)
+    sizes = _sizes(policy, start, env_type=args.env, gpu=args.gpu)
+    command = shlex.join(["pirl", "init", *argv])
+    text = config_text(
+        source,
+        policy,
+        sizes=sizes,
+        env_type=args.env,
+        task=args.task,
+        gpu=args.gpu,
+        made_by=command,
+    )
+    _require_valid(text)
+    write_text(out, text)
+    sys.stdout.write(_answer(out, sizes))
+    for note in _notes(policy, sizes, env_type=args.env, gpu=args.gpu):
+        sys.stderr.write(f"note: {note}\n")
+    return 0
+
+
+def find_policy(given: str) -> str:
+    """The folder of the policy that `given` means, or `given` where that is no folder (a hub repository)."""
+    for place in _PLACES:
+        if (locate(given) / place / CONFIG_NAME).is_file():
+            return (Path(given) / place).as_posix()
+    return given
+
+
+def _read(source: str) -> tuple[Any, Start | None]:
+    """Config and file facts of the checkpoint.
+
+    Raises:
+        ConfigError: there is none, or it is of a policy that the recipe does not train.
+        CheckpointError: a file of it is damaged.
+        EnvironmentNotReadyError: it is on the hub, and that cannot be reached.
+    """
+    tree = resolve_policy_path({"path": source})
+    if tree["type"] not in QUALIFIED_POLICIES:
+        raise _wrong(
+            "--from",
+            f"{source} ({tree['type']})",
+            f"a policy that the recipe trains: {', '.join(QUALIFIED_POLICIES)}",
+            "give a checkpoint of such a policy",
+        )
+    policy = draccus.decode(PreTrainedConfig, tree)
+    return policy, read_start(policy)
+
+
+def _sizes(policy: Any, start: Start | None, *, env_type: str, gpu: bool) -> Sizes:
+    tensors = start.tensors if start is not None and start.tensors is not None else {}
+    repeat, limit = (
+        (1, EPISODE_LENGTH) if env_type == "libero" else (ACTION_REPEAT, EMBEDDED_LENGTH)
+    )
+    return fit(
+        Machine.here(),
+        values=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        env_type=env_type,
+        decisions_per_episode=max(1, -(-limit // (repeat * policy.n_action_steps))),
+        gpu=gpu,
+    )
+
+
+def _require_valid(text: str) -> None:
+    """Refuse before anything is written: what is wrong lies in checkpoint and task, not in a file to mend."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text, encoding="utf-8")
+        try:
+            check_config(file)
+        except ConfigError as error:
+            raise ConfigError(error.errors, source="checkpoint and task") from error
+
+
+def _require_new(out: Path) -> None:
+    if out.suffix not in (".yaml", ".yml"):
+        raise _wrong("--out", str(out), "a name that ends in .yaml", f"--out {out.stem}.yaml")
+    if out.exists():
+        raise _wrong("--out", str(out), "a new file", "choose another name, or move that one away")
+
+
+def _answer(out: Path, sizes: Sizes) -> str:
+    file, run = shlex.quote(str(out)), shlex.quote(f"outputs/train/{out.stem}")
+    return (
+        f"wrote {out}: {sizes.envs_per_actor} environments in {sizes.env_workers} workers,"
+        f" {sizes.rollout_chunks} decisions per update, about {sizes.needed_gib:.1f} GiB of memory\n"
+        "next:\n"
+        f"  pirl validate --config_path {file}\n"
+        f"  pirl launch --config_path {file} --output_dir={run}\n"
+        f"  pirl eval --policy_path {run}/checkpoints/last/pretrained_model --out results/{out.stem}\n"
+    )
+
+
+def _notes(policy: Any, sizes: Sizes, *, env_type: str, gpu: bool) -> list[str]:
+    notes: list[str] = []
+    if gpu and gpu_name() is None:
+        notes.append(
+            "torch would find no CUDA device here; the config is for a machine that has one"
+        )
+    free = Machine.here().memory_gib
+    if sizes.needed_gib > free:
+        notes.append(f"{free:.1f} GiB of memory are free here; the run needs more")
+    if env_type == "libero" and is_guessed(policy):
+        notes.append(
+            f"the cameras {', '.join(cameras(policy))} were taken for agent view and wrist by their order;"
+            " look at env.camera_name_mapping"
+        )
+    return notes
+
+
+def _wrong(field: str, value: object, expected: str, fix: str) -> ConfigError:
+    error = FieldError(field=field, value=value, expected=expected, fix=fix)
+    return ConfigError([error], source="command line")

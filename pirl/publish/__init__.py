@@ -1,0 +1,1 @@
+"""Giving a policy away: a folder that the hub takes, with a model card made from records. Read `facts` next."""
