@@ -1,14 +1,16 @@
 """Reading raw records: a record that is missing is told from one that is malformed, and none is invented.
 
-Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Read `pirl.audit.criterion`
-next.
+Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Many criteria ask for one
+file: each reads it, and a text is decoded once, because records are frozen. Read `pirl.audit.criterion` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pirl.audit.codec import from_json, parse_object
 from pirl.audit.records.files import RecordFile
@@ -46,11 +48,7 @@ class RawRecords:
         Raises:
             EvidenceError: it is missing or not what its class says.
         """
-        return from_json(
-            file.kind,
-            parse_object(self._text(file, rank), where=file.of(rank)),
-            where=file.of(rank),
-        )
+        return _record(file.kind, self.text(file, rank), file.of(rank))
 
     def all[T](self, file: RecordFile[T]) -> list[T]:
         """The records of a file with one per line; at least one.
@@ -58,14 +56,12 @@ class RawRecords:
         Raises:
             EvidenceError: as `one`.
         """
-        return [
-            from_json(file.kind, value, where=where) for where, value in self._lines(file, None)
-        ]
+        return some(_records(file.kind, self.text(file), file.name), f"line in {file.name}")
 
     def metrics(self, file: RecordFile[str], rank: int | None = None) -> list[MetricRow]:
         """Metric rows; at least one."""
-        rows = [value for _, value in self._lines(file, rank)]
-        return parse_rows(rows, source=file.of(rank))
+        name = file.of(rank)
+        return some(_metric_rows(self.text(file, rank), name), f"line in {name}")
 
     def ranks(self, file: RecordFile[object]) -> list[int]:
         """Numbers of the actors that have such a file, ascending; at least one."""
@@ -75,22 +71,46 @@ class RawRecords:
             sorted(rank for rank in found if rank is not None), f"raw/{file.step}/{file.name}"
         )
 
-    def _lines(
-        self, file: RecordFile[object], rank: int | None
-    ) -> list[tuple[str, dict[str, object]]]:
-        name, text = file.of(rank), self._text(file, rank)
-        if text and not text.endswith("\n"):
-            raise EvidenceError(f"{name}: the last line is torn")
-        places = [(f"{name}, line {i}", line) for i, line in enumerate(text.split("\n")[:-1], 1)]
-        return some(
-            [(where, parse_object(line, where=where)) for where, line in places], f"line in {name}"
-        )
+    def text(self, file: RecordFile[Any], rank: int | None = None) -> str:
+        """The text of a file, every byte as it is.
 
-    def _text(self, file: RecordFile[object], rank: int | None) -> str:
+        Raises:
+            EvidenceError: it is missing, too large or not UTF-8.
+        """
+        name = f"raw/{file.step}/{file.of(rank)}"
         try:
-            return read_bytes(self.path(file, rank), max_bytes=MAX_RECORD_BYTES).decode()
+            return read_bytes(self.root / name, max_bytes=MAX_RECORD_BYTES).decode()
+        except FileNotFoundError as error:
+            raise MissingRecordError(f"{name} is missing") from error
         except (OSError, ValueError) as error:
             raise EvidenceError(f"{file.of(rank)} cannot be read: {error}") from error
+
+
+def lines_of(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a text with one per line, each with its place.
+
+    Raises:
+        EvidenceError: the last line is torn, or a line is no object.
+    """
+    if text and not text.endswith("\n"):
+        raise EvidenceError(f"{name}: the last line is torn")
+    places = [(f"{name}, line {i}", line) for i, line in enumerate(text.split("\n")[:-1], 1)]
+    return [(where, parse_object(line, where=where)) for where, line in places]
+
+
+@lru_cache(maxsize=64)
+def _record(kind: type[Any], text: str, name: str) -> Any:
+    return from_json(kind, parse_object(text, where=name), where=name)
+
+
+@lru_cache(maxsize=64)
+def _records(kind: type[Any], text: str, name: str) -> tuple[Any, ...]:
+    return tuple(from_json(kind, value, where=where) for where, value in lines_of(text, name))
+
+
+@lru_cache(maxsize=64)
+def _metric_rows(text: str, name: str) -> tuple[MetricRow, ...]:
+    return tuple(parse_rows([value for _, value in lines_of(text, name)], source=name))
 
 
 def some[T](items: Iterable[T], what: str) -> list[T]:

@@ -8,7 +8,6 @@ must be of this gate and follow the step before. Read `docs/evidence.md` next.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +18,13 @@ from pirl.audit.bundle import (
     TEXT_SUFFIXES,
     VIDEO,
 )
-from pirl.audit.codec import dump_json, dump_line, from_json, parse_object, to_json
+from pirl.audit.codec import dump_json, dump_line, parse_object, to_json
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.findings import Expected, Problem, layout, problems
 from pirl.audit.judge import GateVerdict
 from pirl.audit.page import render_html
 from pirl.audit.pictures import CAPTIONS
-from pirl.audit.raw import RawRecords
+from pirl.audit.raw import RawRecords, lines_of
 from pirl.audit.records import files
 from pirl.audit.records.common import Seal
 from pirl.audit.records.files import METRIC_FILES, SEAL_NAME, STEPS, file_of
@@ -44,7 +43,7 @@ from pirl.audit.statement import (
 from pirl.config.identity import canonical_text
 from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
-from pirl.journal.fields import MAX_RECORD_BYTES, file_sha256, read_object
+from pirl.journal.fields import file_sha256, read_object
 from pirl.journal.metric_log import ROW_FORMAT, parse_rows
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -177,11 +176,12 @@ def _seal(path: Path, step: str) -> Seal:
 def records(path: Path) -> list[Problem]:
     """Every record is of its class and in the one layout: no key or line more, less, twice or elsewhere."""
     found: dict[str, str] = {}
-    for name, file in list_files(path).items():
+    raw = RawRecords(path)
+    for name in list_files(path):
         folder, _, rest = name.partition("/")
         step, _, leaf = rest.partition("/")
         if folder == "raw":
-            found[name] = _record_problem(file, step, leaf)
+            found[name] = _record_problem(raw, step, leaf)
     for name, kind in (("run", Run), ("source", Source), ("environment", Environment)):
         where = f"metadata/{name}.json"
         text = (path / where).read_text(encoding="utf-8")
@@ -189,30 +189,23 @@ def records(path: Path) -> list[Problem]:
     return problems("record", found)
 
 
-def _record_problem(path: Path, step: str, leaf: str) -> str:
+def _record_problem(raw: RawRecords, step: str, leaf: str) -> str:
     file = file_of(step, leaf)
     if file is None:
         return "no record of this step"
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        return f"larger than {MAX_RECORD_BYTES} bytes"
+    rank = file.rank_in(leaf) if file.is_per_actor else None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = raw.text(file, rank)
         if file in METRIC_FILES:
             return _metric_problem(text, leaf)
         if file.kind is str:
             return layout(text, canonical_text(parse_object(text, where=leaf)))
-        if not file.is_lines:
-            record = from_json(file.kind, parse_object(text, where=leaf), where=leaf)
-            return layout(text, dump_json(to_json(record)))
-        return layout(text, "".join(_lines(text, file.kind, leaf)))
+        if file.is_lines:
+            rows = raw.all(file) if text else []
+            return layout(text, "".join(dump_line(to_json(row)) for row in rows))
+        return layout(text, dump_json(to_json(raw.one(file, rank))))
     except (EvidenceError, ValueError) as error:
         return str(error)
-
-
-def _lines(text: str, kind: type, leaf: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f"{leaf}, line {number}"
-        yield dump_line(to_json(from_json(kind, parse_object(line, where=where), where=where)))
 
 
 _METRIC_KEYS = {"format", "step", "version", "elapsed_s", "metrics"}
@@ -220,18 +213,18 @@ _METRIC_KEYS = {"format", "step", "version", "elapsed_s", "metrics"}
 
 def _metric_problem(text: str, leaf: str) -> str:
     """Rows as `MetricLog` writes them: the known keys, known names, steps and times that rise."""
-    rows = [parse_object(line, where=leaf) for line in text.splitlines()]
+    rows = [row for _, row in lines_of(text, leaf)]
     parsed = parse_rows(rows, source=leaf)
     for row in rows:
         if set(row) != _METRIC_KEYS or row["format"] != ROW_FORMAT:
             return f"a row with the keys {', '.join(sorted(row))}"
     again = "".join(json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n" for row in rows)
-    steps, times = [r.step for r in parsed], [(r.step, r.elapsed_s) for r in parsed]
+    steps = [row.step for row in parsed]
     if steps != sorted(set(steps)):
         return "updates do not rise"
-    return layout(text, again) or (
-        "" if all(t >= 0 for _, t in times) else "a time before the start"
-    )
+    if any(row.elapsed_s < 0 for row in parsed):
+        return "a time before the start"
+    return layout(text, again)
 
 
 def derived(path: Path, verdict: GateVerdict) -> list[Problem]:
