@@ -118,9 +118,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
 
 def _run_row(settings: LearnSettings, folder: LearnFolder, *, row: str | None) -> None:
     try:
-        with track_learning(settings, enabled=row is not None, row=row) as tracker:
+        with track_learning(settings, enabled=row is not None, row=row) as conclude_tracked:
             run = run_learning(settings, folder=folder)
-            tracker.conclude(conclude(settings, run), run)
+            conclude_tracked(conclude(settings, run), run)
     except LearningRunError as error:
         said = [line for line in logged_lines(folder.logs / "learner.log") if line.strip()]
         last = said[-1].rstrip() if said else ""

@@ -11,7 +11,7 @@ import yaml
 from pirl.config.load import load_config
 from pirl.errors import ConfigError
 from pirl.journal.metric_log import MetricRow
-from pirl.learning.judge import Judgement, Spent, judge, judgement_record, spent
+from pirl.learning.judgement import Judgement, Spent, judge, judgement_record, spent
 from pirl.learning.settings import Bounds, LearnSettings, read_settings, settings_from
 from pirl.learning.study import row_settings, study_rows, table
 from pirl.records import EpisodeRecord
