@@ -181,7 +181,7 @@ def records(path: Path) -> list[Problem]:
         folder, _, rest = name.partition("/")
         step, _, leaf = rest.partition("/")
         if folder == "raw":
-            found[name] = _record_problem(raw, step, leaf)
+            found[name] = record_problem(raw, step, leaf)
     for name, kind in (("run", Run), ("source", Source), ("environment", Environment)):
         where = f"metadata/{name}.json"
         text = (path / where).read_text(encoding="utf-8")
@@ -189,7 +189,8 @@ def records(path: Path) -> list[Problem]:
     return problems("record", found)
 
 
-def _record_problem(raw: RawRecords, step: str, leaf: str) -> str:
+def record_problem(raw: RawRecords, step: str, leaf: str) -> str:
+    """What is wrong with a file of `raw/STEP/`: its place, its class or its layout; empty when nothing is."""
     file = file_of(step, leaf)
     if file is None:
         return "no record of this step"

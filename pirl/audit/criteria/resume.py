@@ -64,6 +64,18 @@ def same_process(raw: RawRecords) -> Measured:
     return Measured(value=int(not in_order), detail=detail)
 
 
+@criterion("==", 0, "processes", row="F2")
+def exit_codes_nonzero(raw: RawRecords) -> Measured:
+    """Every process but the killed learner ended by itself, with exit code 0."""
+    rows = raw.all(files.PROCESSES[files.RESUME])
+    bad = [
+        f"{p.role}: {p.exit_code}"
+        for p in rows
+        if p.exit_code != 0 and p.role != f"{LEARNER}-interrupted"
+    ]
+    return Measured(value=len(bad), detail=", ".join(bad) or f"{len(rows) - 1} processes")
+
+
 @criterion("==", 0, row="F2")
 def deadline_missed(raw: RawRecords) -> Measured:
     """The resume kept its deadline."""
