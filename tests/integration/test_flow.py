@@ -105,6 +105,9 @@ def test_steps_run_in_order_and_the_label_is_the_result(monkeypatch, tmp_path):
     assert state.result() == "passed (stand-in)"
     artifacts = asyncio.run(recorded_artifacts())
     assert [a.data for a in artifacts if a.key == "gate-flow-noise-report"] == ["# passed\n"]
+    (progress,) = (a for a in artifacts if a.type == "progress")
+    assert progress.data == 100.0
+    assert progress.description.splitlines() == [f"{s}: passed, 1 of 1 criteria" for s in STEPS]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.NOT_RUN])
@@ -130,6 +133,8 @@ def test_step_that_ended_early_fails_the_run_in_one_line_and_no_later_task_runs(
     )
     assert "\n" not in str(failure.value)
     assert list(gate.outcomes) == ["validate-config"]
+    (*_, progress) = (a for a in asyncio.run(recorded_artifacts()) if a.data == 25.0)
+    assert progress.description == "validate-config: not run, 0 of 1 criteria, ended early"
 
 
 def test_task_has_the_time_limit_of_its_step_and_profile(monkeypatch, tmp_path):
