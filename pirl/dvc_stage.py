@@ -80,7 +80,6 @@ def write_gate_outputs(gate: GateSession, record: Mapping[str, Any]) -> None:
     last = rows[-1].metrics
     numbers = {
         "verdict": record["label"],
-        "variant": record["variant"],
         "criteria_passed": record["criteria_passed"],
         "criteria_total": record["criteria_total"],
         "approx_kl": last["update/approx_kl"],
@@ -97,7 +96,7 @@ def write_gate_outputs(gate: GateSession, record: Mapping[str, Any]) -> None:
 
 
 def learn() -> ExitCode:
-    """Run `learn` of `params.yaml`; OK only when every bound held."""
+    """Run `learn` of `learning/settings.yaml`; OK only when every bound held."""
     from pirl.learning import main as learning
     from pirl.learning.proof import PRETRAINED
     from pirl.learning.settings import read_settings
@@ -119,8 +118,6 @@ def learn_numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     first, last = record["points"][0], record["points"][-1]
     return {
         "passed": record["passed"],
-        "variant": record["variant"],
-        "seed": record["seed"],
         "start_successes": first["successes"],
         "end_successes": last["successes"],
         "episodes": last["episodes"],

@@ -149,7 +149,7 @@ def warm_start_main(argv: Sequence[str]) -> int:
 
 
 def study_main(argv: Sequence[str]) -> int:
-    """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
+    """Run a study of `learning/settings.yaml` and print its table; each row says for itself whether it passed."""
     args, _ = parse(study_parser(), argv)
     configure_logging("study")
     interrupt_on_signals()

@@ -38,7 +38,7 @@ FAILED = "failed.json"
 
 
 def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
-    """The rows of one study in `params.yaml`, by label.
+    """The rows of one study in `learning/settings.yaml`, by label.
 
     Raises:
         ConfigError: there is no such study.
@@ -50,7 +50,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
             field="studies",
             value=name,
             expected=f"one of {', '.join(sorted(studies))}",
-            fix="choose one, or add it to params.yaml",
+            fix="choose one, or add it to learning/settings.yaml",
         )
         raise ConfigError([error], source=path.name)
     found = cast("Mapping[str, Any]", rows)
@@ -60,7 +60,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
                 field=f"studies.{name}.{label}",
                 value=row,
                 expected="settings of `learn`, as keys",
-                fix="correct params.yaml",
+                fix="correct learning/settings.yaml",
             )
             raise ConfigError([error], source=path.name)
     return {str(label): dict(row or {}) for label, row in found.items()}
@@ -75,7 +75,7 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
 
 
 def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
-    """Run every row that has no record yet; the rows' summaries in the order of `params.yaml`.
+    """Run every row that has no record yet; the rows' summaries in the order of `learning/settings.yaml`.
 
     Writes `NAME.json` and `NAME.md` into `out` after every row.
 
