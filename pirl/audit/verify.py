@@ -190,7 +190,7 @@ def _checks(
         try:
             yield check()
         except MALFORMED as error:
-            yield [Problem(check=name, where="bundle", what=f"cannot be checked: {error!r}")]
+            yield [Problem(name, "bundle", f"cannot be checked: {error!r}")]
 
 
 def verify_main(argv: Sequence[str]) -> int:

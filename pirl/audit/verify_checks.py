@@ -61,14 +61,14 @@ FIXED_FILES = (
 def unreadable(path: Path) -> list[Problem]:
     """Why the folder cannot be read as a bundle of this format; links are not followed."""
     if not path.is_dir():
-        return [Problem(check="bundle", where=path.name, what="not a folder")]
+        return [Problem("bundle", path.name, "not a folder")]
     found = [
-        Problem(check="bundle", where=name, what="neither a file nor a folder of the bundle")
+        Problem("bundle", name, "neither a file nor a folder of the bundle")
         for name, entry in list_files(path).items()
         if entry.is_symlink() or not entry.is_file() or entry.stat().st_size > MAX_FILE_BYTES
     ]
     if not (path / MANIFEST).is_file():
-        found.append(Problem(check="manifest", where=MANIFEST, what="missing"))
+        found.append(Problem("manifest", MANIFEST, "missing"))
     return found or other_format(path)
 
 
@@ -84,7 +84,7 @@ def other_format(path: Path) -> list[Problem]:
         f"the bundle is of format {version} and this verifier reads format {FORMAT_VERSION} only; "
         "verify it with the code at the commit that it names"
     )
-    return [Problem(check="format", where=MANIFEST, what=what)]
+    return [Problem("format", MANIFEST, what)]
 
 
 def manifest(path: Path) -> list[Problem]:
@@ -97,7 +97,7 @@ def manifest(path: Path) -> list[Problem]:
     listed = recorded.get("files")
     found: dict[str, str] = {}
     if not isinstance(listed, dict):
-        return [Problem(check="manifest", where=MANIFEST, what="no list of files")]
+        return [Problem("manifest", MANIFEST, "no list of files")]
     given, present = cast("dict[str, Any]", listed), expected["files"]
     for name in sorted({*given, *present}):
         if name not in present:
@@ -117,9 +117,9 @@ def content(path: Path) -> list[Problem]:
     for name, file in list_files(path).items():
         if file.suffix in TEXT_SUFFIXES:
             leaks = find_leaks(file.read_text(encoding="utf-8"))
-            found += [Problem(check="leak", where=name, what=str(leak)) for leak in leaks]
+            found += [Problem("leak", name, str(leak)) for leak in leaks]
         elif file.suffix not in BINARY_SUFFIXES and name != SIGNATURE:
-            found.append(Problem(check="content", where=name, what="unknown type of file"))
+            found.append(Problem("content", name, "unknown type of file"))
     return found
 
 
@@ -281,7 +281,7 @@ def reports(path: Path) -> list[Problem]:
     """Both reports are what the other files give."""
     rendered = {"report.md": render_markdown(path), "report.html": render_html(path)}
     return [
-        Problem(check="report", where=name, what="not what the other files give")
+        Problem("report", name, "not what the other files give")
         for name, expected in rendered.items()
         if (path / name).read_text(encoding="utf-8") != expected
     ]
@@ -299,7 +299,7 @@ def statement(path: Path, verdict: GateVerdict) -> list[Problem]:
     if recorded == dump_json(expected):
         return []
     what = _difference(parse_json(recorded), expected)
-    return [Problem(check="statement", where=STATEMENT, what=what)]
+    return [Problem("statement", STATEMENT, what)]
 
 
 def staleness(path: Path, verdict: GateVerdict, expected: Expected) -> list[Problem]:
@@ -311,7 +311,7 @@ def staleness(path: Path, verdict: GateVerdict, expected: Expected) -> list[Prob
         "bundle digest": (expected.digest, file_sha256(path / MANIFEST)),
     }
     return [
-        Problem(check="stale", where=name, what=f"{actual} where {wanted} is expected")
+        Problem("stale", name, f"{actual} where {wanted} is expected")
         for name, (wanted, actual) in found.items()
         if wanted is not None and not _identifies(wanted, str(actual))
     ]

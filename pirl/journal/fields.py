@@ -85,11 +85,3 @@ def objects(record: Record, key: str) -> list[Record]:
     if not all(isinstance(item, dict) for item in items):
         raise EvidenceError(f"field {key!r} is not a list of objects")
     return list(items)
-
-
-def numbers(record: Record, key: str) -> list[float]:
-    """A list of numbers."""
-    items = sequence(record, key)
-    if not all(_is_number(item) for item in items):
-        raise EvidenceError(f"field {key!r} is not a list of numbers")
-    return [float(item) for item in items]

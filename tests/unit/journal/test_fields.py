@@ -25,8 +25,6 @@ from pirl.journal import fields
         (fields.sequence, {}),
         (fields.sequence, "ab"),
         (fields.objects, [1]),
-        (fields.numbers, [True]),
-        (fields.numbers, ["1"]),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_name(read, value):
@@ -44,7 +42,6 @@ def test_a_value_of_another_type_is_refused_by_name(read, value):
         fields.mapping,
         fields.sequence,
         fields.objects,
-        fields.numbers,
     ],
 )
 def test_a_missing_field_has_no_default(read):
