@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pirl.audit.codec import dump_json, dump_line, from_json, to_json
 from pirl.audit.criterion import CriterionResult
 from pirl.audit.derive import derived_texts, opening_digest, read_metadata
 from pirl.audit.judge import GateVerdict, judge_gate, judge_step
@@ -42,6 +41,7 @@ from pirl.audit.statement import (
 )
 from pirl.errors import EvidenceError, PirlError
 from pirl.files import write_text, writing
+from pirl.journal.codec import dump_json, dump_line, from_json, to_json
 from pirl.journal.environment import collect_environment, collect_source
 from pirl.journal.fields import file_sha256
 from pirl.journal.media import Clip

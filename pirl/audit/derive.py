@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pirl.audit.codec import dump_json, from_json
 from pirl.audit.judge import GateVerdict
 from pirl.audit.policy import policy_text
 from pirl.audit.raw import RawRecords
@@ -19,6 +18,7 @@ from pirl.audit.records import files
 from pirl.audit.records.common import Command
 from pirl.audit.records.files import STEPS
 from pirl.audit.records.metadata import Run
+from pirl.journal.codec import dump_json, from_json
 from pirl.journal.fields import file_sha256, read_object
 
 

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pirl.audit.codec import from_json, parse_object
 from pirl.audit.records.files import RecordFile
 from pirl.config.strictjson import read_bytes
 from pirl.errors import EvidenceError
+from pirl.journal.codec import from_json, parse_object
 from pirl.journal.fields import MAX_RECORD_BYTES
 from pirl.journal.metric_log import MetricRow, parse_rows
 

@@ -18,7 +18,6 @@ from pirl.audit.bundle import (
     TEXT_SUFFIXES,
     VIDEO,
 )
-from pirl.audit.codec import dump_json, dump_line, parse_object, to_json
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.findings import Expected, Problem, layout, problems
 from pirl.audit.judge import GateVerdict
@@ -43,6 +42,7 @@ from pirl.audit.statement import (
 from pirl.config.identity import canonical_text
 from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
+from pirl.journal.codec import dump_json, dump_line, parse_object, to_json
 from pirl.journal.fields import file_sha256, read_object
 from pirl.journal.metric_log import ROW_FORMAT, parse_rows
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pirl.audit import logs
 from pirl.audit.bundle import LAUNCHERS, POSTER, VIDEO
-from pirl.audit.codec import dump_json, parse_object
 from pirl.audit.derive import opening_digest, read_metadata
 from pirl.audit.findings import Problem, layout, problems
 from pirl.audit.judge import UNKNOWN, GateVerdict
@@ -26,6 +25,7 @@ from pirl.audit.signature import fingerprint, is_signed
 from pirl.audit.statement import FORMAT_VERSION, SIGNATURE, STATEMENT
 from pirl.config.identity import canonical_text
 from pirl.errors import EvidenceError
+from pirl.journal.codec import dump_json, parse_object
 from pirl.journal.fields import file_sha256
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from tampering import (
 
 from pirl.audit import verify_checks, verify_ties
 from pirl.audit.bundle import VIDEO
-from pirl.audit.codec import dump_json, dump_line
 from pirl.audit.records.files import MISMATCH, RESUME, SMOKE, STEPS, VALIDATE
 from pirl.audit.verify import verify_bundle
+from pirl.journal.codec import dump_json, dump_line
 
 S, M = f"raw/{SMOKE}", f"raw/{MISMATCH}"
 RUN, SOURCE = "metadata/run.json", "metadata/source.json"

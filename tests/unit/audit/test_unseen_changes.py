@@ -15,7 +15,6 @@ from operator import getitem
 import pytest
 from bundle_builder import build_bundle
 
-from pirl.audit.codec import dump_json, dump_line
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.judge import judge_gate
 from pirl.audit.logs import disagreements
@@ -25,6 +24,7 @@ from pirl.audit.records.files import FILES, METRIC_FILES, SEALS
 from pirl.audit.records.metadata import Run
 from pirl.audit.verify_checks import record_problem
 from pirl.errors import EvidenceError
+from pirl.journal.codec import dump_json, dump_line
 
 RECORDS = [f for f in FILES if f.kind is not str and f not in (*METRIC_FILES, *SEALS.values())]
 
