@@ -13,9 +13,7 @@ from typing import Any, cast
 
 from pirl.audit import logs
 from pirl.audit.bundle import (
-    BINARY_SUFFIXES,
     POSTER,
-    TEXT_SUFFIXES,
     VIDEO,
 )
 from pirl.audit.derive import derived_texts, read_metadata
@@ -28,7 +26,6 @@ from pirl.audit.records import files
 from pirl.audit.records.common import Seal
 from pirl.audit.records.files import METRIC_FILES, SEAL_NAME, STEPS, file_of
 from pirl.audit.records.metadata import Environment, Run, Source
-from pirl.audit.redact import find_leaks
 from pirl.audit.report import render_markdown
 from pirl.audit.statement import (
     FORMAT_VERSION,
@@ -109,18 +106,6 @@ def manifest(path: Path) -> list[Problem]:
     if not found:
         found[MANIFEST] = _difference(recorded, expected)
     return problems("manifest", found)
-
-
-def content(path: Path) -> list[Problem]:
-    """Only known types of file, and no secret, name or machine path in them."""
-    found: list[Problem] = []
-    for name, file in list_files(path).items():
-        if file.suffix in TEXT_SUFFIXES:
-            leaks = find_leaks(file.read_text(encoding="utf-8"))
-            found += [Problem("leak", name, str(leak)) for leak in leaks]
-        elif file.suffix not in BINARY_SUFFIXES and name != SIGNATURE:
-            found.append(Problem("content", name, "unknown type of file"))
-    return found
 
 
 def file_set(path: Path) -> list[Problem]:

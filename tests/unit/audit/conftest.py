@@ -9,7 +9,6 @@ from functools import cache
 import pytest
 from bundle_builder import build_bundle
 
-from pirl.audit import verify_checks
 from pirl.audit.bundle import BundleWriter, StepWriter
 from pirl.audit.derive import read_metadata
 from pirl.audit.raw import RawRecords
@@ -31,7 +30,7 @@ def do_slow_work_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(media, "inspect_video", inspect_once)
-        patch.setattr(verify_checks, "find_leaks", cache(find_leaks))
+        patch.setattr("pirl.audit.bundle.find_leaks", cache(find_leaks))
         patch.setattr(os, "fsync", lambda _: None)
         yield
 
