@@ -243,7 +243,7 @@ def copy_to_spoil(good_bundle, tmp_path_factory):
     return shutil.copytree(good_bundle.folder, tmp_path_factory.mktemp("spoilt") / "bundle")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_no_field_of_a_record_can_be_changed_unseen(copy_to_spoil, data):
     """Whoever changes a field and hides it by new digests of the files is refused."""
