@@ -1,13 +1,13 @@
 """Reading raw records: a record that is missing is told from one that is malformed, and none is invented.
 
 Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Many criteria ask for one
-file: each reads it, and a text is decoded once, because records are frozen. Read `pirl.audit.criterion` next.
+file: a text is decoded once, because records are frozen. Read `pirl.audit.criterion` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ class RawRecords:
 
     root: Path
     """The bundle folder."""
+    _read: dict[str, str] | None = field(default=None, compare=False, repr=False)
+    """Texts that were read, by path, where each is read once."""
+
+    def once(self) -> RawRecords:
+        """The same records, each file of which is read when it is first asked for and never again."""
+        return RawRecords(self.root, {})
 
     def path(self, file: RecordFile[object], rank: int | None = None) -> Path:
         """Path of a record's file.
@@ -78,12 +84,17 @@ class RawRecords:
             EvidenceError: it is missing, too large or not UTF-8.
         """
         name = f"raw/{file.step}/{file.of(rank)}"
+        if self._read is not None and name in self._read:
+            return self._read[name]
         try:
-            return read_bytes(self.root / name, max_bytes=MAX_RECORD_BYTES).decode()
+            text = read_bytes(self.root / name, max_bytes=MAX_RECORD_BYTES).decode()
         except FileNotFoundError as error:
             raise MissingRecordError(f"{name} is missing") from error
         except (OSError, ValueError) as error:
             raise EvidenceError(f"{file.of(rank)} cannot be read: {error}") from error
+        if self._read is not None:
+            self._read[name] = text
+        return text
 
 
 def lines_of(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import pytest
 from bundle_builder import build_bundle
@@ -15,6 +17,8 @@ from pirl.audit.raw import RawRecords
 from pirl.audit.records.metadata import Run, Source
 from pirl.audit.redact import Redactor, find_leaks
 from pirl.journal import media
+
+MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,9 +45,11 @@ def good_bundle(tmp_path_factory):
 
 
 @pytest.fixture
-def bundle(good_bundle, tmp_path):
-    """A copy of the good bundle that the test may spoil."""
-    return shutil.copytree(good_bundle.folder, tmp_path / "bundle", copy_function=shutil.copyfile)
+def bundle(good_bundle):
+    """A copy of the good bundle that the test may spoil, in memory where that is possible: 90 files per test."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        copy = Path(folder) / "bundle"
+        yield shutil.copytree(good_bundle.folder, copy, copy_function=shutil.copyfile)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ tests of their own.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from functools import reduce
 from operator import getitem
 
@@ -90,17 +89,11 @@ def others(value, elsewhere):
     return [7, "x", 1.5] if value is None else [["x"], {"x": "y"}]
 
 
-@dataclass(frozen=True)
 class Forgery(RawRecords):
     """The records of a bundle, read once; a test puts another text in the place of one."""
 
-    texts: dict = field(default_factory=dict)
-
-    def text(self, file, rank=None):
-        key = file.step, file.of(rank)
-        if key not in self.texts:
-            self.texts[key] = super().text(file, rank)
-        return self.texts[key]
+    def once(self):
+        return self
 
     def shown(self):
         """Whatever a reader is shown that follows from the records."""
@@ -111,7 +104,7 @@ class Forgery(RawRecords):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    return Forgery(build_bundle(tmp_path_factory.mktemp("forged")).folder)
+    return Forgery(build_bundle(tmp_path_factory.mktemp("forged")).folder, {})
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +114,17 @@ def shown(raw):
 
 def is_seen(raw, shown, file, change):
     """Whether the verifier refuses the text, or a reader is shown something else."""
-    key = file.step, file.of(0)
-    before, raw.texts[key] = raw.texts[key], change
+    leaf = file.of(0)
+    name = f"raw/{file.step}/{leaf}"
+    before, raw._read[name] = raw._read[name], change
     try:
-        return bool(raw.shown() != shown or record_problem(raw, *key) or list(disagreements(raw)))
+        return bool(
+            raw.shown() != shown or record_problem(raw, file.step, leaf) or list(disagreements(raw))
+        )
     except EvidenceError:
         return True
     finally:
-        raw.texts[key] = before
+        raw._read[name] = before
 
 
 def changes(text, is_lines):
