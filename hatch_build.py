@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SHIPPED = "pirl/shipped"
-FILES = ("configs", "params.yaml", "constraints.txt", "pyproject.toml")
+FILES = ("configs", "params.yaml", "learning/settings.yaml", "constraints.txt", "pyproject.toml")
 SOURCE = "source.json"
 
 

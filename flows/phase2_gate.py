@@ -17,7 +17,7 @@ from pirl.audit.criterion import Verdict
 from pirl.gate.main import gate_overrides, run_steps, why_it_ended
 from pirl.gate.session import GateFailedError, open_gate
 from pirl.gate.track import tracked
-from tasks.gate_steps import run_as_task
+from tasks.gate_steps import Progress
 from tasks.quiet import tell_in_one_line
 
 
@@ -49,7 +49,7 @@ def phase2_gate(
         ) as gate,
         tracked(gate, tags={"prefect.flow_run_id": str(runtime.flow_run.id)}) as tracker,
     ):
-        bundle = run_steps(gate, tracker, run=run_as_task)
+        bundle = run_steps(gate, tracker, run=Progress(variant).run)
     create_markdown_artifact(
         key=f"gate-{variant}-report",
         markdown=(folder / "report.md").read_text(encoding="utf-8"),

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pirl.audit.codec import dump_json, dump_line, from_json, to_json
 from pirl.audit.criterion import CriterionResult
 from pirl.audit.derive import derived_texts, opening_digest, read_metadata
+from pirl.audit.findings import Problem
 from pirl.audit.judge import GateVerdict, judge_gate, judge_step
 from pirl.audit.page import render_html
 from pirl.audit.policy import GATE, POLICY_VERSION, policy_digest, policy_text
@@ -42,6 +42,7 @@ from pirl.audit.statement import (
 )
 from pirl.errors import EvidenceError, PirlError
 from pirl.files import write_text, writing
+from pirl.journal.codec import dump_json, dump_line, from_json, to_json
 from pirl.journal.environment import collect_environment, collect_source
 from pirl.journal.fields import file_sha256
 from pirl.journal.media import Clip
@@ -207,23 +208,26 @@ class BundleWriter:
                 draw_all(raw, self.folder / "media")
         self.write_text("report.md", render_markdown(self.folder))
         self.write_text("report.html", render_html(self.folder))
-        self._check_files()
+        if found := unfit_files(self.folder):
+            problems = [f"{problem.where}: {problem.what}" for problem in found]
+            raise EvidenceError("the bundle is not fit to leave this machine", problems=problems)
         digest = seal(self.folder, verdict, self.key)
         return FinishedBundle(folder=self.folder, digest=digest, verdict=verdict)
 
     def write_run(self) -> None:
         self.write_text("metadata/run.json", dump_json(to_json(self.run)))
 
-    def _check_files(self) -> None:
-        problems: list[str] = []
-        for name, path in list_files(self.folder).items():
-            if path.suffix in TEXT_SUFFIXES:
-                leaks = find_leaks(path.read_text(encoding="utf-8"))
-                problems += [f"{name}: {leak}" for leak in leaks]
-            elif path.suffix not in BINARY_SUFFIXES or path.is_symlink():
-                problems.append(f"{name}: not a type of file that belongs in a bundle")
-        if problems:
-            raise EvidenceError("the bundle is not fit to leave this machine", problems=problems)
+
+def unfit_files(folder: Path) -> list[Problem]:
+    """Files of an unknown type, and secrets, names and machine paths in the others."""
+    found: list[Problem] = []
+    for name, file in list_files(folder).items():
+        if file.suffix in TEXT_SUFFIXES and not file.is_symlink():
+            leaks = find_leaks(file.read_text(encoding="utf-8"))
+            found += [Problem("leak", name, str(leak)) for leak in leaks]
+        elif (file.suffix not in BINARY_SUFFIXES and name != SIGNATURE) or file.is_symlink():
+            found.append(Problem("content", name, "not a type of file that belongs in a bundle"))
+    return found
 
 
 def require_fresh(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -37,6 +37,15 @@ class Measured:
 
     value: float | bool
     detail: str = ""
+
+
+def counted(wrong: Sequence[str], looked_at: str = "", *, shown: int | None = None) -> Measured:
+    """How many are wrong, and which; or, when none is, what was looked at.
+
+    Args:
+        shown: names at most; None for all.
+    """
+    return Measured(value=len(wrong), detail=", ".join(wrong[:shown]) or looked_at)
 
 
 type Measure = Callable[[RawRecords], Measured]

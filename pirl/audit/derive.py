@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pirl.audit.codec import dump_json, from_json, parse_object
 from pirl.audit.judge import GateVerdict
 from pirl.audit.policy import policy_text
 from pirl.audit.raw import RawRecords
@@ -19,7 +18,8 @@ from pirl.audit.records import files
 from pirl.audit.records.common import Command
 from pirl.audit.records.files import STEPS
 from pirl.audit.records.metadata import Run
-from pirl.journal.fields import file_sha256
+from pirl.journal.codec import dump_json, from_json
+from pirl.journal.fields import file_sha256, read_object
 
 
 def opening_digest(folder: Path, run: Run) -> str:
@@ -73,10 +73,7 @@ def read_metadata[T](folder: Path, name: str, kind: type[T]) -> T:
     """One of the records of `metadata/`.
 
     Raises:
-        EvidenceError: it is not what its class says.
-        OSError, ValueError: it cannot be read.
+        EvidenceError: it cannot be read, or is not what its class says.
     """
     where = f"metadata/{name}.json"
-    return from_json(
-        kind, parse_object((folder / where).read_text("utf-8"), where=where), where=where
-    )
+    return from_json(kind, read_object(folder / where), where=where)

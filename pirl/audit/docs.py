@@ -12,13 +12,13 @@ from dataclasses import Field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pirl.audit.codec import hints
 from pirl.audit.criterion import IS_TRUE
 from pirl.audit.policy import criteria_of
 from pirl.audit.records.files import FILES, METRIC_FILES, STEPS
 from pirl.audit.records.metadata import Environment, Run, Source
 from pirl.files import write_text
 from pirl.guard import run_guarded
+from pirl.journal.codec import hints
 
 PAGE = Path("docs/evidence.md")
 

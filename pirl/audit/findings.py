@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One reason why a bundle is not what it should be."""
 
@@ -29,7 +29,7 @@ class Expected:
 
 
 def problems(check: str, found: Mapping[str, str]) -> list[Problem]:
-    return [Problem(check=check, where=where, what=what) for where, what in found.items() if what]
+    return [Problem(check, where, what) for where, what in found.items() if what]
 
 
 def layout(text: str, again: str) -> str:

@@ -169,6 +169,7 @@ class GateVerdict:
 
 def judge_gate(raw: RawRecords) -> GateVerdict:
     """Recompute everything from the raw records of a bundle."""
+    raw = raw.once()
     try:
         episodes = outcomes.by_task(outcomes.all_episodes(raw))
     except MALFORMED:

@@ -11,11 +11,11 @@ import hashlib
 from functools import cache
 from typing import Any
 
-from pirl.audit.codec import dump_json
 from pirl.audit.criteria import learning, link, mismatch, resume, validate
 from pirl.audit.criterion import DEFAULT_NUMERICS, Criterion
 from pirl.audit.outcomes import SUCCESS_DEFINITION
 from pirl.audit.records.files import STEPS
+from pirl.journal.codec import dump_json
 
 GATE = "phase2-gate"
 POLICY_VERSION = "3"

@@ -1,19 +1,21 @@
 """Reading raw records: a record that is missing is told from one that is malformed, and none is invented.
 
-Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Read `pirl.audit.criterion`
-next.
+Owns the paths `raw/<step>/<name>` of a bundle. Refuses to know what a record means. Many criteria ask for one
+file: a text is decoded once, because records are frozen. Read `pirl.audit.criterion` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from pirl.audit.codec import from_json, parse_object
 from pirl.audit.records.files import RecordFile
 from pirl.config.strictjson import read_bytes
 from pirl.errors import EvidenceError
+from pirl.journal.codec import from_json, parse_object
 from pirl.journal.fields import MAX_RECORD_BYTES
 from pirl.journal.metric_log import MetricRow, parse_rows
 
@@ -28,6 +30,12 @@ class RawRecords:
 
     root: Path
     """The bundle folder."""
+    _read: dict[str, str] | None = field(default=None, compare=False, repr=False)
+    """Texts that were read, by path, where each is read once."""
+
+    def once(self) -> RawRecords:
+        """The same records, each file of which is read when it is first asked for and never again."""
+        return RawRecords(self.root, {})
 
     def path(self, file: RecordFile[object], rank: int | None = None) -> Path:
         """Path of a record's file.
@@ -46,11 +54,7 @@ class RawRecords:
         Raises:
             EvidenceError: it is missing or not what its class says.
         """
-        return from_json(
-            file.kind,
-            parse_object(self._text(file, rank), where=file.of(rank)),
-            where=file.of(rank),
-        )
+        return _record(file.kind, self.text(file, rank), file.of(rank))
 
     def all[T](self, file: RecordFile[T]) -> list[T]:
         """The records of a file with one per line; at least one.
@@ -58,14 +62,12 @@ class RawRecords:
         Raises:
             EvidenceError: as `one`.
         """
-        return [
-            from_json(file.kind, value, where=where) for where, value in self._lines(file, None)
-        ]
+        return some(_records(file.kind, self.text(file), file.name), f"line in {file.name}")
 
     def metrics(self, file: RecordFile[str], rank: int | None = None) -> list[MetricRow]:
         """Metric rows; at least one."""
-        rows = [value for _, value in self._lines(file, rank)]
-        return parse_rows(rows, source=file.of(rank))
+        name = file.of(rank)
+        return some(_metric_rows(self.text(file, rank), name), f"line in {name}")
 
     def ranks(self, file: RecordFile[object]) -> list[int]:
         """Numbers of the actors that have such a file, ascending; at least one."""
@@ -75,22 +77,51 @@ class RawRecords:
             sorted(rank for rank in found if rank is not None), f"raw/{file.step}/{file.name}"
         )
 
-    def _lines(
-        self, file: RecordFile[object], rank: int | None
-    ) -> list[tuple[str, dict[str, object]]]:
-        name, text = file.of(rank), self._text(file, rank)
-        if text and not text.endswith("\n"):
-            raise EvidenceError(f"{name}: the last line is torn")
-        places = [(f"{name}, line {i}", line) for i, line in enumerate(text.split("\n")[:-1], 1)]
-        return some(
-            [(where, parse_object(line, where=where)) for where, line in places], f"line in {name}"
-        )
+    def text(self, file: RecordFile[Any], rank: int | None = None) -> str:
+        """The text of a file, every byte as it is.
 
-    def _text(self, file: RecordFile[object], rank: int | None) -> str:
+        Raises:
+            EvidenceError: it is missing, too large or not UTF-8.
+        """
+        name = f"raw/{file.step}/{file.of(rank)}"
+        if self._read is not None and name in self._read:
+            return self._read[name]
         try:
-            return read_bytes(self.path(file, rank), max_bytes=MAX_RECORD_BYTES).decode()
+            text = read_bytes(self.root / name, max_bytes=MAX_RECORD_BYTES).decode()
+        except FileNotFoundError as error:
+            raise MissingRecordError(f"{name} is missing") from error
         except (OSError, ValueError) as error:
             raise EvidenceError(f"{file.of(rank)} cannot be read: {error}") from error
+        if self._read is not None:
+            self._read[name] = text
+        return text
+
+
+def lines_of(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a text with one per line, each with its place.
+
+    Raises:
+        EvidenceError: the last line is torn, or a line is no object.
+    """
+    if text and not text.endswith("\n"):
+        raise EvidenceError(f"{name}: the last line is torn")
+    places = [(f"{name}, line {i}", line) for i, line in enumerate(text.split("\n")[:-1], 1)]
+    return [(where, parse_object(line, where=where)) for where, line in places]
+
+
+@lru_cache(maxsize=64)
+def _record(kind: type[Any], text: str, name: str) -> Any:
+    return from_json(kind, parse_object(text, where=name), where=name)
+
+
+@lru_cache(maxsize=64)
+def _records(kind: type[Any], text: str, name: str) -> tuple[Any, ...]:
+    return tuple(from_json(kind, value, where=where) for where, value in lines_of(text, name))
+
+
+@lru_cache(maxsize=64)
+def _metric_rows(text: str, name: str) -> tuple[MetricRow, ...]:
+    return tuple(parse_rows([value for _, value in lines_of(text, name)], source=name))
 
 
 def some[T](items: Iterable[T], what: str) -> list[T]:

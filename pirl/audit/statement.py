@@ -7,6 +7,8 @@ whose one subject is the manifest). The SHA-256 of the manifest is the digest of
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,16 @@ PREDICATE_TYPE = "urn:pirl:phase2-gate:verdict:v1"
 
 def list_files(bundle: Path) -> dict[str, Path]:
     """Everything in the bundle that is not a folder, links included, by relative path."""
-    return {
-        path.relative_to(bundle).as_posix(): path
-        for path in sorted(bundle.rglob("*"))
-        if path.is_symlink() or not path.is_dir()
-    }
+    return {name: bundle / name for name in sorted(_names(bundle, ""))}
+
+
+def _names(folder: Path, above: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _names(folder / entry.name, f"{above}{entry.name}/")
+            else:
+                yield above + entry.name
 
 
 def build_manifest(bundle: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pirl.audit import verify_checks as checks
 from pirl.audit import verify_ties as ties
 from pirl.audit.arguments import verify_parser
+from pirl.audit.bundle import unfit_files
 from pirl.audit.criterion import Verdict
 from pirl.audit.derive import read_metadata
 from pirl.audit.findings import Expected, Problem
@@ -173,7 +174,7 @@ def _checks(
 ) -> Iterator[list[Problem]]:
     steps: dict[str, Callable[[], list[Problem]]] = {
         "manifest": lambda: checks.manifest(path),
-        "content": lambda: checks.content(path),
+        "content": lambda: unfit_files(path),
         "files": lambda: checks.file_set(path),
         "record": lambda: checks.records(path),
         "chain": lambda: ties.chain(path),
@@ -190,7 +191,7 @@ def _checks(
         try:
             yield check()
         except MALFORMED as error:
-            yield [Problem(check=name, where="bundle", what=f"cannot be checked: {error!r}")]
+            yield [Problem(name, "bundle", f"cannot be checked: {error!r}")]
 
 
 def verify_main(argv: Sequence[str]) -> int:

@@ -8,29 +8,24 @@ must be of this gate and follow the step before. Read `docs/evidence.md` next.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from pirl.audit import logs
 from pirl.audit.bundle import (
-    BINARY_SUFFIXES,
     POSTER,
-    TEXT_SUFFIXES,
     VIDEO,
 )
-from pirl.audit.codec import dump_json, dump_line, from_json, parse_object, to_json
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.findings import Expected, Problem, layout, problems
 from pirl.audit.judge import GateVerdict
 from pirl.audit.page import render_html
 from pirl.audit.pictures import CAPTIONS
-from pirl.audit.raw import RawRecords
+from pirl.audit.raw import RawRecords, lines_of
 from pirl.audit.records import files
 from pirl.audit.records.common import Seal
 from pirl.audit.records.files import METRIC_FILES, SEAL_NAME, STEPS, file_of
 from pirl.audit.records.metadata import Environment, Run, Source
-from pirl.audit.redact import find_leaks
 from pirl.audit.report import render_markdown
 from pirl.audit.statement import (
     FORMAT_VERSION,
@@ -44,7 +39,8 @@ from pirl.audit.statement import (
 from pirl.config.identity import canonical_text
 from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
-from pirl.journal.fields import MAX_RECORD_BYTES, file_sha256, read_object
+from pirl.journal.codec import dump_json, dump_line, parse_object, to_json
+from pirl.journal.fields import file_sha256, read_object
 from pirl.journal.metric_log import ROW_FORMAT, parse_rows
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -62,14 +58,14 @@ FIXED_FILES = (
 def unreadable(path: Path) -> list[Problem]:
     """Why the folder cannot be read as a bundle of this format; links are not followed."""
     if not path.is_dir():
-        return [Problem(check="bundle", where=path.name, what="not a folder")]
+        return [Problem("bundle", path.name, "not a folder")]
     found = [
-        Problem(check="bundle", where=name, what="neither a file nor a folder of the bundle")
+        Problem("bundle", name, "neither a file nor a folder of the bundle")
         for name, entry in list_files(path).items()
         if entry.is_symlink() or not entry.is_file() or entry.stat().st_size > MAX_FILE_BYTES
     ]
     if not (path / MANIFEST).is_file():
-        found.append(Problem(check="manifest", where=MANIFEST, what="missing"))
+        found.append(Problem("manifest", MANIFEST, "missing"))
     return found or other_format(path)
 
 
@@ -85,7 +81,7 @@ def other_format(path: Path) -> list[Problem]:
         f"the bundle is of format {version} and this verifier reads format {FORMAT_VERSION} only; "
         "verify it with the code at the commit that it names"
     )
-    return [Problem(check="format", where=MANIFEST, what=what)]
+    return [Problem("format", MANIFEST, what)]
 
 
 def manifest(path: Path) -> list[Problem]:
@@ -98,7 +94,7 @@ def manifest(path: Path) -> list[Problem]:
     listed = recorded.get("files")
     found: dict[str, str] = {}
     if not isinstance(listed, dict):
-        return [Problem(check="manifest", where=MANIFEST, what="no list of files")]
+        return [Problem("manifest", MANIFEST, "no list of files")]
     given, present = cast("dict[str, Any]", listed), expected["files"]
     for name in sorted({*given, *present}):
         if name not in present:
@@ -110,18 +106,6 @@ def manifest(path: Path) -> list[Problem]:
     if not found:
         found[MANIFEST] = _difference(recorded, expected)
     return problems("manifest", found)
-
-
-def content(path: Path) -> list[Problem]:
-    """Only known types of file, and no secret, name or machine path in them."""
-    found: list[Problem] = []
-    for name, file in list_files(path).items():
-        if file.suffix in TEXT_SUFFIXES:
-            leaks = find_leaks(file.read_text(encoding="utf-8"))
-            found += [Problem(check="leak", where=name, what=str(leak)) for leak in leaks]
-        elif file.suffix not in BINARY_SUFFIXES and name != SIGNATURE:
-            found.append(Problem(check="content", where=name, what="unknown type of file"))
-    return found
 
 
 def file_set(path: Path) -> list[Problem]:
@@ -177,11 +161,12 @@ def _seal(path: Path, step: str) -> Seal:
 def records(path: Path) -> list[Problem]:
     """Every record is of its class and in the one layout: no key or line more, less, twice or elsewhere."""
     found: dict[str, str] = {}
-    for name, file in list_files(path).items():
+    raw = RawRecords(path)
+    for name in list_files(path):
         folder, _, rest = name.partition("/")
         step, _, leaf = rest.partition("/")
         if folder == "raw":
-            found[name] = _record_problem(file, step, leaf)
+            found[name] = record_problem(raw, step, leaf)
     for name, kind in (("run", Run), ("source", Source), ("environment", Environment)):
         where = f"metadata/{name}.json"
         text = (path / where).read_text(encoding="utf-8")
@@ -189,30 +174,24 @@ def records(path: Path) -> list[Problem]:
     return problems("record", found)
 
 
-def _record_problem(path: Path, step: str, leaf: str) -> str:
+def record_problem(raw: RawRecords, step: str, leaf: str) -> str:
+    """What is wrong with a file of `raw/STEP/`: its place, its class or its layout; empty when nothing is."""
     file = file_of(step, leaf)
     if file is None:
         return "no record of this step"
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        return f"larger than {MAX_RECORD_BYTES} bytes"
+    rank = file.rank_in(leaf) if file.is_per_actor else None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = raw.text(file, rank)
         if file in METRIC_FILES:
             return _metric_problem(text, leaf)
         if file.kind is str:
             return layout(text, canonical_text(parse_object(text, where=leaf)))
-        if not file.is_lines:
-            record = from_json(file.kind, parse_object(text, where=leaf), where=leaf)
-            return layout(text, dump_json(to_json(record)))
-        return layout(text, "".join(_lines(text, file.kind, leaf)))
+        if file.is_lines:
+            rows = raw.all(file) if text else []
+            return layout(text, "".join(dump_line(to_json(row)) for row in rows))
+        return layout(text, dump_json(to_json(raw.one(file, rank))))
     except (EvidenceError, ValueError) as error:
         return str(error)
-
-
-def _lines(text: str, kind: type, leaf: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f"{leaf}, line {number}"
-        yield dump_line(to_json(from_json(kind, parse_object(line, where=where), where=where)))
 
 
 _METRIC_KEYS = {"format", "step", "version", "elapsed_s", "metrics"}
@@ -220,18 +199,18 @@ _METRIC_KEYS = {"format", "step", "version", "elapsed_s", "metrics"}
 
 def _metric_problem(text: str, leaf: str) -> str:
     """Rows as `MetricLog` writes them: the known keys, known names, steps and times that rise."""
-    rows = [parse_object(line, where=leaf) for line in text.splitlines()]
+    rows = [row for _, row in lines_of(text, leaf)]
     parsed = parse_rows(rows, source=leaf)
     for row in rows:
         if set(row) != _METRIC_KEYS or row["format"] != ROW_FORMAT:
             return f"a row with the keys {', '.join(sorted(row))}"
     again = "".join(json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n" for row in rows)
-    steps, times = [r.step for r in parsed], [(r.step, r.elapsed_s) for r in parsed]
+    steps = [row.step for row in parsed]
     if steps != sorted(set(steps)):
         return "updates do not rise"
-    return layout(text, again) or (
-        "" if all(t >= 0 for _, t in times) else "a time before the start"
-    )
+    if any(row.elapsed_s < 0 for row in parsed):
+        return "a time before the start"
+    return layout(text, again)
 
 
 def derived(path: Path, verdict: GateVerdict) -> list[Problem]:
@@ -287,7 +266,7 @@ def reports(path: Path) -> list[Problem]:
     """Both reports are what the other files give."""
     rendered = {"report.md": render_markdown(path), "report.html": render_html(path)}
     return [
-        Problem(check="report", where=name, what="not what the other files give")
+        Problem("report", name, "not what the other files give")
         for name, expected in rendered.items()
         if (path / name).read_text(encoding="utf-8") != expected
     ]
@@ -305,7 +284,7 @@ def statement(path: Path, verdict: GateVerdict) -> list[Problem]:
     if recorded == dump_json(expected):
         return []
     what = _difference(parse_json(recorded), expected)
-    return [Problem(check="statement", where=STATEMENT, what=what)]
+    return [Problem("statement", STATEMENT, what)]
 
 
 def staleness(path: Path, verdict: GateVerdict, expected: Expected) -> list[Problem]:
@@ -317,7 +296,7 @@ def staleness(path: Path, verdict: GateVerdict, expected: Expected) -> list[Prob
         "bundle digest": (expected.digest, file_sha256(path / MANIFEST)),
     }
     return [
-        Problem(check="stale", where=name, what=f"{actual} where {wanted} is expected")
+        Problem("stale", name, f"{actual} where {wanted} is expected")
         for name, (wanted, actual) in found.items()
         if wanted is not None and not _identifies(wanted, str(actual))
     ]

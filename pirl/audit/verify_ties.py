@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pirl.audit import logs
 from pirl.audit.bundle import LAUNCHERS, POSTER, VIDEO
-from pirl.audit.codec import dump_json, parse_object
 from pirl.audit.derive import opening_digest, read_metadata
 from pirl.audit.findings import Problem, layout, problems
 from pirl.audit.judge import UNKNOWN, GateVerdict
@@ -26,6 +25,7 @@ from pirl.audit.signature import fingerprint, is_signed
 from pirl.audit.statement import FORMAT_VERSION, SIGNATURE, STATEMENT
 from pirl.config.identity import canonical_text
 from pirl.errors import EvidenceError
+from pirl.journal.codec import dump_json, parse_object
 from pirl.journal.fields import file_sha256
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def chain(path: Path) -> list[Problem]:
     ran = [step for step in STEPS if step in run.steps]
     if set(run.steps) != set(STEPS[: len(run.steps)]):
         what = f"steps {', '.join(run.steps)} are not the first ones of the gate"
-        found.append(Problem(check="chain", where="metadata/run.json", what=what))
+        found.append(Problem("chain", "metadata/run.json", what))
     for step in ran:
         where, seal = f"raw/{step}/{SEAL_NAME}", RawRecords(path).one(files.SEALS[step])
         expected = {
@@ -58,7 +58,7 @@ def chain(path: Path) -> list[Problem]:
             **({k: (getattr(seal, k), v) for k, v in config.items()} if config else {}),
         }
         found += [
-            Problem(check="chain", where=where, what=f"{key} is {said}, not {wanted}")
+            Problem("chain", where, f"{key} is {said}, not {wanted}")
             for key, (said, wanted) in expected.items()
             if said != wanted
         ]
@@ -68,13 +68,9 @@ def chain(path: Path) -> list[Problem]:
                 step == files.SMOKE and name in (VIDEO, POSTER)
             )
             if not is_own or name == where:
-                found.append(
-                    Problem(check="chain", where=where, what=f"{name} is not of this step")
-                )
+                found.append(Problem("chain", where, f"{name} is not of this step"))
             elif not here.is_file() or file_sha256(here) != digest:
-                found.append(
-                    Problem(check="chain", where=name, what=f"not what {step} was sealed with")
-                )
+                found.append(Problem("chain", name, f"not what {step} was sealed with"))
         found += _times(run, step, seal, ended_s)
         before, ended_s = file_sha256(path / where), seal.ended_s
     return found
@@ -101,7 +97,7 @@ def _times(run: Run, step: str, seal: Seal, after_s: float) -> list[Problem]:
     ]
     holds = after_s <= seal.started_s <= seal.ended_s and len(off) == 2 and max(off) <= SLACK_S
     what = "its times are not in order, or not those of metadata/run.json"
-    return [] if holds else [Problem(check="time", where=f"raw/{step}/{SEAL_NAME}", what=what)]
+    return [] if holds else [Problem("time", f"raw/{step}/{SEAL_NAME}", what)]
 
 
 def _utc(text: str) -> datetime:
@@ -137,8 +133,7 @@ def metadata(path: Path) -> list[Problem]:
         "metadata/environment.json: python": bool(machine.python),
     }  # fmt: skip
     return [
-        Problem(check="metadata", where=where.partition(": ")[0],
-                what=f"{where.partition(': ')[2]} is missing or cannot be")
+        Problem("metadata", where.partition(": ")[0], f"{where.partition(': ')[2]} is missing or cannot be")
         for where, ok in holds.items() if not ok
     ]  # fmt: skip
 

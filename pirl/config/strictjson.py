@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -61,7 +62,7 @@ def read_bytes(file: Path, *, max_bytes: int) -> bytes:
         OSError: it cannot be read.
         ValueError: no regular file, or larger than `max_bytes`.
     """
-    if file.exists() and not file.is_file():
+    if not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("not a regular file")
     with file.open("rb") as stream:
         data = stream.read(max_bytes + 1)

@@ -87,7 +87,7 @@ def _refusal(field: str, file: Path, reason: str) -> ConfigError:
         field=field,
         value=str(file),
         expected=f"a YAML file of parameters ({reason})",
-        fix="restore it (git checkout params.yaml), or run from the repository root",
+        fix=f"restore it (git checkout {file.name}), or run from the repository root",
     )
     return ConfigError([wrong], source=file.name)
 

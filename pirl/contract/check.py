@@ -13,7 +13,7 @@ from enum import StrEnum
 from pirl.contract import check_behaviour, check_shapes
 from pirl.contract.check_probe import Probe
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.errors import ContractError, FieldError, PirlError
+from pirl.errors import PirlError
 from pirl.records import Observation
 
 
@@ -51,22 +51,6 @@ class ContractReport:
     def passed(self) -> bool:
         """Every clause ran and was kept."""
         return all(r.status is ClauseStatus.KEPT for r in self.results)
-
-    def raise_if_failed(self) -> None:
-        """Raise one `ContractError` that carries every broken clause."""
-        broken = [r for r in self.results if r.status is ClauseStatus.BROKEN]
-        if broken:
-            raise ContractError(
-                [
-                    FieldError(
-                        field=result.name,
-                        value=result.detail,
-                        expected=result.says,
-                        fix="mend the policy or its adapter (pirl.contract)",
-                    )
-                    for result in broken
-                ]
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from pirl.config.command_line import parse
 from pirl.doctor.arguments import PROFILE_CONFIG, doctor_parser
-from pirl.doctor.check import Check, guarded
+from pirl.doctor.check import Check, finding, guarded
 from pirl.doctor.gpu import gpu_name
 from pirl.doctor.profile import profile_checks
 from pirl.envs.machine import check_libero
@@ -45,6 +45,7 @@ _MIN_FREE_GIB = 5.0
 PORT = 50051
 """Default of `runtime.port`, as in LeRobot."""
 _HUB = "huggingface.co"
+_REACHABLE = "reachable"
 
 
 def run_checks(profile_config: Path = PROFILE_CONFIG) -> list[Check]:
@@ -63,13 +64,8 @@ def run_checks(profile_config: Path = PROFILE_CONFIG) -> list[Check]:
 
 
 def _python() -> Check:
-    ok = sys.version_info[:2] == (3, 12)
-    return Check(
-        name="python",
-        ok=ok,
-        found=platform.python_version(),
-        remedy="" if ok else "use Python 3.12 (.python-version); python3 do.py setup does it",
-    )
+    remedy = "use Python 3.12 (.python-version); python3 do.py setup does it"
+    return finding("python", sys.version_info[:2] == (3, 12), platform.python_version(), remedy)
 
 
 def _package(name: str, wanted: str) -> Check:
@@ -78,8 +74,8 @@ def _package(name: str, wanted: str) -> Check:
     except PackageNotFoundError:
         found = "not installed"
     ok = found != "not installed" and found in SpecifierSet(wanted)
-    remedy = "" if ok else f"install {name}{wanted}; python3 do.py setup installs all pins"
-    return Check(name=f"package {name}", ok=ok, found=found, remedy=remedy)
+    remedy = f"install {name}{wanted}; python3 do.py setup installs all pins"
+    return finding(f"package {name}", ok, found, remedy)
 
 
 def _render() -> Check:
@@ -129,59 +125,42 @@ def _port() -> Check:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         taken = probe.connect_ex(("127.0.0.1", PORT)) == 0
-    return Check(
-        name=f"port {PORT}",
-        ok=not taken,
-        found="in use" if taken else "free",
-        remedy=f"choose another one, for example --runtime.port={free}" if taken else "",
-    )
+    found = "in use" if taken else "free"
+    remedy = f"choose another one, for example --runtime.port={free}"
+    return finding(f"port {PORT}", not taken, found, remedy)
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    ok = free >= _MIN_FREE_GIB
-    remedy = "" if ok else f"free {_MIN_FREE_GIB:.0f} GiB for checkpoints and evidence"
-    return Check(name="disk", ok=ok, found=f"{free:.0f} GiB free", remedy=remedy)
+    remedy = f"free {_MIN_FREE_GIB:.0f} GiB for checkpoints and evidence"
+    return finding("disk", free >= _MIN_FREE_GIB, f"{free:.0f} GiB free", remedy)
 
 
 def _threads() -> Check:
-    found = os.environ.get("OMP_NUM_THREADS")
-    ok = found is not None and found.isdecimal()
-    return Check(
-        name="threads",
-        ok=ok,
-        found=f"OMP_NUM_THREADS={found}, {os.cpu_count()} cores",
-        remedy="" if ok else "set OMP_NUM_THREADS=1: learner and actors share the cores",
-        required=False,
-    )
+    threads = os.environ.get("OMP_NUM_THREADS")
+    ok = threads is not None and threads.isdecimal()
+    found = f"OMP_NUM_THREADS={threads}, {os.cpu_count()} cores"
+    remedy = "set OMP_NUM_THREADS=1: learner and actors share the cores"
+    return finding("threads", ok, found, remedy, required=False)
 
 
 def _gpu() -> Check:
     name = gpu_name()
-    ok = name is not None
+    remedy = "for the 0.9 B policy set runtime.learner_device=cuda on a GPU machine"
     found = name or "none; the CPU profiles need none"
-    remedy = "" if ok else "for the 0.9 B policy set runtime.learner_device=cuda on a GPU machine"
-    return Check(name="gpu", ok=ok, found=found, remedy=remedy, required=False)
+    return finding("gpu", name is not None, found, remedy, required=False)
 
 
 def _hub() -> Check:
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true")
-    reachable = False
-    if not offline:
+    found = "HF_HUB_OFFLINE is set"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("1", "true"):
         try:
             with socket.create_connection((_HUB, 443), timeout=3.0):
-                reachable = True
+                found = _REACHABLE
         except OSError:
-            reachable = False
-    return Check(
-        name="hub",
-        ok=reachable,
-        found="reachable"
-        if reachable
-        else ("HF_HUB_OFFLINE is set" if offline else "not reachable"),
-        remedy="" if reachable else "give weights and LIBERO assets as local folders",
-        required=False,
-    )
+            found = "not reachable"
+    remedy = "give weights and LIBERO assets as local folders"
+    return finding("hub", found == _REACHABLE, found, remedy, required=False)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from pirl.config.sections import env_of, policy_of
 from pirl.config.strictjson import read_json_object
 from pirl.contract.domain import domain_id_of
 from pirl.doctor.arguments import PROFILE_CONFIG
-from pirl.doctor.check import Check
+from pirl.doctor.check import Check, finding
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
 from pirl.resources import locate
 
@@ -38,14 +38,9 @@ def profile_checks(path: Path = PROFILE_CONFIG) -> list[Check]:
         if not isinstance(env, dict):
             raise TypeError("env is no object")
     except (OSError, ValueError, LookupError, TypeError) as error:
-        return [
-            Check(
-                name=f"{_NAME}config",
-                ok=False,
-                found=f"{path.name} cannot be read: {type(error).__name__}",
-                remedy="run from the repository root, or give --config_path a train config",
-            )
-        ]
+        found = f"{path.name} cannot be read: {type(error).__name__}"
+        remedy = "run from the repository root, or give --config_path a train config"
+        return [finding(f"{_NAME}config", False, found, remedy)]
     return [
         _equal("control_mode", env.get("control_mode"), CONTROL_MODE, field="env.control_mode"),
         _equal(
@@ -56,9 +51,8 @@ def profile_checks(path: Path = PROFILE_CONFIG) -> list[Check]:
 
 
 def _equal(name: str, found: object, wanted: object, *, field: str) -> Check:
-    ok = found == wanted
-    remedy = "" if ok else f"set {field} to {wanted!r} in the train config"
-    return Check(name=_NAME + name, ok=ok, found=str(found), remedy=remedy)
+    remedy = f"set {field} to {wanted!r} in the train config"
+    return finding(_NAME + name, found == wanted, str(found), remedy)
 
 
 def _checkpoint_checks(path: Path) -> list[Check]:
@@ -67,38 +61,29 @@ def _checkpoint_checks(path: Path) -> list[Check]:
         cfg = check_config(path).cfg
     except EnvironmentNotReadyError as error:
         found = f"not here, so action mode, domain id and cameras were not checked: {error.what}"
-        return [
-            Check(
-                name=f"{_NAME}checkpoint",
-                ok=False,
-                found=found,
-                remedy=error.remedy,
-                required=False,
-            )
-        ]
+        return [finding(f"{_NAME}checkpoint", False, found, error.remedy, required=False)]
     except ConfigError as error:
         first = error.errors[0]
         found = f"{first.field} = {first.value!r}, expected {first.expected}"
-        return [Check(name=f"{_NAME}config", ok=False, found=found, remedy=first.fix)]
+        return [finding(f"{_NAME}config", False, found, first.fix)]
     policy = policy_of(cfg)
     cameras = tuple(image_features(policy))[: len(CAMERAS)]
+    start = policy.pretrained_path
     return [
-        Check(
-            name=f"{_NAME}checkpoint",
-            ok=policy.pretrained_path is not None,
-            found=str(policy.pretrained_path or "none: random weights"),
-            remedy="" if policy.pretrained_path else "set policy.path to an X-VLA checkpoint",
+        finding(
+            f"{_NAME}checkpoint",
+            start is not None,
+            str(start or "none: random weights"),
+            "set policy.path to an X-VLA checkpoint",
             required=False,
         ),
         _equal("action_mode", policy.action_mode, ACTION_MODE, field="policy.action_mode"),
         _domain(policy),
-        Check(
-            name=f"{_NAME}cameras",
-            ok=cameras == CAMERAS,
-            found=f"{', '.join(c.rsplit('.', 1)[-1] for c in cameras)} of {env_of(cfg).type}",
-            remedy=""
-            if cameras == CAMERAS
-            else f"order policy.input_features as {', '.join(CAMERAS)}",
+        finding(
+            f"{_NAME}cameras",
+            cameras == CAMERAS,
+            f"{', '.join(c.rsplit('.', 1)[-1] for c in cameras)} of {env_of(cfg).type}",
+            f"order policy.input_features as {', '.join(CAMERAS)}",
         ),
     ]
 
@@ -108,9 +93,6 @@ def _domain(policy: Any) -> Check:
     try:
         found = domain_id_of(policy)
     except CheckpointError as error:
-        return Check(name=name, ok=False, found=str(error), remedy="download the checkpoint again")
-    ok = found == wanted
-    remedy = (
-        "" if ok else f"the preprocessor was saved for another robot: set domain_id {wanted} in it"
-    )
-    return Check(name=name, ok=ok, found=str(found), remedy=remedy)
+        return finding(name, False, str(error), "download the checkpoint again")
+    remedy = f"the preprocessor was saved for another robot: set domain_id {wanted} in it"
+    return finding(name, found == wanted, str(found), remedy)

@@ -95,11 +95,6 @@ class SlotVectorEnv:
         """The language instruction of a task."""
         return self.info.instructions[task_id]
 
-    @property
-    def worker_pids(self) -> tuple[int, ...]:
-        """Process ids of the workers; empty when slots live in this process."""
-        return tuple(host.pid for host in self._hosts if isinstance(host, ProcessHost))
-
     def reset(self, plans: Mapping[int, EpisodePlan]) -> dict[int, EnvObservation]:
         """Start episodes in the given slots; see `VectorEnv.reset`."""
         for slot, plan in plans.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,12 +26,10 @@ from pirl.evaluation.crashes import is_crashed
 from pirl.evaluation.lerobot_form import lerobot_info
 from pirl.evaluation.results import METHOD, METHOD_1, check_records, compute_results
 from pirl.files import Appender, require_space, write_json, write_text
+from pirl.journal.codec import from_json
 from pirl.journal.fields import (
-    boolean,
     file_sha256,
-    integer,
     mapping,
-    number,
     objects,
     read_object,
     text,
@@ -173,7 +171,10 @@ def read_folder(root: Path) -> EvalFolder:
             raise EvidenceError(
                 f"{root.name}: no {name}; not a result folder, or the evaluation did not end"
             )
-    plans = [_record(EpisodePlan, item) for item in objects(read_object(root / SCHEDULE), "plans")]
+    plans = [
+        from_json(EpisodePlan, item, where=f"{SCHEDULE}: plan {n}")
+        for n, item in enumerate(objects(read_object(root / SCHEDULE), "plans"), start=1)
+    ]
     try:
         lines = (root / EPISODES).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -184,7 +185,10 @@ def read_folder(root: Path) -> EvalFolder:
     if not isinstance(form, int) or form not in METHODS:
         raise EvidenceError(f"{INFO}: format {form!r}, this code reads 1 to {FORMAT}")
     plain = [{name: row[name] for name in row if name != _CRASH} for row in rows]
-    records = [_record(EpisodeRecord, row) for row in plain]
+    records = [
+        from_json(EpisodeRecord, row, where=f"{EPISODES} line {n}")
+        for n, row in enumerate(plain, start=1)
+    ]
     pairs = zip(records, rows, strict=True)
     crashes = {record.episode_id: text(row, _CRASH) for record, row in pairs if _CRASH in row}
     if set(crashes) != {record.episode_id for record in records if is_crashed(record)}:
@@ -197,16 +201,6 @@ def read_folder(root: Path) -> EvalFolder:
 def _row(record: EpisodeRecord, crash: str | None) -> str:
     row = asdict(record) if crash is None else asdict(record) | {_CRASH: crash}
     return json.dumps(row, sort_keys=True) + "\n"
-
-
-def _record[T: (EpisodePlan, EpisodeRecord)](kind: type[T], item: Mapping[str, Any]) -> T:
-    """A record with exactly the fields and types of its class."""
-    read = {"int": integer, "float": number, "bool": boolean, "str": text}
-    names = [field.name for field in fields(kind)]
-    if set(item) != set(names):
-        raise EvidenceError(f"{kind.__name__}: fields {sorted(item)}, expected {sorted(names)}")
-    values: dict[str, Any] = {f.name: read[str(f.type)](item, f.name) for f in fields(kind)}
-    return kind(**values)
 
 
 def _object(line: str, number: int) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ def verify_folder(root: Path) -> EvalFolder:
     """
     folder = read_folder(root)
     check_records(folder.plans, folder.records)
-    form = fields.integer(folder.info, "format")
+    form: int = folder.info["format"]
     wanted = figures(folder.records, folder.crashes, form=form) | {"method": METHODS[form]}
     problems = [
         line

@@ -76,9 +76,9 @@ def _wrong_parameter(name: str, value: object, expected: str, parameters: Path) 
 
 def run_step(gate: GateSession, tracker: Tracker, step: str) -> StepOutcome:
     """One step and its record in the tracker."""
-    with tracker.step(step):
+    with tracker.step(gate, step) as judged:
         outcome = gate.run_step(step)
-        tracker.step_done(gate, outcome)
+        judged(outcome)
     return outcome
 
 
@@ -97,13 +97,8 @@ def run_steps(
         if run(gate, tracker, step).ends_gate:
             logger.error("step %s ended early; no further step starts", step)
             break
-    return finish(gate, tracker)
-
-
-def finish(gate: GateSession, tracker: Tracker) -> FinishedBundle:
-    """Seal the bundle and tell the tracker."""
     bundle = gate.finish()
-    tracker.gate_done(gate, bundle)
+    tracker.gate_done(bundle)
     return bundle
 
 

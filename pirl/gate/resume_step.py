@@ -359,17 +359,12 @@ def _stock(*, step_dir: Path) -> StockLoad:
         session.schema.state, policy_of(loaded.cfg).tokenizer_max_length
     )
     rows = len(observation)
-    rngs = [torch.Generator().manual_seed(100 + row) for row in range(rows)]
-    noise = torch.stack(
-        [
-            torch.randn(
-                spec.chunk_size,
-                spec.model_dim,
-                generator=torch.Generator().manual_seed(100 + row),
-            )
-            for row in range(rows)
-        ]
+    # Both sides draw from generators of their own that begin alike.
+    rngs, again = (
+        [torch.Generator().manual_seed(100 + row) for row in range(rows)] for _ in range(2)
     )
+    shape = spec.chunk_size, spec.model_dim
+    noise = torch.stack([torch.randn(shape, generator=rng) for rng in again])
     sampled = sample_chunk(
         session.policy,
         session.policy.encode(observation),

@@ -6,8 +6,9 @@ The verdict never depends on what happens here: MLflow gets copies. Read `pirl.t
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,18 +24,18 @@ from pirl.tracking.view import dvc_tags, run_tags
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
+type Judged = Callable[[StepOutcome], None]
+"""Takes the outcome of a step."""
+
+
 class Tracker(Protocol):
     """What the gate reports, in this order."""
 
-    def step(self, step: str) -> AbstractContextManager[None]:
-        """The scope of one step; ending it in error ends its run as failed."""
+    def step(self, gate: GateSession, step: str) -> AbstractContextManager[Judged]:
+        """The scope of one step, which yields who takes its outcome; an error ends its run as failed."""
         ...
 
-    def step_done(self, gate: GateSession, outcome: StepOutcome) -> None:
-        """The step was judged; called inside its scope."""
-        ...
-
-    def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None:
+    def gate_done(self, bundle: FinishedBundle) -> None:
         """The bundle is sealed."""
         ...
 
@@ -43,12 +44,10 @@ class NoTracker:
     """Keeps nothing (`pirl gate --no-mlflow`)."""
 
     @contextmanager
-    def step(self, step: str) -> Generator[None]:
-        yield
+    def step(self, gate: GateSession, step: str) -> Generator[Judged]:
+        yield lambda outcome: None
 
-    def step_done(self, gate: GateSession, outcome: StepOutcome) -> None: ...
-
-    def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None: ...
+    def gate_done(self, bundle: FinishedBundle) -> None: ...
 
 
 class MlflowTracker:
@@ -56,42 +55,35 @@ class MlflowTracker:
 
     def __init__(self, run: GateRun) -> None:
         self._run = run
-        self._child: StepRun | None = None
 
     @contextmanager
-    def step(self, step: str) -> Generator[None]:
+    def step(self, gate: GateSession, step: str) -> Generator[Judged]:
         with self._run.step(step) as child:
-            self._child = child
-            try:
-                yield
-            finally:
-                self._child = None
+            yield partial(_conclude, gate, child)
 
-    def step_done(self, gate: GateSession, outcome: StepOutcome) -> None:
-        child = self._child
-        if child is None:
-            raise ValueError("step_done outside the scope of a step")
-        child.conclude(outcome.results)
-        if outcome.error:
-            child.open.tag({"stopped_by": outcome.error})
-        if outcome.step != "smoke-run":
-            return
-        # Only now: these import torch, and a gate that cannot start must say so without it.
-        from pirl.checkpoint.locate import step_folders
-        from pirl.checkpoint.manifest import MANIFEST_NAME
-
-        folder = RunFolder(gate.work / SMOKE)
-        if folder.learner_metrics.exists():
-            child.open.metrics(read_metrics(folder.learner_metrics))
-        for number, step_dir in sorted(step_folders(folder.root / "checkpoints").items()):
-            child.checkpoint(
-                name=f"{gate.variant}-{number:06d}",
-                digest=file_sha256(step_dir / MANIFEST_NAME),
-                step=number,
-            )
-
-    def gate_done(self, gate: GateSession, bundle: FinishedBundle) -> None:
+    def gate_done(self, bundle: FinishedBundle) -> None:
         self._run.conclude(bundle)
+
+
+def _conclude(gate: GateSession, child: StepRun, outcome: StepOutcome) -> None:
+    child.conclude(outcome.results)
+    if outcome.error:
+        child.open.tag({"stopped_by": outcome.error})
+    if outcome.step != "smoke-run":
+        return
+    # Only now: these import torch, and a gate that cannot start must say so without it.
+    from pirl.checkpoint.locate import step_folders
+    from pirl.checkpoint.manifest import MANIFEST_NAME
+
+    folder = RunFolder(gate.work / SMOKE)
+    if folder.learner_metrics.exists():
+        child.open.metrics(read_metrics(folder.learner_metrics))
+    for number, step_dir in sorted(step_folders(folder.root / "checkpoints").items()):
+        child.checkpoint(
+            name=f"{gate.variant}-{number:06d}",
+            digest=file_sha256(step_dir / MANIFEST_NAME),
+            step=number,
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from pirl.errors import EvidenceError
-from pirl.journal.fields import read_object, text
+from pirl.journal.fields import file_sha256, read_object, text
 from pirl.resources import SHIPPED
 
 PACKAGES = (
@@ -85,7 +85,10 @@ def collect_source(repo_root: Path, *, lock_files: Sequence[str] = ()) -> dict[s
     Raises:
         EvidenceError: git cannot answer, the wheel does not know its commit, or a lock file is missing.
     """
-    locks = {name: _sha256(repo_root / name) for name in lock_files}
+    missing = [name for name in lock_files if not (repo_root / name).is_file()]
+    if missing:
+        raise EvidenceError(f"{', '.join(missing)} is missing")
+    locks = {name: file_sha256(repo_root / name) for name in lock_files}
     if repo_root == SHIPPED:
         return _built_from(repo_root) | {"lock_files": locks}
     commit = _git(repo_root, "rev-parse", "HEAD").decode().strip()
@@ -131,13 +134,7 @@ def _built_from(shipped: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> bytes:
     # A link may dangle or point outside the checkout; what it says is what git would store.
-    return str(path.readlink()).encode() if path.is_symlink() else _sha256(path).encode()
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise EvidenceError(f"{path.name} is missing")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return str(path.readlink()).encode() if path.is_symlink() else file_sha256(path).encode()
 
 
 def _git(root: Path, *args: str) -> bytes:

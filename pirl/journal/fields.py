@@ -45,25 +45,6 @@ def _typed[T](record: Record, key: str, accept: Callable[[Any], bool], what: str
     return value
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
-
-
-def integer(record: Record, key: str) -> int:
-    """An integer field; booleans are not integers."""
-    return _typed(record, key, lambda v: type(v) is int, "an integer", int)
-
-
-def number(record: Record, key: str) -> float:
-    """A finite number field as float."""
-    return float(_typed(record, key, _is_number, "a number", float))
-
-
-def boolean(record: Record, key: str) -> bool:
-    """A field that is true or false."""
-    return _typed(record, key, lambda v: type(v) is bool, "true or false", bool)
-
-
 def text(record: Record, key: str) -> str:
     """A text field that is not empty."""
     return _typed(record, key, lambda v: isinstance(v, str) and v != "", "a text", str)
@@ -85,11 +66,3 @@ def objects(record: Record, key: str) -> list[Record]:
     if not all(isinstance(item, dict) for item in items):
         raise EvidenceError(f"field {key!r} is not a list of objects")
     return list(items)
-
-
-def numbers(record: Record, key: str) -> list[float]:
-    """A list of numbers."""
-    items = sequence(record, key)
-    if not all(_is_number(item) for item in items):
-        raise EvidenceError(f"field {key!r} is not a list of numbers")
-    return [float(item) for item in items]

@@ -6,35 +6,28 @@ binomial form. Read `pirl.audit.outcomes` next.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pirl.errors import EvidenceError
 
-Z_95 = 1.959963984540054
-"""Two-sided 95 % quantile of the standard normal distribution."""
 
-
-def wilson_interval(successes: int, episodes: int, *, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a binomial share.
+def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a binomial share.
 
     Returns:
-        Lower and upper bound, both in [0, 1].
+        Lower and upper bound, both in [0, 1]; exactly 0 or 1 where the data reached it.
 
     Raises:
         EvidenceError: no episode, or counts that cannot be.
     """
+    # A second to import, and only who shows a figure needs it.
+    from scipy.stats import binomtest
+
     if episodes < 1 or not 0 <= successes <= episodes:
         raise EvidenceError(f"{successes} successes in {episodes} episodes is not a count")
-    share = successes / episodes
-    scale = 1 + z * z / episodes
-    centre = (share + z * z / (2 * episodes)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / episodes + z * z / (4 * episodes**2))
-    # Rounding must not cut off the end point that the data reached.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == episodes else min(1.0, centre + half)
-    return low, high
+    low, high = binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +86,9 @@ class PairedTest:
         discordant = self.only_a + self.only_b
         if discordant == 0:
             return 1.0
-        tail = min(self.only_a, self.only_b)
-        # Integers until the last division: 0.5**n underflows for n > 1074.
-        below = term = 1
-        for i in range(tail):
-            term = term * (discordant - i) // (i + 1)
-            below += term
-        return min(1.0, 2 * below / 2**discordant)
+        from scipy.stats import binomtest
+
+        return float(binomtest(self.only_a, discordant).pvalue)
 
     def __str__(self) -> str:
         return (

@@ -7,7 +7,7 @@ from pathlib import Path
 from pirl.config.command_line import Parser, at_least, word_of
 from pirl.config.recipe import VARIANTS
 
-PARAMS = Path("params.yaml")
+PARAMS = Path("learning/settings.yaml")
 CONTROLS = ("shuffled", "zero-rate", "dropout")
 """Names of `pirl.learning.settings.CONTROLS`, whose module costs more than a help text may."""
 
@@ -80,11 +80,11 @@ def study_parser() -> Parser:
     """`pirl bench study`."""
     parser = Parser(
         "bench study",
-        "Run a study of `params.yaml` and print its table; each row says for itself whether it passed.",
+        "Run a study of `learning/settings.yaml` and print its table; each row says for itself whether it passed.",
         example="pirl bench study imprecise",
     )
     add = parser.add_argument
-    add("name", help="a key of `studies` in params.yaml")
+    add("name", help="a key of `studies` in learning/settings.yaml")
     add("--out", type=Path, metavar="DIR", help="default runs/study-NAME; finished rows are kept")
     add("--json", action="store_true", help="the records as JSON on stdout")
     add("--no-mlflow", action="store_true", help="leave no runs in the tracker")

@@ -23,7 +23,7 @@ from pirl.learning.arguments import (
     study_parser,
     warm_start_parser,
 )
-from pirl.learning.judge import judgement_record
+from pirl.learning.judgement import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
 from pirl.learning.report import RECORD, conclude, judge_run, write_videos
 from pirl.learning.settings import LearnSettings, read_settings, settings_from
@@ -76,13 +76,13 @@ def learn(
         require_new(out)
         with (
             RunRecord(folder.record, role="bench learn") as own_record,
-            track_learning(settings, enabled=mlflow) as tracker,
+            track_learning(settings, enabled=mlflow) as conclude_tracked,
         ):
             run = run_learning(settings, folder=folder)
             record = conclude(settings, run)
             if videos > 0 and settings.control is None:
                 write_videos(settings, run, count=videos)
-            tracker.conclude(record, run)
+            conclude_tracked(record, run)
             own_record.write("finished", complete=True)
     return record
 
@@ -149,7 +149,7 @@ def warm_start_main(argv: Sequence[str]) -> int:
 
 
 def study_main(argv: Sequence[str]) -> int:
-    """Run a study of `params.yaml` and print its table; each row says for itself whether it passed."""
+    """Run a study of `learning/settings.yaml` and print its table; each row says for itself whether it passed."""
     args, _ = parse(study_parser(), argv)
     configure_logging("study")
     interrupt_on_signals()

@@ -1,7 +1,7 @@
 """One learning run from nothing to a judged record: warm start, piRL over the real runtime, fresh episodes.
 
 Owns the order and what is written where. The runtime is `pirl.runtime.launch`, the episodes are
-`pirl.evaluation`'s; nothing here trains or counts on its own. Read `pirl.learning.judge` next.
+`pirl.evaluation`'s; nothing here trains or counts on its own. Read `pirl.learning.judgement` next.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningRun:
-    """What happened; `pirl.learning.judge` says what it is worth."""
+    """What happened; `pirl.learning.judgement` says what it is worth."""
 
     folder: LearnFolder
     config_hash: str

@@ -1,6 +1,6 @@
 """Write what a learning run showed: `learn.json` for programs, `report.md`, pictures and videos for people.
 
-Owns files and wording; figures come from `pirl.learning.judge`. Read `pirl.learning.main` next.
+Owns files and wording; figures come from `pirl.learning.judgement`. Read `pirl.learning.main` next.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.files import write_text, writing
 from pirl.journal.environment import collect_environment
 from pirl.journal.media import write_video
-from pirl.learning.judge import Judgement, judge, judgement_record, spent
-from pirl.learning.pictures import draw_learning
+from pirl.learning.curves import draw_learning
+from pirl.learning.judgement import Judgement, judge, judgement_record, spent
 from pirl.learning.proof import PRETRAINED, LearningRun
 from pirl.learning.settings import LearnSettings
 from pirl.runtime.lockstep import FinishedEpisode

@@ -1,4 +1,4 @@
-"""What a learning run is asked for: the `learn` section of `params.yaml`, read strictly.
+"""What a learning run is asked for: the `learn` section of `learning/settings.yaml`, read strictly.
 
 Owns names, defaults and their reading. Refuses to run anything. Read `pirl.learning.proof` next.
 """
@@ -17,7 +17,7 @@ from pirl.config.yamlfile import read_section
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
-PARAMS = Path("params.yaml")
+PARAMS = Path("learning/settings.yaml")
 
 CONTROLS = {
     "shuffled": ("--pirl.shuffle_advantages=true",),
@@ -133,5 +133,7 @@ def settings_from(values: dict[str, Any]) -> LearnSettings:
 
 
 def _wrong(name: str, value: object, expected: str) -> ConfigError:
-    error = FieldError(field=name, value=value, expected=expected, fix="correct params.yaml")
-    return ConfigError([error], source="params.yaml")
+    error = FieldError(
+        field=name, value=value, expected=expected, fix="correct learning/settings.yaml"
+    )
+    return ConfigError([error], source="learning/settings.yaml")

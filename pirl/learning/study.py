@@ -38,7 +38,7 @@ FAILED = "failed.json"
 
 
 def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
-    """The rows of one study in `params.yaml`, by label.
+    """The rows of one study in `learning/settings.yaml`, by label.
 
     Raises:
         ConfigError: there is no such study.
@@ -50,7 +50,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
             field="studies",
             value=name,
             expected=f"one of {', '.join(sorted(studies))}",
-            fix="choose one, or add it to params.yaml",
+            fix="choose one, or add it to learning/settings.yaml",
         )
         raise ConfigError([error], source=path.name)
     found = cast("Mapping[str, Any]", rows)
@@ -60,7 +60,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
                 field=f"studies.{name}.{label}",
                 value=row,
                 expected="settings of `learn`, as keys",
-                fix="correct params.yaml",
+                fix="correct learning/settings.yaml",
             )
             raise ConfigError([error], source=path.name)
     return {str(label): dict(row or {}) for label, row in found.items()}
@@ -75,7 +75,7 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
 
 
 def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
-    """Run every row that has no record yet; the rows' summaries in the order of `params.yaml`.
+    """Run every row that has no record yet; the rows' summaries in the order of `learning/settings.yaml`.
 
     Writes `NAME.json` and `NAME.md` into `out` after every row.
 
@@ -118,9 +118,9 @@ def _start(settings: LearnSettings, out: Path) -> Path:
 
 def _run_row(settings: LearnSettings, folder: LearnFolder, *, row: str | None) -> None:
     try:
-        with track_learning(settings, enabled=row is not None, row=row) as tracker:
+        with track_learning(settings, enabled=row is not None, row=row) as conclude_tracked:
             run = run_learning(settings, folder=folder)
-            tracker.conclude(conclude(settings, run), run)
+            conclude_tracked(conclude(settings, run), run)
     except LearningRunError as error:
         said = [line for line in logged_lines(folder.logs / "learner.log") if line.strip()]
         last = said[-1].rstrip() if said else ""

@@ -6,11 +6,12 @@ Owns what is copied; the door is `pirl.tracking.sink`. Read `docs/learning.md` f
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pirl.audit.criterion import Verdict
 from pirl.journal.environment import collect_source
@@ -30,44 +31,33 @@ _CONFIG_PREFIX = "config."
 """Parameters of the train config carry it; those of the run's own settings do not."""
 
 
-class Tracker(Protocol):
-    """Whoever keeps a copy of the result."""
-
-    def conclude(self, record: dict[str, Any], run: LearningRun) -> None:
-        """Take over a finished run."""
-        ...
+type Conclude = Callable[[Mapping[str, Any], LearningRun], None]
+"""Takes over the record of a finished run."""
 
 
-class _NoTracker:
-    def conclude(self, record: dict[str, Any], run: LearningRun) -> None: ...
+def _keep_nothing(record: Mapping[str, Any], run: LearningRun) -> None: ...
 
 
-class _MlflowTracker:
-    def __init__(self, open_run: OpenRun) -> None:
-        self._open = open_run
-
-    def conclude(self, record: dict[str, Any], run: LearningRun) -> None:
-        self._open.verdict = Verdict.PASSED if record["passed"] else Verdict.FAILED
-        self._open.tag(
-            {
-                "learn.verdict": str(self._open.verdict),
-                "config.sha256": run.config_hash,
-                "weights.sha256": run.weights_sha256,
-                **{f"criterion.{c['name']}": c["measured"] for c in record["criteria"]},
-            }
-        )
-        self._open.tag({NOTE_TAG: _description(run.folder.root / REPORT)})
-        config = read_object(run.folder.run.effective_config("learner"))
-        self._open.params(flat_params(config, prefix=_CONFIG_PREFIX))
-        self._open.metrics(run.rows)
-        last = record["points"][-1]
-        self._open.numbers(
-            {"heldout_successes": last["successes"], "heldout_episodes": last["episodes"]}
-        )
-        for name in ("learn.json", "report.md", "learning.png", "videos", "evaluation", "logs"):
-            path = run.folder.root / name
-            if path.exists():
-                self._open.artifact(path)
+def _conclude(open_run: OpenRun, record: Mapping[str, Any], run: LearningRun) -> None:
+    open_run.verdict = Verdict.PASSED if record["passed"] else Verdict.FAILED
+    open_run.tag(
+        {
+            "learn.verdict": str(open_run.verdict),
+            "config.sha256": run.config_hash,
+            "weights.sha256": run.weights_sha256,
+            **{f"criterion.{c['name']}": c["measured"] for c in record["criteria"]},
+            NOTE_TAG: _description(run.folder.root / REPORT),
+        }
+    )
+    config = read_object(run.folder.run.effective_config("learner"))
+    open_run.params(flat_params(config, prefix=_CONFIG_PREFIX))
+    open_run.metrics(run.rows)
+    last = record["points"][-1]
+    open_run.numbers({"heldout_successes": last["successes"], "heldout_episodes": last["episodes"]})
+    for name in ("learn.json", "report.md", "learning.png", "videos", "evaluation", "logs"):
+        path = run.folder.root / name
+        if path.exists():
+            open_run.artifact(path)
 
 
 def _description(report: Path) -> str:
@@ -79,8 +69,8 @@ def _description(report: Path) -> str:
 @contextmanager
 def track_learning(
     settings: LearnSettings, *, enabled: bool, row: str | None = None
-) -> Generator[Tracker]:
-    """The tracker of one run: MLflow on SQLite, or `MLFLOW_TRACKING_URI` where that is set.
+) -> Generator[Conclude]:
+    """One run in MLflow, on SQLite or `MLFLOW_TRACKING_URI` where that is set; call what it yields in the end.
 
     Args:
         row: study and label of a run that is a row of a study; its name in the tracker.
@@ -89,7 +79,7 @@ def track_learning(
         EvidenceError: the tracker does not answer.
     """
     if not enabled:
-        yield _NoTracker()
+        yield _keep_nothing
         return
     root = Path.cwd()
     sink = MlflowSink.open(
@@ -111,4 +101,4 @@ def track_learning(
     name = row or f"learn {settings.variant}{control} seed {settings.seed}"
     with sink.open_run(name, tags) as open_run:
         open_run.params(flat_params(asdict(settings)))
-        yield _MlflowTracker(open_run)
+        yield partial(_conclude, open_run)

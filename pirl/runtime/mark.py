@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from pirl.hooks import hooks_active
-from pirl.journal.fields import integer, number, sequence, text
+from pirl.journal.codec import from_json
 from pirl.journal.metric_log import JsonLines, read_json_lines
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,5 @@ def read_marks(path: Path) -> list[ProcessMark]:
     """
     if not path.exists():
         return []
-    return [
-        ProcessMark(
-            role=text(line, "role"),
-            nonce=text(line, "nonce"),
-            pid=integer(line, "pid"),
-            started_unix=number(line, "started_unix"),
-            hooks=tuple(map(str, sequence(line, "hooks"))),
-        )
-        for line in read_json_lines(path, allow_torn_tail=True)
-    ]
+    lines = read_json_lines(path, allow_torn_tail=True)
+    return [from_json(ProcessMark, line, where=path.name) for line in lines]

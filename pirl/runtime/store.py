@@ -18,7 +18,7 @@ from typing import Any
 
 from lerobot.utils.transition import Transition
 
-from pirl.errors import LinkClosedError, TransportError
+from pirl.errors import LinkClosedError
 from pirl.records import EpisodeRecord
 from pirl.runtime.door import Rollout, RolloutBounds
 from pirl.transport.refusal import RefusedMessageError
@@ -69,7 +69,6 @@ class RolloutStore:
         self._losses = 0
         self._current_version = 0
         self._begun = time.monotonic()
-        self._error: TransportError | None = None
         self._ready = threading.Condition()
         self.received = 0
         self.consumed = 0
@@ -165,12 +164,6 @@ class RolloutStore:
                     self._owners.pop((version, episode), None)
             self._ready.notify_all()
 
-    def fail(self, error: TransportError) -> None:
-        """Make every waiting `take` raise `error`."""
-        with self._ready:
-            self._error = error
-            self._ready.notify_all()
-
     # -- take: called from the learner's loop ------------------------------------------------------
 
     def begin_version(self, version: int) -> None:
@@ -212,8 +205,6 @@ class RolloutStore:
         with self._ready:
             deserted = time.monotonic()
             while True:
-                if self._error is not None:
-                    raise self._error
                 keys = self._complete_keys(min_decisions)
                 if keys:
                     return self._take(keys)

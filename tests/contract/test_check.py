@@ -16,7 +16,6 @@ from pirl.contract.check import (
     check_flow_policy,
 )
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.errors import ContractError
 
 
 def test_toy_policy_keeps_every_clause():
@@ -24,7 +23,6 @@ def test_toy_policy_keeps_every_clause():
     assert report.failed == ()
     assert [r.name for r in report.results] == [clause.name for clause in CLAUSES]
     assert {r.status for r in report.results} == {ClauseStatus.KEPT}
-    report.raise_if_failed()
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda cls: cls.__name__)
@@ -32,9 +30,6 @@ def test_broken_policy_is_named_by_exactly_its_clause(broken):
     report = check_flow_policy(broken(), toy_observation())
     assert report.failed == (BROKEN[broken],)
     assert not report.passed
-    with pytest.raises(ContractError) as caught:
-        report.raise_if_failed()
-    assert [clause.field for clause in caught.value.clauses] == [BROKEN[broken]]
 
 
 def test_every_clause_has_a_policy_that_breaks_it():
@@ -144,9 +139,6 @@ def test_each_fault_within_a_clause_is_named_with_what_was_found(says):
 def test_all_broken_clauses_are_reported_together():
     report = check_flow_policy(TwiceBroken(), toy_observation())
     assert set(report.failed) == {"postprocess-pure", "frozen"}
-    with pytest.raises(ContractError) as caught:
-        report.raise_if_failed()
-    assert {clause.field for clause in caught.value.clauses} == set(report.failed)
 
 
 def test_a_clause_that_could_not_run_is_not_counted_as_kept():

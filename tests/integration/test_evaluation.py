@@ -84,7 +84,7 @@ def test_a_killed_simulator_is_one_failed_episode_and_changes_no_other(
 
     def kill_once(episode):
         if len(built) == 1 and episode.record.episode_id == 1:
-            os.kill(built[0].worker_pids[0], signal.SIGKILL)
+            os.kill(built[0]._hosts[0].pid, signal.SIGKILL)
 
     monkeypatch.setattr(checkpoint_module, "make_vector_env", remember)
     protocol = replace(PROTOCOL, num_envs=1, num_workers=1)

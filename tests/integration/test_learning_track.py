@@ -74,8 +74,8 @@ def tracked(client):
 @pytest.mark.parametrize(("passed", "status"), [(True, "FINISHED"), (False, "FAILED")])
 def test_a_run_has_its_verdict_report_settings_and_config(client, tmp_path, passed, status):
     settings = LearnSettings(seed=7)
-    with track.track_learning(settings, enabled=True) as tracker:
-        tracker.conclude(*a_run(tmp_path / "run", passed=passed))
+    with track.track_learning(settings, enabled=True) as conclude:
+        conclude(*a_run(tmp_path / "run", passed=passed))
     run = tracked(client)
     assert run.info.status == status
     assert run.info.run_name == "learn flow-sde seed 7"
@@ -106,6 +106,6 @@ def test_a_row_that_was_stopped_is_failed_and_keeps_its_settings(client):
 
 def test_without_the_tracker_nothing_is_written(client, tmp_path):
     record = SimpleNamespace()
-    with track.track_learning(LearnSettings(), enabled=False) as tracker:
-        tracker.conclude({}, record)
+    with track.track_learning(LearnSettings(), enabled=False) as conclude:
+        conclude({}, record)
     assert client.get_experiment_by_name(track.EXPERIMENT) is None

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from env_toys import EXITS, HANGS, INFO, KILLED, RAISES, REFUSES, ToySettings
 
-from pirl.envs.host import Deadlines, worker_environment
+from pirl.envs.host import Deadlines, ProcessHost, worker_environment
 from pirl.envs.split import StateRule, StateSplit
 from pirl.envs.vector import IdentityCodec, SlotVectorEnv, check_counts
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError
@@ -55,6 +55,10 @@ def rows(value):
     return np.full((3, 2), value, np.float32)
 
 
+def worker_pids(env):
+    return tuple(host.pid for host in env._hosts if isinstance(host, ProcessHost))
+
+
 def gone(pids, *, within_s=10.0):
     """Whether all processes end within the deadline; a zombie of another parent counts as ended."""
     deadline = time.monotonic() + within_s
@@ -91,14 +95,14 @@ def test_results_do_not_depend_on_where_slots_live():
     for workers in (0, 1, 2, 5):
         with build(5, workers) as env:
             outcomes.append(run(env))
-            assert len(env.worker_pids) == workers
+            assert len(worker_pids(env)) == workers
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert outcomes[0][1][3] == [3.0, 24.0]
 
 
 def test_close_leaves_no_process_and_may_be_repeated():
     env = build(4, 2)
-    pids = env.worker_pids
+    pids = worker_pids(env)
     assert len(pids) == 2
     env.close()
     env.close()
@@ -109,7 +113,7 @@ def test_close_leaves_no_process_and_may_be_repeated():
 
 def test_a_killed_worker_is_an_error_with_task_seed_and_exit_code():
     env = build(4, 2)
-    pids = env.worker_pids
+    pids = worker_pids(env)
     env.reset({0: plan(5), 1: plan(KILLED, task=1)})
     with pytest.raises(EnvError) as caught:
         env.step_chunk({0: rows(1), 1: rows(1)})
@@ -126,7 +130,7 @@ def test_a_killed_worker_is_an_error_with_task_seed_and_exit_code():
 
 def test_the_death_of_a_worker_is_seen_while_another_one_works():
     env = build(2, 2)
-    pids = env.worker_pids
+    pids = worker_pids(env)
     env.reset({0: plan(HANGS), 1: plan(KILLED)})
     started = time.monotonic()
     with pytest.raises(EnvError, match=rf"worker 1 died .*seed {KILLED}"):
@@ -144,7 +148,7 @@ def test_the_exit_code_of_a_worker_is_reported():
 
 def test_a_hanging_worker_ends_at_its_deadline():
     env = build(2, 2, step_s=1.0)
-    pids = env.worker_pids
+    pids = worker_pids(env)
     env.reset({0: plan(1), 1: plan(HANGS)})
     started = time.monotonic()
     with pytest.raises(EnvError, match=rf"within 1 s .*seed {HANGS}"):
@@ -155,7 +159,7 @@ def test_a_hanging_worker_ends_at_its_deadline():
 
 def test_a_worker_that_hangs_while_closing_is_killed():
     env = build(1, 1)
-    (pid,) = env.worker_pids
+    (pid,) = worker_pids(env)
     env.reset({0: plan(HANGS)})
     env.close()
     assert gone([pid], within_s=0.5)
@@ -214,7 +218,7 @@ def test_a_worker_has_no_standard_input_and_leaves_standard_output_alone(capfd):
 def test_ctrl_c_is_left_to_the_parent():
     with build(1, 1) as env:
         env.reset({0: plan(1)})
-        os.kill(env.worker_pids[0], signal.SIGINT)
+        os.kill(worker_pids(env)[0], signal.SIGINT)
         time.sleep(0.2)
         assert env.step_chunk({0: rows(1)})[0].valid_steps == 3
 
@@ -225,7 +229,7 @@ def test_workers_die_with_a_killed_parent(seed):
         "import sys, test_vector_env as t\n"
         "env = t.build(2, 2)\n"
         f"env.reset({{0: t.plan({seed}), 1: t.plan(2)}})\n"
-        "print(*env.worker_pids, flush=True)\n"
+        "print(*t.worker_pids(env), flush=True)\n"
         "env.step_chunk({0: t.rows(1)})\n"
         "sys.stdin.read()\n"
     )

@@ -82,7 +82,13 @@ def test_the_wheel_carries_what_the_commands_look_for_and_an_editable_install_no
         Path(target).relative_to(hook.SHIPPED).as_posix()
         for target in data["force_include"].values()
     }
-    assert {"configs", "params.yaml", "constraints.txt", "pyproject.toml"} <= targets
+    assert {
+        "configs",
+        "params.yaml",
+        "learning/settings.yaml",
+        "constraints.txt",
+        "pyproject.toml",
+    } <= targets
     assert all(Path(source).exists() for source in data["force_include"])
 
 

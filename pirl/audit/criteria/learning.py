@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from pirl.audit import outcomes
-from pirl.audit.criterion import IS_TRUE, Group, Measured
+from pirl.audit.criterion import IS_TRUE, Group, Measured, counted
 from pirl.audit.raw import MissingRecordError, RawRecords, some
 from pirl.audit.records import files
 from pirl.errors import EvidenceError
@@ -114,7 +114,7 @@ def trained_unchanged(raw: RawRecords) -> Measured:
     """Every trained tensor changed during the run."""
     before, after = _tensors(raw, "trained")
     same = [name for name in before if before[name] == after[name]]
-    return Measured(value=len(same), detail=", ".join(same[:3]) or f"{len(before)} tensors")
+    return counted(same, f"{len(before)} tensors", shown=3)
 
 
 @criterion("==", 0, "tensors", row="D3")
@@ -122,7 +122,7 @@ def frozen_changed(raw: RawRecords) -> Measured:
     """Every frozen tensor is bit-identical after the run."""
     before, after = _tensors(raw, "frozen")
     moved = [name for name in before if before[name] != after[name]]
-    return Measured(value=len(moved), detail=", ".join(moved[:3]) or f"{len(before)} tensors")
+    return counted(moved, f"{len(before)} tensors", shown=3)
 
 
 @criterion(">=", 2, "episodes", row="D5")
@@ -214,7 +214,7 @@ def stage_times_missing(raw: RawRecords) -> Measured:
         },
     }
     missing = [name for side, names in STAGES.items() for name in names if name not in seen[side]]
-    return Measured(value=len(missing), detail=", ".join(missing))
+    return counted(missing)
 
 
 # What a policy that succeeds now and then makes of a run. Observed from the profile's committed policy: KL at most

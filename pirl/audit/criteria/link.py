@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pirl.audit import outcomes
-from pirl.audit.criterion import Group, Measured
+from pirl.audit.criterion import Group, Measured, counted
 from pirl.audit.raw import MissingRecordError, RawRecords, some
 from pirl.audit.records import files
 from pirl.audit.records.common import Process
@@ -25,7 +25,7 @@ def disabled_hooks(processes: Sequence[Process]) -> Measured:
     """Checks that were off in a process, and processes of which nobody knows it."""
     silent = [f"{p.role} wrote nothing" for p in processes if p.hooks is None]
     found = [hook for p in processes for hook in p.hooks or ()] + silent
-    return Measured(value=len(found), detail=", ".join(found) or f"{len(processes)} processes")
+    return counted(found, f"{len(processes)} processes")
 
 
 def distinct(processes: Sequence[Process]) -> int:
@@ -72,7 +72,7 @@ def handshakes_missing(raw: RawRecords) -> Measured:
             continue
         if not (met.accepted and met.received and met.learner and met.actor):
             missing.append(f"actor {rank}")
-    return Measured(value=len(missing), detail=", ".join(missing))
+    return counted(missing)
 
 
 @criterion("==", 0, "fields", row="D1")
@@ -97,7 +97,7 @@ def handshake_fields_differ(raw: RawRecords) -> Measured:
             for name, value in expected.items()
             if met.learner.get(name) != value
         ]
-    return Measured(value=len(differing), detail=", ".join(differing))
+    return counted(differing)
 
 
 @criterion("==", 0, "processes", row="C1")
@@ -107,7 +107,7 @@ def effective_configs_differ(raw: RawRecords) -> Measured:
     paths = [raw.path(files.LEARNER_CONFIG)]
     paths += [raw.path(files.ACTOR_CONFIG, rank) for rank in raw.ranks(files.ACTOR_COUNTERS)]
     wrong = [path.name for path in paths if file_sha256(path) != expected]
-    return Measured(value=len(wrong), detail=", ".join(wrong) or f"{len(paths)} processes")
+    return counted(wrong, f"{len(paths)} processes")
 
 
 @criterion("==", 0, "decisions", row="D2")
@@ -175,7 +175,7 @@ def versions_acted(raw: RawRecords) -> Measured:
 def exit_codes_nonzero(raw: RawRecords) -> Measured:
     """Every process ended with exit code 0."""
     bad = [f"{p.role}: {p.exit_code}" for p in _rows(raw) if p.exit_code != 0]
-    return Measured(value=len(bad), detail=", ".join(bad))
+    return counted(bad)
 
 
 def _left[T](looked_for: Sequence[T], found: Sequence[object], what: str) -> Measured:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pirl.audit.criterion import IS_TRUE, Group, Measured
+from pirl.audit.criterion import IS_TRUE, Group, Measured, counted
 from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.audit.records.mismatch import Case, Host
@@ -118,7 +118,7 @@ def _name(case: Case) -> str:
 def _count(raw: RawRecords, problem: str, shown: Callable[[Case], str] = _name) -> Measured:
     cases, host = raw.all(files.CASES), raw.one(files.HOST)
     bad = [shown(case) for case in cases if problem in case_problems(case, host)]
-    return Measured(value=len(bad), detail=", ".join(bad) or f"{len(cases)} cases")
+    return counted(bad, f"{len(cases)} cases")
 
 
 @criterion(IS_TRUE, True, row="G1")
@@ -146,7 +146,7 @@ def classes_missing(raw: RawRecords) -> Measured:
     processes = {case.name for case in cases if case.probe == "process"}
     every = {case.name for case in cases}
     missing = [r.name for r in CLASSES if r.name not in (processes if r.needs_process else every)]
-    return Measured(value=len(missing), detail=", ".join(missing) or f"{len(CLASSES)} classes")
+    return counted(missing, f"{len(CLASSES)} classes")
 
 
 @criterion("==", 0, "directions", row="G2")
@@ -154,7 +154,7 @@ def directions_missing(raw: RawRecords) -> Measured:
     """Learner, actor and checkpoint side each refused somebody."""
     tried = {case.direction for case in raw.all(files.CASES)}
     missing = [direction for direction in DIRECTIONS if direction not in tried]
-    return Measured(value=len(missing), detail=", ".join(missing))
+    return counted(missing)
 
 
 @criterion("==", 0, "cases", row="G3")
@@ -204,7 +204,7 @@ def checks_disabled(raw: RawRecords) -> Measured:
     """No safety check was turned off in an ordinary case."""
     ordinary = [raw.one(files.CONTROL), *raw.all(files.CASES)]
     bad = [case.name for case in ordinary if case.hooks]
-    return Measured(value=len(bad), detail=", ".join(bad))
+    return counted(bad)
 
 
 @criterion("==", 0, "checks", row="G4")
@@ -213,7 +213,7 @@ def teeth_missing(raw: RawRecords) -> Measured:
     teeth = raw.all(files.TEETH)
     tried = {tooth.disabled for tooth in teeth if tooth.disabled in (tooth.reported or ())}
     missing = [check for check in TEETH if check not in tried]
-    return Measured(value=len(missing), detail=", ".join(missing) or ", ".join(sorted(tried)))
+    return counted(missing, ", ".join(sorted(tried)))
 
 
 @criterion("==", 0, "checks", row="G4")
@@ -221,4 +221,4 @@ def toothless(raw: RawRecords) -> Measured:
     """With a check disabled the case is judged as let in: its exit code is no refusal."""
     teeth = raw.all(files.TEETH)
     blunt = [tooth.disabled for tooth in teeth if tooth.case.exit_code in REFUSED]
-    return Measured(value=len(blunt), detail=", ".join(blunt) or f"{len(teeth)} checks disabled")
+    return counted(blunt, f"{len(teeth)} checks disabled")

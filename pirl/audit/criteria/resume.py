@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pirl.audit.criteria.link import LEARNER, disabled_hooks, distinct
-from pirl.audit.criterion import IS_TRUE, Group, Measured
+from pirl.audit.criterion import IS_TRUE, Group, Measured, counted
 from pirl.audit.raw import RawRecords, some
 from pirl.audit.records import files
 from pirl.audit.records.common import Process
@@ -64,6 +64,16 @@ def same_process(raw: RawRecords) -> Measured:
     return Measured(value=int(not in_order), detail=detail)
 
 
+@criterion("==", 0, "processes", row="F2")
+def exit_codes_nonzero(raw: RawRecords) -> Measured:
+    """Every process of the uninterrupted and of the resumed run ended with exit code 0."""
+    rows = [
+        p for p in raw.all(files.PROCESSES[files.RESUME]) if not p.role.endswith("-interrupted")
+    ]
+    bad = [f"{p.role}: {p.exit_code}" for p in rows if p.exit_code != 0]
+    return counted(bad, f"{len(rows)} processes")
+
+
 @criterion("==", 0, row="F2")
 def deadline_missed(raw: RawRecords) -> Measured:
     """The resume kept its deadline."""
@@ -81,7 +91,7 @@ def checks_disabled(raw: RawRecords) -> Measured:
 def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Measured:
     names = sorted({*PARTS, *a, *b})
     wrong = [n for n in names if n not in a or n not in b or a[n] != b[n]]
-    return Measured(value=len(wrong), detail=", ".join(wrong) or f"{len(names)} parts equal")
+    return counted(wrong, f"{len(names)} parts equal")
 
 
 @criterion("==", 0, "parts", row="F2")
@@ -153,8 +163,7 @@ def metrics_compared(raw: RawRecords) -> Measured:
 def metrics_differ(raw: RawRecords) -> Measured:
     """Metric values of every update are equal bit for bit."""
     compared, wrong = _compared(raw)
-    detail = ", ".join(wrong[:3]) or f"{compared} values equal"
-    return Measured(value=len(wrong), detail=detail)
+    return counted(wrong, f"{compared} values equal", shown=3)
 
 
 @criterion("==", 0, "files", row="F1")
@@ -163,7 +172,7 @@ def manifest_differs(raw: RawRecords) -> Measured:
     record = raw.one(files.CHECKPOINT)
     names = some({*record.manifest, *record.found}, "file of the checkpoint")
     wrong = sorted(n for n in names if record.manifest.get(n) != record.found.get(n))
-    return Measured(value=len(wrong), detail=", ".join(wrong[:3]) or f"{len(names)} files")
+    return counted(wrong, f"{len(names)} files", shown=3)
 
 
 @criterion("==", 0, "cases", row="F4")
@@ -178,7 +187,7 @@ def damaged_accepted(raw: RawRecords) -> Measured:
         and case.optimiser_steps == 0
     }
     accepted = [case for case in DAMAGE_CASES if case not in refused]
-    return Measured(value=len(accepted), detail=", ".join(accepted) or f"{len(refused)} refused")
+    return counted(accepted, f"{len(refused)} refused")
 
 
 @criterion("==", 0, "kills", row="F1")
@@ -194,7 +203,7 @@ def stock_keys_differ(raw: RawRecords) -> Measured:
     """Stock LeRobot loads `pretrained_model/` with strict keys."""
     record = raw.one(files.STOCK)
     wrong = [*record.missing_keys, *record.unexpected_keys]
-    return Measured(value=len(wrong), detail=", ".join(wrong[:3]))
+    return counted(wrong, shown=3)
 
 
 @criterion("<=", 0, "action", row="F5")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from pirl.audit.criterion import IS_TRUE, Group, Measured
+from pirl.audit.criterion import IS_TRUE, Group, Measured, counted
 from pirl.audit.raw import MissingRecordError, RawRecords, some
 from pirl.audit.records import files
 from pirl.audit.records.validate import GaeCase, GaussianCase, Settings, StdCase
@@ -36,10 +36,6 @@ BLANK_STD = 1.0
 """A frame whose pixels vary less than this shows nothing."""
 
 
-def _found(wrong: Sequence[str], looked_at: str) -> Measured:
-    return Measured(value=len(wrong), detail=", ".join(wrong) or looked_at)
-
-
 def _canonical(raw: RawRecords) -> Path:
     path = raw.root / CANONICAL
     if not path.is_file():
@@ -59,7 +55,7 @@ def config_hash_differs(raw: RawRecords) -> Measured:
 def rules_failed(raw: RawRecords) -> Measured:
     """Every rule of the config holds."""
     rules = raw.all(files.RULES)
-    return _found([r.rule for r in rules if r.errors], f"{len(rules)} rules")
+    return counted([r.rule for r in rules if r.errors], f"{len(rules)} rules")
 
 
 @criterion(">=", 15, "rules", row="C2")
@@ -78,14 +74,14 @@ def bad_configs_accepted(raw: RawRecords) -> Measured:
         and case.objections
         and all(o.field_name and o.expected and o.fix for o in case.objections)
     }
-    return _found([c for c in REFUSED_CASES if c not in refused], f"{len(refused)} refused")
+    return counted([c for c in REFUSED_CASES if c not in refused], f"{len(refused)} refused")
 
 
 @criterion("==", 0, "clauses", row="E1")
 def contract_failed(raw: RawRecords) -> Measured:
     """The policy keeps every clause of the flow-policy contract."""
     clauses = raw.all(files.CONTRACT)
-    return _found([c.clause for c in clauses if c.status != "kept"], f"{len(clauses)} clauses")
+    return counted([c.clause for c in clauses if c.status != "kept"], f"{len(clauses)} clauses")
 
 
 @criterion(">=", 5, "clauses", row="E1")
@@ -146,7 +142,7 @@ def untried_versions(raw: RawRecords) -> Measured:
         for name, begins in VERSIONS.items()
         if not found.get(name, "").startswith(begins)
     ]
-    return _found(wrong, ", ".join(f"{name} {found[name]}" for name in VERSIONS if name in found))
+    return counted(wrong, ", ".join(f"{name} {found[name]}" for name in VERSIONS if name in found))
 
 
 @criterion(IS_TRUE, True, row="D5")
@@ -176,7 +172,7 @@ def settings_missing(raw: RawRecords) -> Measured:
     settings = raw.one(files.SETTINGS)
     names = [f.name for f in fields(Settings)]
     missing = [name for name in names if getattr(settings, name) in (None, "", {})]
-    return _found(missing, f"{len(names)} settings")
+    return counted(missing, f"{len(names)} settings")
 
 
 @criterion("==", 0, "facts", row="B2 B3")
@@ -189,7 +185,7 @@ def inputs_missing(raw: RawRecords) -> Measured:
         for f in fields(part)
         if not getattr(part, f.name)
     ]
-    return _found(missing, f"{len(inputs.environment.tasks)} tasks")
+    return counted(missing, f"{len(inputs.environment.tasks)} tasks")
 
 
 @criterion("==", 0, "states", row="B4")
@@ -207,4 +203,4 @@ def split_overlap(raw: RawRecords) -> Measured:
 def checks_disabled(raw: RawRecords) -> Measured:
     """No safety check was turned off while the config was validated."""
     hooks = raw.one(files.CONFIG).hooks
-    return Measured(value=len(hooks), detail=", ".join(hooks))
+    return counted(hooks)

@@ -72,7 +72,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
     assert not any(tag.startswith("criterion.") for tag in parent.data.tags)
     assert parent.data.tags[view.NOTE_TAG].startswith("## Verdict: PASSED (FALLBACK: EMBEDDED)")
     assert parent.data.params["pirl.variant"] == "flow-sde"
-    assert parent.data.metrics["criteria_passed"] == parent.data.metrics["criteria_total"] == 80
+    assert parent.data.metrics["criteria_passed"] == parent.data.metrics["criteria_total"] == 81
     assert child.data.tags["mlflow.parentRunId"] == run.run_id
     history = sink.client.get_metric_history(step.run_id, "update/policy_loss")
     assert [m.step for m in history] == [1, 2, 3]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
 
 import pytest
 from bundle_builder import build_bundle
@@ -11,23 +15,27 @@ from pirl.audit.bundle import BundleWriter, StepWriter
 from pirl.audit.derive import read_metadata
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.metadata import Run, Source
-from pirl.audit.redact import Redactor
+from pirl.audit.redact import Redactor, find_leaks
 from pirl.journal import media
+
+MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def decode_each_video_once():
-    """Decoding starts a process; the same bytes always show the same clip."""
-    decode, seen = media.inspect_video, {}
+def do_slow_work_once():
+    """Equal bytes show the same clip and leak the same; a test's bundle need not survive a power cut."""
+    inspect_video, seen = media.inspect_video, {}
 
-    def cached(path):
+    def inspect_once(path):
         key = path.read_bytes()
         if key not in seen:
-            seen[key] = decode(path)
+            seen[key] = inspect_video(path)
         return seen[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(media, "inspect_video", cached)
+        patch.setattr(media, "inspect_video", inspect_once)
+        patch.setattr("pirl.audit.bundle.find_leaks", cache(find_leaks))
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
@@ -37,9 +45,11 @@ def good_bundle(tmp_path_factory):
 
 
 @pytest.fixture
-def bundle(good_bundle, tmp_path):
-    """A copy of the good bundle that the test may spoil."""
-    return shutil.copytree(good_bundle.folder, tmp_path / "bundle")
+def bundle(good_bundle):
+    """A copy of the good bundle that the test may spoil, in memory where that is possible: 90 files per test."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        copy = Path(folder) / "bundle"
+        yield shutil.copytree(good_bundle.folder, copy, copy_function=shutil.copyfile)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from pirl.audit.bundle import seal
-from pirl.audit.codec import dump_json
 from pirl.audit.derive import derived_texts, opening_digest, read_metadata
 from pirl.audit.judge import judge_gate
 from pirl.audit.page import render_html
@@ -15,6 +14,7 @@ from pirl.audit.records.files import SEAL_NAME, STEPS
 from pirl.audit.records.metadata import Run
 from pirl.audit.report import render_markdown
 from pirl.audit.statement import MANIFEST, STATEMENT, build_manifest
+from pirl.journal.codec import dump_json
 from pirl.journal.fields import file_sha256
 
 

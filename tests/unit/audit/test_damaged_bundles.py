@@ -7,7 +7,12 @@ import os
 
 import pytest
 
+from pirl.audit import raw
 from pirl.audit.verify import main
+from pirl.journal import fields
+
+LIMIT = 2**20
+"""Bytes of a record file here; the real limit takes seconds to read."""
 
 FORMS = {
     "not json": b'{"format"',
@@ -23,7 +28,7 @@ FORMS = {
     "path traversal": b'{"format": "pirl-evidence", "format_version": 2, "files": {"../x": {}, "/y": {}}}',
     "a key twice": b'{"files": {}, "files": {}}',
     "not finite": b'{"files": 1e999}',
-    "huge": b" " * (65 * 2**20),
+    "huge": b" " * (LIMIT + 1),
 }
 
 
@@ -31,7 +36,9 @@ FORMS = {
     "name", ["manifest.json", "statement.json", "metadata/run.json", "verdict.json"]
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_a_damaged_file_of_a_bundle_is_a_problem(form, name, bundle, capsys):
+def test_a_damaged_file_of_a_bundle_is_a_problem(form, name, bundle, capsys, monkeypatch):
+    for module in (fields, raw):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", LIMIT)
     (bundle / name).write_bytes(FORMS[form])
     assert main([str(bundle)]) == 1
     assert capsys.readouterr().out.startswith(("NOT ACCEPTED", "NOT A BUNDLE"))

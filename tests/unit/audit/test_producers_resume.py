@@ -66,6 +66,7 @@ class World:
         self.killed_with, self.saver_killed_with = -9, -9
         self.marks = [mark("learner", 20), mark("learner", 30)]
         self.resume_s = 5.0
+        self.resumed_exit_code = 0
         self.now = 0.0
         self.unlisted: tuple[str, ...] = ()
         self.loads_damage = False
@@ -98,7 +99,7 @@ class World:
         row = {
             "role": "learner",
             "pid": 30,
-            "exit_code": 0,
+            "exit_code": self.resumed_exit_code,
             "seconds": 5.0,
             "argv": ["python", "-m"],
         }
@@ -201,6 +202,7 @@ def unlisted_file(world):
 SPOILS = {
     "resume/not_killed": lambda w: setattr(w, "killed_with", 0),
     "resume/same_process": one_process_in_all_roles,
+    "resume/exit_codes_nonzero": lambda w: setattr(w, "resumed_exit_code", 3),
     "resume/deadline_missed": lambda w: setattr(w, "resume_s", 61.0),
     "resume/checks_disabled": lambda w: w.marks[1].update(hooks=["resume-optimizer"]),
     "resume/loaded_differs": lambda w: w.loaded.update(optimizer="x"),

@@ -41,7 +41,7 @@ def step(monkeypatch, tmp_path, writer_of, bundle):
         return run.clip
 
     for name in ("rollout.mp4", "rollout.png"):
-        shutil.copy(bundle / "media" / name, tmp_path / name)
+        shutil.copy(bundle / "media" / name, bundle.parent / name)
     monkeypatch.setattr(smoke_step, "write_video", write_video)
     monkeypatch.setattr(
         media, "inspect_video", lambda _: Clip(width=480, height=480, frames=6, spread=40.0)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tampering import edit, edit_line, load, reseal, reseal_steps, rewrite, store
 
 from pirl.audit import verify_checks, verify_ties
+from pirl.audit.bundle import unfit_files
 from pirl.audit.findings import Expected
 from pirl.audit.judge import MALFORMED, judge_gate
 from pirl.audit.raw import RawRecords
@@ -258,7 +259,7 @@ def test_a_file_that_is_no_key_is_an_error_and_no_verdict(bundle, tmp_path):
 def test_secret_or_machine_path_is_found(bundle, text):
     with (bundle / "logs/smoke-run/learner.log").open("a") as file:
         file.write(text + "\n")
-    problems = verify_checks.content(bundle)
+    problems = unfit_files(bundle)
     assert {(p.check, p.where) for p in problems} == {("leak", "logs/smoke-run/learner.log")}
 
 

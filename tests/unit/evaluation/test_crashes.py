@@ -69,7 +69,9 @@ def run(monkeypatch):
             ),
             plans=tuple(plans()),
             env=SimpleNamespace(task_names=TASKS),
-            cfg=SimpleNamespace(env=SimpleNamespace()),
+            cfg=SimpleNamespace(
+                env=SimpleNamespace(), runtime=SimpleNamespace(stock_simulator=False)
+            ),
             policy=None,
             policy_config=None,
             split=None,

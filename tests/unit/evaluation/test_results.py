@@ -103,8 +103,8 @@ def test_a_folder_that_was_not_touched_holds(tmp_path):
         (INFO, lambda v: v["sha256"].update({EPISODES: "0"}), f"{EPISODES} is not the file"),
         (SCHEDULE, lambda v: v["plans"][0].update(init_state_id=3), "init_state_id is 40"),
         (SCHEDULE, lambda v: v.update(note="added"), f"{SCHEDULE} is not the file"),
-        (SCHEDULE, lambda v: v["plans"][0].update(extra=3), "EpisodePlan: fields"),
-        (SCHEDULE, lambda v: v["plans"][0].update(seed=True), "'seed' is True"),
+        (SCHEDULE, lambda v: v["plans"][0].update(extra=3), "plan 1: unknown field 'extra'"),
+        (SCHEDULE, lambda v: v["plans"][0].update(seed=True), "plan 1.seed: True is bool"),
     ],
 )
 def test_an_altered_figure_or_file_is_found_and_ends_with_1(tmp_path, capsys, name, change, named):

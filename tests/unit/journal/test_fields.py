@@ -9,24 +9,12 @@ from pirl.journal import fields
 @pytest.mark.parametrize(
     ("read", "value"),
     [
-        (fields.integer, True),
-        (fields.integer, 1.0),
-        (fields.integer, "1"),
-        (fields.integer, None),
-        (fields.number, True),
-        (fields.number, "0.5"),
-        (fields.number, None),
-        (fields.boolean, 1),
-        (fields.boolean, "true"),
-        (fields.boolean, None),
         (fields.text, ""),
         (fields.text, 3),
         (fields.mapping, []),
         (fields.sequence, {}),
         (fields.sequence, "ab"),
         (fields.objects, [1]),
-        (fields.numbers, [True]),
-        (fields.numbers, ["1"]),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_name(read, value):
@@ -37,14 +25,10 @@ def test_a_value_of_another_type_is_refused_by_name(read, value):
 @pytest.mark.parametrize(
     "read",
     [
-        fields.integer,
-        fields.number,
-        fields.boolean,
         fields.text,
         fields.mapping,
         fields.sequence,
         fields.objects,
-        fields.numbers,
     ],
 )
 def test_a_missing_field_has_no_default(read):

@@ -33,6 +33,23 @@ def test_wilson_interval_solves_the_score_equation():
         assert abs(score) == pytest.approx(1.959963984540054, rel=1e-9)
 
 
+def counts(*sizes):
+    return [(k, n) for n in sizes for k in {0, 1, n // 3, n // 2, n - 1, n}]
+
+
+@pytest.mark.parametrize(("k", "n"), counts(2, 5, 24, 100, 3000))
+def test_interval_and_exact_test_are_those_of_the_formulas_to_1e_9(k, n):
+    """Wilson's closed form, and McNemar's binomial tail in integers: figures of earlier reports stay."""
+    z, share = 1.959963984540054, k / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    expected = [(centre + side * half) / (1 + z * z / n) for side in (-1, 1)]
+    assert wilson_interval(k, n) == pytest.approx(expected, abs=1e-9)
+    tail = sum(math.comb(n, i) for i in range(min(k, n - k) + 1))
+    test = PairedTest(both=0, only_a=k, only_b=n - k, neither=0)
+    assert test.p_value == pytest.approx(min(1.0, 2 * tail / 2**n), rel=1e-9, abs=1e-300)
+
+
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 0), (3, 2), (-1, 2), (0, -1)])
 def test_counts_that_cannot_be_are_refused(successes, episodes):
     with pytest.raises(EvidenceError):

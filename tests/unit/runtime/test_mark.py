@@ -41,5 +41,5 @@ def test_marks_stay_in_order_and_are_in_the_log(tmp_path, caplog, monkeypatch):
 def test_no_file_holds_no_marks_and_another_file_is_refused(tmp_path):
     assert read_marks(tmp_path / "none.jsonl") == []
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(EvidenceError, match="role"):
+    with pytest.raises(EvidenceError, match="unknown field 'a'"):
         read_marks(tmp_path / "x.jsonl")

@@ -564,16 +564,6 @@ def test_data_that_is_there_is_taken_although_a_stop_was_asked_for():
     assert len(store.take(min_decisions=1, timeout_s=5.0, stop=stop).transitions) == 2
 
 
-def test_a_failure_ends_every_take():
-    store = a_store()
-    store.on_transitions(0, "a", an_episode(), 10)
-    store.on_interaction(0, "a", a_report())
-    store.fail(TransportError("the server died"))
-    for _ in range(2):
-        with pytest.raises(TransportError, match="the server died"):
-            take(store)
-
-
 def test_a_waiting_take_lets_decisions_in():
     store, taken = a_store(), []
     waiting = threading.Thread(target=lambda: taken.append(take(store, timeout_s=20.0)))
@@ -683,7 +673,6 @@ DOORS = {
     "on_actor_lost": lambda store: store.on_actor_lost(0, "a", "killed"),
     "on_actor_refused": lambda store: store.on_actor_refused(0, "a", "gap"),
     "owes_since": lambda store: store.owes_since(0, "a"),
-    "fail": lambda store: store.fail(TransportError("x")),
     "begin_version": lambda store: store.begin_version(1),
     "counters": lambda store: store.counters(),
     "settled_counters": lambda store: store.settled_counters(),

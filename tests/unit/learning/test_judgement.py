@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +10,8 @@ import yaml
 from pirl.config.load import load_config
 from pirl.errors import ConfigError
 from pirl.journal.metric_log import MetricRow
-from pirl.learning.judge import Judgement, Spent, judge, judgement_record, spent
-from pirl.learning.settings import Bounds, LearnSettings, read_settings, settings_from
+from pirl.learning.judgement import Judgement, Spent, judge, judgement_record, spent
+from pirl.learning.settings import PARAMS, Bounds, LearnSettings, read_settings, settings_from
 from pirl.learning.study import row_settings, study_rows, table
 from pirl.records import EpisodeRecord
 
@@ -185,7 +184,7 @@ def test_without_a_bound_misled_episodes_are_only_counted():
 
 
 def test_settings_of_the_repository_are_read_and_given_values_win():
-    settings = read_settings(Path("params.yaml"), seed=7, variant="flow-noise", actors=None)
+    settings = read_settings(PARAMS, seed=7, variant="flow-noise", actors=None)
     assert (settings.seed, settings.variant, settings.actors) == (7, "flow-noise", 1)
     assert settings.config_path == "configs/train_config_pirl_learn_flow_noise.json"
     assert settings.all_overrides[-1] == "--seed=7"
@@ -205,7 +204,7 @@ def test_settings_survive_the_record():
 )
 def test_unknown_choice_is_refused_by_name(given, field):
     with pytest.raises(ConfigError) as refused:
-        read_settings(Path("params.yaml"), **given)
+        read_settings(PARAMS, **given)
     assert refused.value.errors[0].field == field
 
 
@@ -217,8 +216,8 @@ def test_unknown_setting_is_refused(tmp_path):
 
 
 def test_every_study_of_the_repository_is_read_and_starts_from_the_learn_section():
-    base = read_settings(Path("params.yaml"))
-    document = yaml.safe_load(Path("params.yaml").read_text())
+    base = read_settings(PARAMS)
+    document = yaml.safe_load(PARAMS.read_text())
     for name in document["studies"]:
         for row in study_rows(name).values():
             settings = row_settings(row, base)

@@ -41,7 +41,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Criterion:
+class BoundCheck:
     """One bound and what was measured against it."""
 
     name: str
@@ -57,7 +57,7 @@ class Judgement:
     points: list[Point]
     paired: PairedTest
     """Last policy against the first on the same episodes."""
-    criteria: list[Criterion]
+    criteria: list[BoundCheck]
     misled: dict[str, Rate]
     """The last policy told another task's instruction, by task; empty for one task."""
 
@@ -135,27 +135,27 @@ def _share(rate: Rate) -> float:
     return rate.successes / rate.episodes
 
 
-def _learned(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
+def _learned(first: Point, last: Point, bounds: Bounds) -> list[BoundCheck]:
     return [
-        Criterion(
+        BoundCheck(
             name="fresh-episodes",
             measured=str(min(first.rate.episodes, last.rate.episodes)),
             bound=">= 100",
             holds=min(first.rate.episodes, last.rate.episodes) >= 100,
         ),
-        Criterion(
+        BoundCheck(
             name="start-success",
             measured=str(first.rate),
             bound=f"share in [{bounds.start_low}, {bounds.start_high}]",
             holds=bounds.start_low <= _share(first.rate) <= bounds.start_high,
         ),
-        Criterion(
+        BoundCheck(
             name="end-success",
             measured=str(last.rate),
             bound=f"share >= {bounds.end}",
             holds=_share(last.rate) >= bounds.end,
         ),
-        Criterion(
+        BoundCheck(
             name="env-steps",
             measured=str(last.spent.env_steps),
             bound=f"<= {bounds.env_steps}",
@@ -164,9 +164,9 @@ def _learned(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
     ]
 
 
-def _did_not(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
+def _did_not(first: Point, last: Point, bounds: Bounds) -> list[BoundCheck]:
     return [
-        Criterion(
+        BoundCheck(
             name="control-did-not-learn",
             measured=f"{last.rate} after {first.rate}",
             bound=f"share at most start + {bounds.control_gain}",
@@ -176,8 +176,8 @@ def _did_not(first: Point, last: Point, bounds: Bounds) -> list[Criterion]:
     ]
 
 
-def _follows_language(misled: Rate, bound: float) -> Criterion:
-    return Criterion(
+def _follows_language(misled: Rate, bound: float) -> BoundCheck:
+    return BoundCheck(
         name="misled-success",
         measured=str(misled),
         bound=f"share <= {bound} with instructions swapped",

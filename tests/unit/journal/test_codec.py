@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pirl.audit.codec import dump_json, from_json, hints, parse_object, to_json
 from pirl.audit.records.files import FILES
 from pirl.audit.records.metadata import Environment, Run, Source
 from pirl.errors import EvidenceError
+from pirl.journal.codec import dump_json, from_json, hints, parse_object, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,8 @@ def hints(kind: type) -> dict[str, Any]:
 
 def _convert(kind: Any, value: Any, where: str, leaf: Any) -> Any:
     """`value` in the other form; the walk is one for both directions, `leaf` handles what differs."""
+    if kind in _SCALARS:
+        return _scalar(kind, value, where, widen=leaf is _encode)
     if is_dataclass(kind):
         return leaf(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -97,20 +99,15 @@ def _convert(kind: Any, value: Any, where: str, leaf: Any) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, where: str, leaf: Any) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    scalar = next((kind for kind in kinds if kind is type(value)), None)
-    if scalar is not None and scalar in _SCALARS:
-        return _scalar(scalar, value, where)
-    others = [kind for kind in kinds if kind not in (type(None),) and kind not in _SCALARS]
-    if not others:
-        named = [kind for kind in kinds if kind is not type(None)]
-        if len(named) == 1:
-            return _scalar(named[0], value, where, widen=leaf is _encode)
+    if type(value) in kinds and type(value) in _SCALARS:
+        return _scalar(type(value), value, where)
+    named = [kind for kind in kinds if kind is not type(None)]
+    records = [kind for kind in named if kind not in _SCALARS]
+    if not records and len(named) > 1:
         raise EvidenceError(
             f"{where}: {value!r} is {_name(value)}, and no such type may stand there"
         )
-    return _convert(others[0], value, where, leaf)
+    return _convert((records or named)[0], value, where, leaf)
 
 
 def _sequence(kind: Any, value: Any, where: str, leaf: Any) -> Any:

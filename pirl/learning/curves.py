@@ -1,6 +1,6 @@
 """Pictures of a learning run: success and episode length against env steps, and where the seconds went.
 
-Owns how curves are drawn; figures come from `pirl.learning.judge`. Read `pirl.learning.report` next.
+Owns how curves are drawn; figures come from `pirl.learning.judgement`. Read `pirl.learning.report` next.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pirl.journal.metric_log import MetricRow
-from pirl.learning.judge import Point, Spent
+from pirl.learning.judgement import Point, Spent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
