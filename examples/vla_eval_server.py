@@ -1,8 +1,8 @@
 """Serve a checkpoint on LIBERO to the public harness `vla-eval`, which then judges it in a loop of its own.
 
     pip install vla-eval
-    python examples/vla_eval_server.py --checkpoint RUN/checkpoints/last/pretrained_model
-    vla-eval run -c configs/benchmarks/libero/10.yaml        # in a clone of the harness
+    python examples/vla_eval_server.py --address 127.0.0.1:8000 --args.checkpoint RUN/checkpoints/last/pretrained_model
+    vla-eval run --no-docker -c CONFIG        # harness and LIBERO in one environment; `docs/evaluation.md` has a CONFIG
 
 The harness sends both cameras turned by 180 degrees, the pose of the controller as position and axis-angle, and
 the instruction; it takes position, axis-angle and gripper sign, absolute. Here its observation becomes LIBERO's
@@ -81,7 +81,14 @@ class LiberoPolicy:
 def server_class() -> type:
     """The harness's server around `LiberoPolicy`; it has to be installed for that."""
     from vla_eval.model_servers.predict import PredictModelServer
-    from vla_eval.specs import IMAGE_RGB, LANGUAGE, RAW
+    from vla_eval.specs import (
+        GRIPPER_CLOSE_POS,
+        IMAGE_RGB,
+        LANGUAGE,
+        POSITION_DELTA,
+        ROTATION_AA,
+        STATE_EEF_POS_AA_GRIP,
+    )
 
     class PirlServer(PredictModelServer):
         def __init__(self, checkpoint: str, device: str = "cpu", **kwargs: Any) -> None:
@@ -92,10 +99,16 @@ def server_class() -> type:
             return {"send_wrist_image": True, "send_state": True, "absolute_action": True}
 
         def get_observation_spec(self) -> dict[str, Any]:
-            return {"image": IMAGE_RGB, "language": LANGUAGE, "state": RAW}
+            cameras = dict.fromkeys(CAMERAS.values(), IMAGE_RGB)
+            return {**cameras, "language": LANGUAGE, "state": STATE_EEF_POS_AA_GRIP}
 
         def get_action_spec(self) -> dict[str, Any]:
-            return {"actions": RAW}
+            # The harness has one word for LIBERO's positions, also where they are absolute.
+            return {
+                "position": POSITION_DELTA,
+                "rotation": ROTATION_AA,
+                "gripper": GRIPPER_CLOSE_POS,
+            }
 
         def predict(self, obs: Mapping[str, Any], ctx: Any) -> dict[str, Any]:
             return {"actions": self.policy(obs)}

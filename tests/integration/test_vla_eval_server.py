@@ -24,6 +24,11 @@ pytestmark = pytest.mark.integration
 REPO = Path(__file__).parents[2]
 MAIN, WRIST = "observation.images.image", "observation.images.image2"
 STEPS = 5
+SPECS = (
+    *("IMAGE_RGB", "LANGUAGE", "STATE_EEF_POS_AA_GRIP"),
+    *("POSITION_DELTA", "ROTATION_AA", "GRIPPER_CLOSE_POS"),
+)
+"""What the harness's LIBERO says that it sends and takes (vla-eval 0.8.0)."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +103,7 @@ def test_the_harness_is_told_what_to_send_and_gets_a_chunk(served, monkeypatch):
         "vla_eval": {},
         "vla_eval.model_servers": {},
         "vla_eval.model_servers.predict": {"PredictModelServer": PredictModelServer},
-        "vla_eval.specs": {name: name for name in ("IMAGE_RGB", "LANGUAGE", "RAW")},
+        "vla_eval.specs": {name: name for name in SPECS},
     }
     for name, names in parts.items():
         module = types.ModuleType(name)
@@ -108,4 +113,7 @@ def test_the_harness_is_told_what_to_send_and_gets_a_chunk(served, monkeypatch):
     assert server.given == {"chunk_size": STEPS}
     asked = server.get_observation_params()
     assert asked == {"send_wrist_image": True, "send_state": True, "absolute_action": True}
+    said = [*server.get_observation_spec().values(), *server.get_action_spec().values()]
+    assert set(said) == set(SPECS)
+    assert server.get_observation_spec().keys() == {"agentview", "wrist", "language", "state"}
     assert server.predict(sent(raw()), None)["actions"].shape == (STEPS, 7)
