@@ -1,8 +1,8 @@
 """Serve a checkpoint on LIBERO to the public harness `vla-eval`, which then judges it in a loop of its own.
 
     pip install vla-eval
-    python examples/vla_eval_server.py --address 127.0.0.1:8000 --args.checkpoint RUN/checkpoints/last/pretrained_model
-    vla-eval run --no-docker -c CONFIG        # harness and LIBERO in one environment; `docs/evaluation.md` has a CONFIG
+    python examples/vla_eval_server.py --address 127.0.0.1:8000 --args.checkpoint CHECKPOINT
+    vla-eval run --no-docker -c CONFIG        # in the same environment; `docs/evaluation.md` has a CONFIG
 
 The harness sends both cameras turned by 180 degrees, the pose of the controller as position and axis-angle, and
 the instruction; it takes position, axis-angle and gripper sign, absolute. Here its observation becomes LIBERO's
