@@ -7,7 +7,9 @@ comes from here. Read `pirl.tracking.feed` for what happens when one fails.
 from __future__ import annotations
 
 import copy
+import io
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -64,21 +66,52 @@ class TensorBoard:
     """Event files in the run folder: `tensorboard --logdir RUN`."""
 
     def __init__(self, run: WatchedRun) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        # Their records without their writer: that one writes in a thread of its own, and an error there is a
+        # traceback that nobody can catch.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
 
+        self._event: Any = event_pb2
+        self._summary: Any = summary_pb2
+        folder = run.root / TENSORBOARD
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab", buffering=0)
+        self._append(file_version="brain.Event:2")
         # A resumed run plays the updates after its checkpoint again.
-        self._writer = SummaryWriter(str(run.root / TENSORBOARD), purge_step=run.version + 1)
+        start = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._append(step=run.version + 1, session_log=start)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        value = self._summary.Summary.Value
+        values = [value(tag=name, simple_value=number) for name, number in metrics.items()]
+        self._append(step=step, summary=self._summary.Summary(value=values))
 
     def video(self, step: int, path: Path) -> None:
         """Event files hold no mp4; it lies beside them."""
 
     def close(self, *, finished: bool) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _append(self, **content: Any) -> None:
+        """Add an event whole or not at all: a reader stops at half a record.
+
+        Raises:
+            OSError: it does not fit.
+        """
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        frame = io.BytesIO()
+        RecordWriter(frame).write(
+            self._event.Event(wall_time=time.time(), **content).SerializeToString()
+        )
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            rest = frame.getvalue()
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
 
 class Wandb:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import pirl.runtime.launch
+import pirl.runtime.screen
 from pirl.audit.criterion import Verdict
 from pirl.audit.verify import verify_bundle
 from pirl.gate import mismatch_step
@@ -30,13 +30,13 @@ def not_passed(outcome) -> dict[str, str]:
 
 def lying_actors(monkeypatch) -> None:
     """Every actor that a launch starts from now on records a wrong log-prob."""
-    spawn = pirl.runtime.launch.spawn
+    spawn = pirl.runtime.screen.spawn
 
     def replaced(role, argv, *, env, **options):
         argv = ["lying_actor" if word == "pirl.actor" else word for word in argv]
         return spawn(role, argv, env={**env, "PYTHONPATH": str(Path(__file__).parent)}, **options)
 
-    monkeypatch.setattr(pirl.runtime.launch, "spawn", replaced)
+    monkeypatch.setattr(pirl.runtime.screen, "spawn", replaced)
 
 
 def test_actor_that_records_another_log_prob_stops_the_smoke_run(gate_before, monkeypatch):
