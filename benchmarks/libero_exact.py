@@ -23,27 +23,96 @@ from pirl.envs.libero_assets import prepare_assets, use_assets
 from pirl.envs.libero_setup import prepare_config, quiet_stdout
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-CAMERAS = "agentview_image,robot0_eye_in_hand_image"
+CAMERAS = {
+    "observation.images.image": "agentview_image",
+    "observation.images.image2": "robot0_eye_in_hand_image",
+}
 PLANS = ((3, 7), (41, 8))
 """Initial state and seed."""
 MODEL = ("site_rgba", "body_pos", "body_quat", "geom_rgba", "site_size", "qpos0")
 DATA = ("time", "qpos", "qvel", "ctrl", "act", "qacc", "qacc_warmstart", "xpos", "site_xpos")
 
 
-def build(kind: type, suite: str, task: int, size: int, *, hard: bool) -> Any:
-    from libero.libero import benchmark
+class Stock:
+    """LeRobot's environment, which draws at every step."""
 
-    return kind(
-        task_suite=benchmark.get_benchmark_dict()[suite](),
-        task_id=task,
-        task_suite_name=suite,
-        camera_name=CAMERAS,
-        observation_height=size,
-        observation_width=size,
-        control_mode="absolute",
-        obs_type="pixels_agent_pos",
-        hard_reset=hard,
-    )
+    def __init__(self, suite: str, task: int, size: int) -> None:
+        from lerobot.envs.libero import LiberoEnv
+        from libero.libero import benchmark
+
+        self._env = LiberoEnv(
+            task_suite=benchmark.get_benchmark_dict()[suite](),
+            task_id=task,
+            task_suite_name=suite,
+            camera_name=",".join(CAMERAS.values()),
+            observation_height=size,
+            observation_width=size,
+            control_mode="absolute",
+            obs_type="pixels_agent_pos",
+        )
+        self._raw: Any = None
+
+    @property
+    def inner(self) -> Any:
+        return None if self._env._env is None else self._env._env.env  # noqa: SLF001
+
+    def reset(self, state: int, seed: int) -> None:
+        self._env.init_state_id = state
+        self._raw, _ = self._env.reset(seed=seed)
+
+    def step(self, row: np.ndarray) -> bool:
+        self._raw, _, _, _, info = self._env.step(row)
+        return bool(info["is_success"])
+
+    def pose(self) -> tuple[Any, Any]:
+        eef = self._raw["robot_state"]["eef"]
+        return eef["pos"], eef["mat"]
+
+    def pictures(self) -> dict[str, Any]:
+        return {n: self._raw["pixels"][self._env.camera_name_mapping[n]] for n in CAMERAS.values()}
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class Ours:
+    """pirl's simulator of the same task."""
+
+    def __init__(self, suite: str, task: int, size: int) -> None:
+        from lerobot.envs.configs import LiberoEnv as Config
+
+        from pirl.envs.libero_config import libero_settings
+
+        cfg = Config(
+            task=suite,
+            task_ids=[task],
+            observation_height=size,
+            observation_width=size,
+            control_mode="absolute",
+        )
+        self._settings = libero_settings(cfg, image_keys=tuple(CAMERAS))
+        self._sim: Any = None
+
+    @property
+    def inner(self) -> Any:
+        return None if self._sim is None else self._sim._env.env  # noqa: SLF001
+
+    def reset(self, state: int, seed: int) -> None:
+        if self._sim is None:
+            self._sim = self._settings._build(0)  # noqa: SLF001
+        self._sim.reset(init_state_id=state, seed=seed)
+
+    def step(self, row: np.ndarray) -> bool:
+        return self._sim.step(row)
+
+    def pose(self) -> tuple[Any, Any]:
+        return self._sim.pose
+
+    def pictures(self) -> dict[str, Any]:
+        return {name: self._sim.draw(name) for name in CAMERAS.values()}
+
+    def close(self) -> None:
+        self._sim.close()
 
 
 def rows(steps: int) -> np.ndarray:
@@ -55,70 +124,56 @@ def rows(steps: int) -> np.ndarray:
     return targets.astype(np.float32)
 
 
-def current(env: Any) -> None:
+def current(env: Stock | Ours) -> None:
     """Two robosuite simulators in one process: stock never makes its GL context current."""
-    inner = getattr(env._env, "_inner", env._env)  # noqa: SLF001
-    if inner is not None:
-        inner.env.sim._render_context_offscreen.gl_ctx.make_current()  # noqa: SLF001
+    if env.inner is not None:
+        env.inner.sim._render_context_offscreen.gl_ctx.make_current()  # noqa: SLF001
 
 
-def facts(env: Any, raw: Any) -> dict[str, bytes]:
+def facts(env: Stock | Ours) -> dict[str, bytes]:
     """What must be equal, as bytes by name."""
-    sim = env._env.env.sim  # noqa: SLF001
+    sim = env.inner.sim
     found = {name: np.array(getattr(sim.model._model, name)).tobytes() for name in MODEL}  # noqa: SLF001
     found |= {name: np.array(getattr(sim.data._data, name)).tobytes() for name in DATA}  # noqa: SLF001
-    for part, values in raw["robot_state"].items():
-        found |= {f"{part} {name}": np.array(value).tobytes() for name, value in values.items()}
-    return found
+    position, rotation = env.pose()
+    return found | {"eef position": position.tobytes(), "eef rotation": rotation.tobytes()}
 
 
-def episodes(env: Any, steps: int, seconds: dict[str, float], *, lazy: bool) -> Iterator[Any]:
+def pictures(env: Stock | Ours) -> dict[str, bytes]:
+    return {name: picture.tobytes() for name, picture in env.pictures().items()}
+
+
+def episodes(env: Stock | Ours, steps: int, seconds: dict[str, float]) -> Iterator[Any]:
     """Facts after each reset and step, with pictures every tenth step."""
     for state, seed in PLANS:
         started = time.process_time()
-        env.init_state_id = state
-        if env._env is not None:  # noqa: SLF001
-            current(env)
-        raw, _ = env.reset(seed=seed)
+        current(env)
+        env.reset(state, seed)
         seconds[f"reset {state}"] = time.process_time() - started
-        yield facts(env, raw) | pictures(env, raw, lazy=lazy)
+        yield facts(env) | pictures(env)
         for step, row in enumerate(rows(steps), start=1):
             started = time.process_time()
             current(env)
-            raw, _, done, _, info = env.step(row)
-            found = {"done": bytes([done, info["is_success"]])}
+            solved = env.step(row)
+            found = {"solved": bytes([solved])}
             if step % 10 == 0:
-                found |= pictures(env, raw, lazy=lazy)
+                found |= pictures(env)
             seconds["steps"] = seconds.get("steps", 0.0) + time.process_time() - started
-            yield found | facts(env, raw)
-            if done:
+            yield found | facts(env)
+            if solved:
                 break
-
-
-def pictures(env: Any, raw: Any, *, lazy: bool) -> dict[str, bytes]:
-    if lazy:
-        return {name: env.draw(name).tobytes() for name in env.camera_name}
-    return {n: raw["pixels"][env.camera_name_mapping[n]].tobytes() for n in env.camera_name}
 
 
 def compare(suite: str, task: int, *, steps: int, size: int) -> dict[str, Any]:
     """Both sides of one task in lockstep."""
-    from lerobot.envs.libero import LiberoEnv
-
-    from pirl.envs.libero_env import BoundaryLiberoEnv
-
     times: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    stock = build(LiberoEnv, suite, task, size, hard=True)
-    ours = build(BoundaryLiberoEnv, suite, task, size, hard=False)
+    stock, ours = Stock(suite, task, size), Ours(suite, task, size)
     compared, different = 0, set[str]()
-    for a, b in zip(
-        episodes(stock, steps, times[0], lazy=False),
-        episodes(ours, steps, times[1], lazy=True),
-        strict=True,
-    ):
-        different |= (
-            {f"{n} at {compared}" for n in a if a[n] != b[n]} if a.keys() == b.keys() else {"keys"}
-        )
+    pairs = zip(episodes(stock, steps, times[0]), episodes(ours, steps, times[1]), strict=True)
+    for a, b in pairs:
+        if a.keys() != b.keys():
+            different.add(f"keys at {compared}")
+        different |= {f"{n} at {compared}" for n in a.keys() & b.keys() if a[n] != b[n]}
         compared += 1
         if different:
             break

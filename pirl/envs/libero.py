@@ -1,4 +1,4 @@
-"""LIBERO tasks through LeRobot's `LiberoEnv`, drawn only at chunk boundaries.
+"""LIBERO tasks as LeRobot's `LiberoEnv` runs them, drawn only at chunk boundaries.
 
 Owns one slot of LIBERO simulation and its settings. Refuses to know policies and processes: what a
 slot returns is raw, and `pirl.envs.libero_config` turns it into what X-VLA sees. Read
@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from pirl.envs.base import (
     Array,
@@ -26,16 +26,19 @@ from pirl.envs.base import (
 )
 from pirl.envs.gl import require_gl
 from pirl.envs.libero_assets import use_assets
-from pirl.envs.libero_setup import prepare_config, quiet_stdout
+from pirl.envs.libero_setup import prepare_config
 from pirl.envs.pool import Pool
 from pirl.errors import EnvError
+
+if TYPE_CHECKING:
+    from pirl.envs.libero_env import LiberoSim
 
 ACTION_WIDTH = 7
 """End-effector position (3), axis-angle (3), gripper -1 open or 1 closed."""
 RAW_STATE_WIDTH = 12
 """End-effector position (3) and rotation matrix (9, row by row)."""
 SETTLE_STEPS = 10
-"""No-op steps of `LiberoEnv.reset`, before the policy acts."""
+"""No-op steps of a reset, as in `LiberoEnv`, before the policy acts."""
 HORIZON = 1000
 """robosuite refuses to step on after this many steps, settling included."""
 _IDLE_ENVS = 1
@@ -57,6 +60,15 @@ class LiberoTask:
         return f"{self.suite}/{self.suite_task_id}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiberoScene:
+    """Where a task's simulator comes from; read where LeRobot and torch are loaded anyway."""
+
+    bddl_file: str
+    init_states: Float64[Array, "N S"]
+    """Flattened states of MuJoCo: time, positions, velocities."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiberoSettings:
     """What a worker needs to build LIBERO slots."""
@@ -64,8 +76,10 @@ class LiberoSettings:
     tasks: tuple[LiberoTask, ...]
     cameras: Mapping[str, str]
     """robosuite camera by observation key, for the cameras the policy looks through."""
-    env_kwargs: Mapping[str, Any]
-    """Keyword arguments of `LiberoEnv`, as `lerobot-eval` would give them."""
+    scenes: tuple[LiberoScene, ...]
+    """By task id."""
+    options: Mapping[str, Any]
+    """See `pirl.envs.libero_env.LiberoSim`."""
     assets: str
     frames: FrameSettings | None = None
 
@@ -77,20 +91,11 @@ class LiberoSettings:
         pool = Pool(self._build, idle=_IDLE_ENVS)
         return [LiberoSlot(self, pool) for _ in range(count)]
 
-    def _build(self, task_id: int) -> Any:
-        with quiet_stdout():
-            from libero.libero import benchmark
+    def _build(self, task_id: int) -> LiberoSim:
+        from pirl.envs.libero_env import LiberoSim
 
-            from pirl.envs.libero_env import BoundaryLiberoEnv
-
-            task = self.tasks[task_id]
-            suite = benchmark.get_benchmark_dict()[task.suite]()
-            return BoundaryLiberoEnv(
-                task_suite=suite,
-                task_id=task.suite_task_id,
-                task_suite_name=task.suite,
-                **self.env_kwargs,
-            )
+        scene, cameras = self.scenes[task_id], tuple(self.cameras.values())
+        return LiberoSim(scene, cameras=cameras, options=self.options)
 
 
 class LiberoSlot:
@@ -101,7 +106,6 @@ class LiberoSlot:
         self._pool = pool
         self._env: Any = None
         self._plan: SlotPlan | None = None
-        self._raw: Any = None
         self._steps = 0
         self._done = True
 
@@ -121,9 +125,7 @@ class LiberoSlot:
                 f"initial state {plan.init_state_id} of {self._settings.tasks[plan.task_id].name}"
                 f" does not exist; there are {count}"
             )
-        self._env.init_state_id = plan.init_state_id
-        with quiet_stdout():
-            self._raw, _ = self._env.reset(seed=plan.seed)
+        self._env.reset(init_state_id=plan.init_state_id, seed=plan.seed)
         self._steps = 0
         self._done = False
         return self._observe()
@@ -142,8 +144,7 @@ class LiberoSlot:
         frames: list[UInt8[Array, "h w 3"]] = []
         success, valid = False, 0
         for row in actions:
-            self._raw, _, _, _, facts = self._env.step(row)
-            success = bool(facts["is_success"])
+            success = self._env.step(row)
             rewards[valid] = float(success)
             valid += 1
             self._steps += 1
@@ -172,13 +173,13 @@ class LiberoSlot:
         self._pool.close()
 
     def _observe(self) -> EnvObservation:
-        eef = self._raw["robot_state"]["eef"]
+        position, rotation = self._env.pose
         return EnvObservation(
             images={
                 key: np.ascontiguousarray(self._env.draw(camera).transpose(2, 0, 1))
                 for key, camera in self._settings.cameras.items()
             },
-            state=np.concatenate([eef["pos"], np.ravel(eef["mat"])]).astype(np.float32),
+            state=np.concatenate([position, np.ravel(rotation)]).astype(np.float32),
         )
 
     def _film(self, frames: list[UInt8[Array, "h w 3"]], *, last: bool) -> None:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from pirl.envs.base import Array, EnvInfo, EnvObservation, FrameSettings
-from pirl.envs.libero import ACTION_WIDTH, HORIZON, SETTLE_STEPS, LiberoSettings, LiberoTask
+from pirl.envs.libero import (
+    ACTION_WIDTH,
+    HORIZON,
+    SETTLE_STEPS,
+    LiberoScene,
+    LiberoSettings,
+    LiberoTask,
+)
 from pirl.envs.libero_assets import prepare_assets
 from pirl.envs.libero_setup import prepare_config, quiet_stdout
 from pirl.errors import ConfigError, FieldError
@@ -31,6 +39,15 @@ _CAMERA_NAMES = {"agentview_image": "image", "robot0_eye_in_hand_image": "image2
 class _Entry:
     task: LiberoTask
     instruction: str
+    bddl_file: str
+    init_states_file: str
+
+    def scene(self) -> LiberoScene:
+        import torch
+
+        # NumPy arrays of the installed package; LeRobot reads them alike.
+        states = torch.load(self.init_states_file, weights_only=False)
+        return LiberoScene(bddl_file=self.bddl_file, init_states=np.asarray(states, np.float64))
 
 
 def libero_settings(
@@ -53,20 +70,19 @@ def libero_settings(
     _check(cfg)
     entries = _entries(cfg)
     cameras = _cameras(cfg)
-    kwargs = {k: v for k, v in cfg.gym_kwargs.items() if k != "task_ids"}
-    kwargs |= {
-        "camera_name": cfg.camera_name,
-        "camera_name_mapping": cfg.camera_name_mapping,
+    options = {
+        "observation_height": cfg.observation_height,
+        "observation_width": cfg.observation_width,
+        "control_freq": cfg.fps,
         "control_mode": cfg.control_mode,
-        "episode_length": cfg.episode_length,
-        "init_states": True,
-        # To `BoundaryLiberoEnv` a soft reset is one with the bits of a hard one.
+        # To `LiberoSim` a soft reset is one with the bits of a hard one.
         "hard_reset": stock_simulator,
     }
     return LiberoSettings(
         tasks=tuple(entry.task for entry in entries),
         cameras={key: cameras[key] for key in image_keys},
-        env_kwargs=kwargs,
+        scenes=tuple(entry.scene() for entry in entries),
+        options=options,
         assets=str(prepare_assets()),
         frames=frames,
     )
@@ -149,9 +165,26 @@ def _entries(cfg: Any) -> list[_Entry]:
             for index in chosen:
                 if not 0 <= index < suite.n_tasks:
                     raise _refuse("env.task_ids", index, f"0 to {suite.n_tasks - 1} in {name}")
-                task = LiberoTask(suite=name, suite_task_id=index, max_steps=_limit(cfg, name))
-                entries.append(_Entry(task=task, instruction=suite.get_task(index).language))
+                task = suite.get_task(index)
+                entries.append(
+                    _Entry(
+                        task=LiberoTask(
+                            suite=name, suite_task_id=index, max_steps=_limit(cfg, name)
+                        ),
+                        instruction=task.language,
+                        bddl_file=_file("bddl_files", task.problem_folder, task.bddl_file),
+                        init_states_file=_file(
+                            "init_states", task.problem_folder, task.init_states_file
+                        ),
+                    )
+                )
     return entries
+
+
+def _file(kind: str, folder: str, name: str) -> str:
+    from libero.libero import get_libero_path
+
+    return str(Path(get_libero_path(kind)) / folder / name)
 
 
 def _limit(cfg: Any, suite: str) -> int:

@@ -1,8 +1,9 @@
-"""LeRobot's `LiberoEnv`, bit for bit, without the work whose results nobody sees.
+"""What LeRobot's `LiberoEnv` does, bit for bit, without the work whose results nobody sees.
 
 Owns what is left out: pictures that the policy does not look at, repeated passes of the dynamics, values that
-`LiberoEnv` does not read, and models built again. Import it only after `pirl.envs.libero_setup.prepare_config`:
-importing LeRobot's module imports LIBERO. Read `pirl.envs.libero` next.
+nobody reads, models built again, and LeRobot itself: its environments import torch, transformers and more, 8 CPU
+seconds and 700 MB in every worker. Import it only after `pirl.envs.libero_setup.prepare_config`. Read
+`pirl.envs.libero` next.
 
 Pictures: robosuite's cameras are observables that sample once per control period, at a phase of their own,
 and from the derived positions that `mj_step` leaves behind, which lag the joint positions by one
@@ -21,27 +22,25 @@ colours of sites; with both set back it gives the same bits. `benchmarks/libero_
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from lerobot.envs.libero import LiberoEnv
+from jaxtyping import Float32, Float64, UInt8
 from libero.libero.envs import OffScreenRenderEnv
 from robosuite.utils.observables import sensor
 
 from pirl.envs.base import Array
+from pirl.envs.libero import SETTLE_STEPS, LiberoScene
 from pirl.envs.libero_setup import quiet_stdout
 
 # Imported by name because MuJoCo's stubs lack most of its binding.
 mujoco: Any = importlib.import_module("mujoco")
 
 
-_READ = (
-    *("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "robot0_gripper_qvel"),
-    *("robot0_joint_pos", "robot0_joint_vel"),
-)
-"""Observables that `LiberoEnv` shows. robosuite samples all in every physics step, objects included."""
+_NO_OP = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+_READ = ("robot0_eef_pos",)
+"""Observables that are read here. robosuite samples all in every physics step, objects included."""
 
 
 class _OnePass:
@@ -188,32 +187,66 @@ class LazyCameraEnv:
         self._colours = model.site_rgba.copy()
 
 
-class BoundaryLiberoEnv(LiberoEnv):
-    """`LiberoEnv` whose observations carry blank images; `draw` gives the real ones on demand."""
+class LiberoSim:
+    """One LIBERO task: what LeRobot's `LiberoEnv` does to robosuite, with pictures on demand."""
 
-    def _ensure_env(self) -> None:
-        if self._env is not None:
-            return
+    def __init__(
+        self, scene: LiberoScene, *, cameras: Sequence[str], options: Mapping[str, Any]
+    ) -> None:
+        """
+        Args:
+            cameras: robosuite cameras that will be drawn.
+            options: `observation_height`, `observation_width`, `control_freq`, `hard_reset` and `control_mode`.
+        """
+        self._scene = scene
+        self._is_delta = options["control_mode"] == "relative"
+        hard = bool(options["hard_reset"])
         with quiet_stdout():
-            if self.hard_reset:
-                super()._ensure_env()
-                inner: Any = self._env
-            else:
-                # As LeRobot builds it, without its first reset: another follows at once.
-                inner = OffScreenRenderEnv(
-                    bddl_file_name=self._task_bddl_file,
-                    camera_heights=self.observation_height,
-                    camera_widths=self.observation_width,
-                    control_freq=self.control_freq,
-                    hard_reset=False,
-                )
-        self._env: Any = LazyCameraEnv(inner, self.camera_name)
+            inner = OffScreenRenderEnv(
+                bddl_file_name=scene.bddl_file,
+                camera_heights=options["observation_height"],
+                camera_widths=options["observation_width"],
+                control_freq=options["control_freq"],
+                hard_reset=hard,
+            )
+            if hard:
+                inner.reset()
+        self._env = LazyCameraEnv(inner, cameras)
+        self._raw: Any = None
 
     @property
     def num_init_states(self) -> int:
-        """How many initial states the task has; LeRobot takes an id modulo this number."""
-        return 0 if self._init_states is None else len(self._init_states)
+        return len(self._scene.init_states)
+
+    @property
+    def sim(self) -> Any:
+        """robosuite's simulator."""
+        return self._env.env.sim
+
+    @property
+    def pose(self) -> tuple[Float64[Array, " 3"], Float64[Array, "3 3"]]:
+        """End-effector position, metres, and rotation, as the last step left them."""
+        return self._raw["robot0_eef_pos"], self._env.robots[0].controller.ee_ori_mat
+
+    def reset(self, *, init_state_id: int, seed: int) -> None:
+        """Start an episode: the seed places fixtures, the state everything that moves; then it settles."""
+        with quiet_stdout():
+            self._env.seed(seed)
+            self._env.reset()
+            self._raw = self._env.set_init_state(self._scene.init_states[init_state_id])
+            for _ in range(SETTLE_STEPS):
+                self._raw = self._env.step(np.array(_NO_OP))[0]
+        for robot in self._env.robots:
+            robot.controller.use_delta = self._is_delta
+
+    def step(self, action: Float32[Array, " 7"]) -> bool:
+        """One control step; whether the task is solved."""
+        self._raw = self._env.step(action)[0]
+        return self._env.check_success()
 
     def draw(self, camera: str) -> UInt8[Array, "h w 3"]:
         """The picture that stock `LiberoEnv` would have put into the last observation."""
         return self._env.draw(camera)
+
+    def close(self) -> None:
+        self._env.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -165,6 +166,21 @@ def test_every_array_equals_stock_in_another_suite():
     assert done.returncode == 0, done.stderr[-4000:]
     row = json.loads(done.stdout.splitlines()[-1])
     assert (row["task"], row["compared"], row["different"]) == ("libero_object/1", 22, [])
+
+
+def test_a_worker_runs_an_episode_without_torch_and_lerobot(tmp_path):
+    file = tmp_path / "settings"
+    file.write_bytes(pickle.dumps(libero_settings(config(), image_keys=KEYS)))
+    code = (
+        "import pickle, sys; from pathlib import Path; from pirl.envs.base import SlotPlan;"
+        f"(slot,) = pickle.loads(Path({str(file)!r}).read_bytes()).make_slots(1);"
+        "slot.reset(SlotPlan(task_id=0, init_state_id=3, seed=7)); slot.close();"
+        "sys.exit(str({'torch', 'lerobot', 'transformers'} & sys.modules.keys() or 'none'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.stderr.splitlines()[-1] == "none", done.stderr
 
 
 def test_nothing_left_out_gives_the_same_bits(pair):
