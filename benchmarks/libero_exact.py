@@ -2,10 +2,11 @@
 
 python -m benchmarks.libero_exact [--suites libero_goal] [--tasks 0 7] [--steps 100] [--size 64]
 
-Per task: two episodes of different initial states and seeds, in this order on one simulator of each side, so that
-what a soft reset leaves behind would show. After every control step the state that the policy sees, positions,
-velocities, commands, accelerations kept for the solver, and the model's colours and body frames are compared;
-every tenth step also both pictures. CPU seconds are those of this process.
+Per task: two episodes of different initial states and seeds, in this order on one simulator of pirl's, so
+that what a soft reset leaves behind would show, and on a new one of stock for each. After every control
+step the state that the policy sees, positions, velocities, commands, accelerations kept for the solver, and
+the model's colours and body frames are compared; every tenth step also both pictures. CPU seconds are those
+of this process.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ class Stock:
     """LeRobot's environment, which draws at every step."""
 
     def __init__(self, suite: str, task: int, size: int) -> None:
+        self._settings = (suite, task, size)
+        self._env: Any = self._build()
+        self._raw: Any = None
+
+    def _build(self) -> Any:
         from lerobot.envs.libero import LiberoEnv
         from libero.libero import benchmark
 
-        self._env = LiberoEnv(
+        suite, task, size = self._settings
+        return LiberoEnv(
             task_suite=benchmark.get_benchmark_dict()[suite](),
             task_id=task,
             task_suite_name=suite,
@@ -50,13 +57,16 @@ class Stock:
             control_mode="absolute",
             obs_type="pixels_agent_pos",
         )
-        self._raw: Any = None
 
     @property
     def inner(self) -> Any:
         return None if self._env._env is None else self._env._env.env  # noqa: SLF001
 
     def reset(self, state: int, seed: int) -> None:
+        if self.inner is not None:
+            # Where a drawer starts open, stock is no function of state and seed (`pirl.envs.libero_env`).
+            self._env.close()
+            self._env = self._build()
         self._env.init_state_id = state
         self._raw, _ = self._env.reset(seed=seed)
 

@@ -15,8 +15,9 @@ Dynamics: every physics step of robosuite is `mj_forward` (environment), `mj_for
 `mj_step`, which begins with a third forward pass. The controller reads positions and velocities only, so
 `mj_step1`, torques, `mj_step2` give the same bits.
 
-Resets: a hard reset compiles the model anew. What a soft one leaves behind is the gripper's last command and the
-colours of sites; with both set back it gives the same bits. `benchmarks/libero_exact.py` compares every task.
+Resets: a hard reset compiles the model anew. What a soft one leaves behind is the gripper's last command
+and what LIBERO changed in the model (places of fixtures, colours of sites); set back, it gives the same
+bits. `benchmarks/libero_exact.py` compares every task.
 """
 
 from __future__ import annotations
@@ -41,6 +42,16 @@ mujoco: Any = importlib.import_module("mujoco")
 _NO_OP = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 _READ = ("robot0_eef_pos",)
 """Observables that are read here. robosuite samples all in every physics step, objects included."""
+
+
+_CHANGED = ("body_pos", "body_quat", "site_rgba")
+"""Arrays of the model that LIBERO changes. The places of objects are drawn from where fixtures were before."""
+
+
+_LOADS_BEFORE_FIRST_EPISODE = 3
+"""LIBERO draws drawers that start open once for every time that the model was loaded, so with stock the same seed
+gives another scene at every reset. Here each episode is the first one of a new `LiberoEnv`.
+"""
 
 
 class _OnePass:
@@ -77,7 +88,10 @@ class LazyCameraEnv:
     def __init__(self, inner: Any, cameras: Sequence[str]) -> None:
         self._inner = inner
         self._cameras = tuple(cameras)
-        self._first_colours: Array = inner.env.sim.model.site_rgba.copy()
+        env, loads = inner.env, 2 if self._is_hard else 1
+        of_one_load = len(env.object_property_initializers) // loads
+        self._drawn = env.object_property_initializers[:of_one_load]
+        self._compiled: dict[str, Array] = {} if self._is_hard else self._as_compiled()
         self._drawers: dict[str, Any] = {}
         self._sample: Any = None
         self._spare: Any = None
@@ -99,13 +113,23 @@ class LazyCameraEnv:
         # A hard reset frees the old GL objects; without this it would free those of whichever
         # simulator of this process drew last.
         self.make_current()
+        # A hard reset adds to this list.
+        copies = _LOADS_BEFORE_FIRST_EPISODE - (1 if self._is_hard else 0)
+        self._inner.env.object_property_initializers = self._drawn * copies
         if not self._is_hard:
             for robot in self._inner.robots:
                 robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
-            self._inner.env.sim.model.site_rgba[:] = self._first_colours
+            model = self._inner.env.sim.model._model  # noqa: SLF001
+            for name, values in self._compiled.items():
+                getattr(model, name)[:] = values
         raw = self._inner.reset()
         self._install()
         return raw
+
+    def _as_compiled(self) -> dict[str, Array]:
+        # robosuite has placed fixtures already. MuJoCo keeps decoded textures, so that this takes little.
+        model = mujoco.MjModel.from_xml_string(self._inner.env.model.get_xml())
+        return {name: getattr(model, name).copy() for name in _CHANGED}
 
     @property
     def _is_hard(self) -> bool:

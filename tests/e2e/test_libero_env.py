@@ -183,6 +183,23 @@ def test_a_worker_runs_an_episode_without_torch_and_lerobot(tmp_path):
     assert done.stderr.splitlines()[-1] == "none", done.stderr
 
 
+def test_a_drawer_that_starts_open_does_so_alike_whatever_ran_before():
+    """LIBERO draws it once more at every reset, so that stock shows another scene each time."""
+    seen = []
+    for stock in (False, True):
+        settings = libero_settings(
+            config("libero_spatial", 4), image_keys=KEYS, stock_simulator=stock
+        )
+        (slot,) = settings.make_slots(1)
+        if stock:
+            slot.reset(PLANS[1])
+        seen += [slot.reset(PLANS[0]), slot.reset(PLANS[1]), slot.reset(PLANS[0])]
+        slot.close()
+    first, other, *again = bits_of(seen)
+    assert first != other
+    assert again == [first, first, other, first]
+
+
 def test_nothing_left_out_gives_the_same_bits(pair):
     _, before, _ = pair
     settings = libero_settings(config(), image_keys=KEYS, stock_simulator=True)
