@@ -214,6 +214,11 @@ class BoundaryLiberoEnv(LiberoEnv):
         """How many initial states the task has; LeRobot takes an id modulo this number."""
         return 0 if self._init_states is None else len(self._init_states)
 
+    @property
+    def sim(self) -> Any:
+        """robosuite's simulator, whose positions a scripted expert reads."""
+        return self._env.env.sim
+
     def draw(self, camera: str) -> UInt8[Array, "h w 3"]:
         """The picture that stock `LiberoEnv` would have put into the last observation."""
         return self._env.draw(camera)
