@@ -14,7 +14,7 @@ from pirl.cli import main
 from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.envs.base import SlotPlan
 from pirl.envs.libero_assets import prepare_assets
-from pirl.envs.libero_config import libero_settings
+from pirl.envs.libero_config import libero_codec, libero_settings
 from pirl.learning.dataset import read_demos
 
 pytestmark = [
@@ -60,8 +60,13 @@ def test_demonstrations_replay_from_disk_and_feed_lerobot_train(
     cfg = LiberoEnvConfig(task="libero_goal", task_ids=[7], control_mode="absolute")
     (slot,) = libero_settings(cfg, image_keys=()).make_slots(1)
     for demo in demos:
-        slot.reset(SlotPlan(task_id=0, init_state_id=demo.init_state_id, seed=demo.seed))
-        successes = [slot.step_chunk(row[None]).success for row in demo.executed]
+        seen = slot.reset(SlotPlan(task_id=0, init_state_id=demo.init_state_id, seed=demo.seed))
+        successes: list[bool] = []
+        for row, state in zip(demo.executed, demo.states, strict=True):
+            assert np.array_equal(libero_codec().decode(seen).state, state)
+            result = slot.step_chunk(row[None])
+            seen = result.observation
+            successes.append(result.success)
         assert successes == [False] * (len(demo.executed) - 1) + [True]
     slot.close()
     assert np.abs(demos[0].executed[:, :3] - demos[0].actions[:, :3]).max() > 0.001
