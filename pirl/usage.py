@@ -125,6 +125,11 @@ COMMANDS: dict[str, Command] = {
         parser="pirl.learning.arguments:study_parser",
         run="pirl.learning.main:study_main",
     ),
+    "bench demos": Command(
+        what="write scripted demonstrations as a LeRobotDataset",
+        parser="pirl.learning.arguments:demos_parser",
+        run="pirl.learning.main:demos_main",
+    ),
     "bench warm-start": Command(
         what="make a policy to start from",
         parser="pirl.learning.arguments:warm_start_parser",

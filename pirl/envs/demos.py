@@ -1,31 +1,37 @@
-"""Demonstrations from MetaWorld's scripted experts, slow and slightly disturbed.
+"""Demonstrations from the scripted experts of MetaWorld and LIBERO, slow and slightly disturbed.
 
 Owns their collection and their cut into action chunks. Refuses to know policies and losses. The
 settings are explained in `docs/learning.md`: a policy trained on slow demonstrations is accurate but misses the
-time limit, which is what RL then mends. Read `pirl.envs.metaworld` next.
+time limit, which is what RL then mends. Read `pirl.envs.metaworld` and `pirl.envs.libero_expert` next.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
-from pirl.envs.base import Array, EnvObservation, SlotPlan
+from pirl.envs.base import Array, EnvInfo, EnvObservation, SlotPlan
+from pirl.envs.build import describe_env
+from pirl.envs.libero import LiberoSlot
+from pirl.envs.libero_expert import policy_row, way_points
 from pirl.envs.metaworld import MAX_SIM_STEPS, MetaWorldSlot
-from pirl.envs.metaworld_config import IMAGE_KEY, instructions, metaworld_settings
+from pirl.envs.metaworld_config import metaworld_settings
 from pirl.envs.schedule import stream_seed
-from pirl.envs.split import DEMO_SEEDS
-from pirl.errors import EnvError
+from pirl.envs.split import DEMO_SEEDS, load_split
+from pirl.envs.vector import Codec, IdentityCodec
+from pirl.errors import ConfigError, EnvError, FieldError
 
 if TYPE_CHECKING:
     from lerobot.envs.configs import EnvConfig
 
 _logger = logging.getLogger(__name__)
+_MOST_NOISE_M = 0.05
+"""An expert that is thrown further than this at every step does not recover."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +41,18 @@ class Demo:
     task_id: int
     task: str
     instruction: str
+    init_state_id: int
+    """A training state; on MetaWorld the seed."""
     seed: int
-    """Simulator seed, from `DEMO_SEEDS`."""
-    images: Mapping[str, UInt8[Array, "T 3 h w"]]
+    """Simulator seed."""
+    looked: Int64[Array, " P"]
+    """Control steps with pictures, in order; a picture of LIBERO costs five to nine control steps."""
+    images: Mapping[str, UInt8[Array, "P 3 h w"]]
     states: Float32[Array, "T S"]
     actions: Float32[Array, "T A"]
-    """What the expert wanted (slowed), not the disturbed action that was executed."""
+    """What the expert wanted (slowed), as the policy would say it, not the disturbed action that was executed."""
+    executed: Float32[Array, "T B"]
+    """What was executed, in the simulator's terms: the same rows from the same state and seed succeed again."""
     sim_steps: int
 
 
@@ -59,53 +71,128 @@ def collect_demos(
     *,
     num_episodes: int,
     seed: int,
+    image_keys: Sequence[str],
     task_id: int = 0,
     speed: float = 0.65,
     noise: float = 0.3,
-    max_sim_steps: int = 250,
+    picture_every: int = 1,
+    max_steps: int = 250,
     max_failures: int | None = None,
+    split_file: str | None = None,
 ) -> list[Demo]:
     """Collect `num_episodes` successful demonstrations of one task in this process.
 
-    The expert's xyz action is scaled by `speed`; what is executed differs from it by uniform noise
-    of up to `noise` per axis. An episode the expert does not solve within `max_sim_steps` is
-    discarded, logged and replaced by the next seed, at most `max_failures` times (null:
-    `num_episodes`).
+    The expert is slowed by `speed`; what is executed differs from its action by uniform noise
+    of up to `noise` per axis of the position. An episode the expert does not solve within `max_steps` simulator
+    steps is discarded, logged and replaced by the next one, at most `max_failures` times (null:
+    `num_episodes`). No held-out state is used: MetaWorld's come from `DEMO_SEEDS`, LIBERO's from the split's
+    training states.
 
     Raises:
-        EnvError: too many failures; the message has the counts.
+        EnvError: too many failures, with the counts, or a task without an expert.
         ConfigError: unknown task.
     """
-    settings = replace(
-        metaworld_settings(env_cfg, image_keys=(IMAGE_KEY,)),
-        episode_length=min(max_sim_steps, MAX_SIM_STEPS),
-        episode_lengths=None,
+    teacher = _teacher(
+        env_cfg,
+        image_keys=image_keys,
+        max_steps=max_steps,
+        split_file=split_file,
+        noise=noise,
+        seed=seed,
     )
-    (slot,) = settings.make_slots(1)
-    assert isinstance(slot, MetaWorldSlot)
     allowed = num_episodes if max_failures is None else max_failures
-    task = settings.task_names[task_id]
-    start = stream_seed(seed, "demo", task)
+    task = teacher.info.task_names[task_id]
     demos: list[Demo] = []
     failed: list[int] = []
     try:
         while len(demos) < num_episodes:
-            state = DEMO_SEEDS[(start + len(demos) + len(failed)) % len(DEMO_SEEDS)]
-            plan = SlotPlan(task_id=task_id, init_state_id=state, seed=state)
-            demo = _run_expert(slot, plan, task=task, speed=speed, noise=noise, seed=seed)
+            plan = teacher.plan(task_id, len(demos) + len(failed))
+            demo = _run_expert(
+                teacher, plan, speed=speed, noise=noise, every=picture_every, seed=seed
+            )
             if demo is not None:
                 demos.append(demo)
                 continue
-            failed.append(state)
-            _logger.warning("expert failed %s with seed %d; demonstration discarded", task, state)
+            failed.append(plan.init_state_id)
+            _logger.warning(
+                "expert failed %s from state %d; demonstration discarded", task, plan.init_state_id
+            )
             if len(failed) > allowed:
                 raise EnvError(
                     f"the expert of {task} failed {len(failed)} of {len(failed) + len(demos)}"
-                    f" episodes (seeds {failed[:10]}); allowed: {allowed}"
+                    f" episodes (states {failed[:10]}); allowed: {allowed}"
                 )
     finally:
-        slot.close()
+        teacher.slot.close()
     return demos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Teacher:
+    """A simulator with a scripted expert, and what stands between it and the policy."""
+
+    slot: MetaWorldSlot | LiberoSlot
+    info: EnvInfo
+    codec: Codec
+    policy_row: Callable[[Array], Array]
+    """A simulator action as the policy would give it."""
+    plan: Callable[[int, int], SlotPlan]
+    """Of the task with an id, the n-th episode."""
+
+
+def _teacher(
+    env_cfg: EnvConfig,
+    *,
+    image_keys: Sequence[str],
+    max_steps: int,
+    split_file: str | None,
+    noise: float,
+    seed: int,
+) -> _Teacher:
+    info = describe_env(env_cfg)
+    if info.kind == "pirl_metaworld":
+        settings = replace(
+            metaworld_settings(env_cfg, image_keys=image_keys),
+            episode_length=min(max_steps, MAX_SIM_STEPS),
+            episode_lengths=None,
+        )
+
+        def seeded(task_id: int, number: int) -> SlotPlan:
+            start = stream_seed(seed, "demo", info.task_names[task_id])
+            state = DEMO_SEEDS[(start + number) % len(DEMO_SEEDS)]
+            return SlotPlan(task_id=task_id, init_state_id=state, seed=state)
+
+        (slot,) = settings.make_slots(1)
+        assert isinstance(slot, MetaWorldSlot)
+        return _Teacher(
+            slot=slot, info=info, codec=IdentityCodec(), policy_row=lambda row: row, plan=seeded
+        )
+    from pirl.envs.libero_config import libero_codec, libero_settings
+
+    split = load_split(env_cfg.type, mode="train", split_file=split_file)
+    found = libero_settings(env_cfg, image_keys=image_keys)
+    libero = replace(found, tasks=tuple(replace(t, max_steps=max_steps) for t in found.tasks))
+    for task in info.task_names:
+        way_points(task)
+    if noise > _MOST_NOISE_M:
+        error = FieldError(
+            field="learn.warm_start.noise",
+            value=noise,
+            expected=f"at most {_MOST_NOISE_M} metres: LIBERO's actions are positions",
+            fix="use --params configs/learn_libero.yaml, or set it there",
+        )
+        raise ConfigError([error])
+
+    def listed(task_id: int, number: int) -> SlotPlan:
+        task = info.task_names[task_id]
+        place = stream_seed(seed, "demo", task) + number
+        drawn = stream_seed(seed, "demo-simulator", task, number) % 2**31
+        state = split.state(task, place % split.count(task))
+        return SlotPlan(task_id=task_id, init_state_id=state, seed=drawn)
+
+    (slot,) = libero.make_slots(1)
+    assert isinstance(slot, LiberoSlot)
+    return _Teacher(slot=slot, info=info, codec=libero_codec(), policy_row=policy_row, plan=listed)
 
 
 def action_chunks(demo: Demo, *, chunk_size: int) -> DemoChunks:
@@ -116,35 +203,41 @@ def action_chunks(demo: Demo, *, chunk_size: int) -> DemoChunks:
 
 
 def _run_expert(
-    slot: MetaWorldSlot, plan: SlotPlan, *, task: str, speed: float, noise: float, seed: int
+    teacher: _Teacher, plan: SlotPlan, *, speed: float, noise: float, every: int, seed: int
 ) -> Demo | None:
     """One episode; None when the expert did not succeed."""
+    task = teacher.info.task_names[plan.task_id]
     rng = np.random.default_rng(stream_seed(seed, "demo-noise", task, plan.seed))
-    observation = slot.reset(plan)
+    observation = teacher.slot.reset(plan)
     seen: list[EnvObservation] = []
-    actions: list[Float32[Array, " 4"]] = []
+    actions: list[Float32[Array, " A"]] = []
+    executed: list[Float32[Array, " B"]] = []
     sim_steps = 0
     while True:
-        action = slot.expert_action().astype(np.float32)
-        action[:3] *= speed
-        executed = action.copy()
-        executed[:3] += rng.uniform(-noise, noise, size=3)
-        seen.append(observation)
-        actions.append(action)
-        result = slot.step_chunk(executed[None])
+        action = teacher.slot.expert_action(speed=speed)
+        disturbed = action.copy()
+        disturbed[:3] += rng.uniform(-noise, noise, size=3)
+        seen.append(teacher.codec.decode(observation))
+        actions.append(teacher.policy_row(action))
+        executed.append(disturbed)
+        result = teacher.slot.step_chunk(disturbed[None], look=len(actions) % every == 0)
         observation = result.observation
         sim_steps += result.sim_steps
         if result.truncated:
             return None
         if result.terminated:
             break
+    looked = range(0, len(seen), every)
     return Demo(
         task_id=plan.task_id,
         task=task,
-        instruction=instructions()[task],
+        instruction=teacher.info.instructions[plan.task_id],
+        init_state_id=plan.init_state_id,
         seed=plan.seed,
-        images={key: np.stack([o.images[key] for o in seen]) for key in observation.images},
+        looked=np.array(looked),
+        images={key: np.stack([seen[t].images[key] for t in looked]) for key in seen[0].images},
         states=np.stack([o.state for o in seen]),
         actions=np.stack(actions),
+        executed=np.stack(executed),
         sim_steps=sim_steps,
     )

@@ -26,6 +26,7 @@ from pirl.envs.base import (
 )
 from pirl.envs.gl import require_gl
 from pirl.envs.libero_assets import use_assets
+from pirl.envs.libero_expert import LiberoExpert, way_points
 from pirl.envs.libero_setup import prepare_config
 from pirl.envs.pool import Pool
 from pirl.errors import EnvError
@@ -106,6 +107,7 @@ class LiberoSlot:
         self._pool = pool
         self._env: Any = None
         self._plan: SlotPlan | None = None
+        self._expert: LiberoExpert | None = None
         self._steps = 0
         self._done = True
 
@@ -126,12 +128,13 @@ class LiberoSlot:
                 f" does not exist; there are {count}"
             )
         self._env.reset(init_state_id=plan.init_state_id, seed=plan.seed)
+        self._expert = None
         self._steps = 0
         self._done = False
         return self._observe()
 
-    def step_chunk(self, actions: Float32[Array, "E 7"]) -> ChunkResult:
-        """Execute the rows until the chunk ends, the task is solved or the time is up.
+    def step_chunk(self, actions: Float32[Array, "E 7"], *, look: bool = True) -> ChunkResult:
+        """Execute the rows until the chunk ends, the task is solved or the time is up; no pictures unless `look`.
 
         Raises:
             EnvError: no episode is open, or an action is malformed.
@@ -153,7 +156,7 @@ class LiberoSlot:
             if self._done:
                 break
         stepped = time.perf_counter()
-        observation = self._observe()
+        observation = self._observe(look=look)
         return ChunkResult(
             observation=observation,
             step_rewards=rewards,
@@ -166,18 +169,32 @@ class LiberoSlot:
             timings={"step_s": stepped - start, "render_s": time.perf_counter() - stepped},
         )
 
+    def expert_action(self, *, speed: float = 1.0) -> Float32[Array, " 7"]:
+        """What the scripted expert of the task commands now; call it from the first step of an episode on.
+
+        Raises:
+            EnvError: no episode is open, or the task has no expert.
+        """
+        if self._plan is None or self._done:
+            raise EnvError("no LIBERO episode is open in this slot")
+        if self._expert is None:
+            phases = way_points(self._settings.tasks[self._plan.task_id].name)
+            self._expert = LiberoExpert(self._env.sim, phases, speed=speed)
+        return self._expert.action().astype(np.float32)
+
     def close(self) -> None:
         """Free the simulator and the idle ones."""
         self._return_env()
         self._plan = None
         self._pool.close()
 
-    def _observe(self) -> EnvObservation:
+    def _observe(self, *, look: bool = True) -> EnvObservation:
         position, rotation = self._env.pose
         return EnvObservation(
             images={
                 key: np.ascontiguousarray(self._env.draw(camera).transpose(2, 0, 1))
                 for key, camera in self._settings.cameras.items()
+                if look
             },
             state=np.concatenate([position, np.ravel(rotation)]).astype(np.float32),
         )

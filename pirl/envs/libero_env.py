@@ -243,11 +243,6 @@ class LiberoSim:
         return len(self._scene.init_states)
 
     @property
-    def sim(self) -> Any:
-        """robosuite's simulator."""
-        return self._env.env.sim
-
-    @property
     def pose(self) -> tuple[Float64[Array, " 3"], Float64[Array, "3 3"]]:
         """End-effector position, metres, and rotation, as the last step left them."""
         return self._raw["robot0_eef_pos"], self._env.robots[0].controller.ee_ori_mat
@@ -267,6 +262,11 @@ class LiberoSim:
         """One control step; whether the task is solved."""
         self._raw = self._env.step(action)[0]
         return self._env.check_success()
+
+    @property
+    def sim(self) -> Any:
+        """robosuite's simulator, whose positions a scripted expert reads."""
+        return self._env.env.sim
 
     def draw(self, camera: str) -> UInt8[Array, "h w 3"]:
         """The picture that stock `LiberoEnv` would have put into the last observation."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 
 from pirl.envs.base import Array, ChunkResult, EnvObservation, FrameSettings, Slot, SlotPlan
 from pirl.envs.gl import require_gl
@@ -231,8 +231,10 @@ class MetaWorldSlot:
             self._raw = self._env._get_obs()  # noqa: SLF001
         return self._observe()
 
-    def step_chunk(self, actions: Float32[Array, "E 4"]) -> ChunkResult:
+    def step_chunk(self, actions: Float32[Array, "E 4"], *, look: bool = True) -> ChunkResult:
         """Execute the rows, each for `action_repeat` simulator steps, clipped to [-1, 1].
+
+        Without `look` the observation has no picture.
 
         Raises:
             EnvError: no episode is open, an action is malformed, or the physics diverged.
@@ -254,7 +256,7 @@ class MetaWorldSlot:
                 break
         self._check_physics()
         stepped = time.perf_counter()
-        observation = self._observe()
+        observation = self._observe(look=look)
         return ChunkResult(
             observation=observation,
             step_rewards=rewards,
@@ -267,8 +269,8 @@ class MetaWorldSlot:
             timings={"step_s": stepped - start, "render_s": time.perf_counter() - stepped},
         )
 
-    def expert_action(self) -> Float64[Array, " 4"]:
-        """What MetaWorld's scripted expert does now, clipped to [-1, 1]."""
+    def expert_action(self, *, speed: float = 1.0) -> Float32[Array, " 4"]:
+        """What MetaWorld's scripted expert does now, clipped to [-1, 1], its xyz part scaled by `speed`."""
         if self._plan is None or self._done:
             raise EnvError("no MetaWorld episode is open in this slot")
         if self._expert is None:
@@ -279,7 +281,9 @@ class MetaWorldSlot:
             # The experts warn at every call that their gain exceeds the range clipped here.
             warnings.filterwarnings("ignore", message="Constant")
             action = self._expert.get_action(self._raw)
-        return np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        row = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0).astype(np.float32)
+        row[:3] *= speed
+        return row
 
     def close(self) -> None:
         """Free the simulator and the shared renderers."""
@@ -299,10 +303,10 @@ class MetaWorldSlot:
                 break
         return False
 
-    def _observe(self) -> EnvObservation:
+    def _observe(self, *, look: bool = True) -> EnvObservation:
         assert self._plan is not None
         return EnvObservation(
-            images=self._studio.images(self._plan.task_id, self._env),
+            images=self._studio.images(self._plan.task_id, self._env) if look else {},
             state=self._raw[:STATE_WIDTH].astype(np.float32),
         )
 

@@ -17,7 +17,8 @@ def bench_parser() -> Parser:
     return Parser(
         "bench",
         "Prove that piRL improves a policy, with records that can be judged again. `pirl bench learn` makes a"
-        " run, `judge` judges one again, `study` makes the runs of a study, `warm-start` a policy to start from.",
+        " run, `judge` judges one again, `study` makes the runs of a study, `demos` scripted demonstrations,"
+        " `warm-start` a policy to start from.",
         example="pirl bench learn --help",
     )
 
@@ -73,6 +74,25 @@ def warm_start_parser() -> Parser:
     add("--config", "--config_path", metavar="FILE", help="another train config")
     add("--params", type=Path, default=PARAMS, metavar="FILE", help="the file with `learn`")
     add("--out", type=Path, metavar="DIR", required=True, help="a new folder for the policy")
+    return parser
+
+
+def demos_parser() -> Parser:
+    """`pirl bench demos`."""
+    parser = Parser(
+        "bench demos",
+        "Write demonstrations of scripted experts as a LeRobotDataset, which lerobot-train reads.",
+        example="pirl bench demos --task button-press-topdown-v3 --episodes 60 --out runs/demos",
+        takes_fields=True,
+    )
+    add = parser.add_argument
+    add("--task", metavar="NAME", help="libero_goal:7, or a MetaWorld task; default: the config's")
+    add("--episodes", type=at_least(1), metavar="N", help="per task; default: demos_per_task")
+    add("--variant", type=word_of(VARIANTS), choices=VARIANTS)
+    add("--seed", type=at_least(0), metavar="N")
+    add("--config", "--config_path", metavar="FILE", help="another train config")
+    add("--params", type=Path, default=PARAMS, metavar="FILE", help="the file with `learn`")
+    add("--out", type=Path, metavar="DIR", required=True, help="a new folder for the data set")
     return parser
 
 

@@ -9,27 +9,31 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pirl.config.command_line import parse
 from pirl.config.load import load_config
+from pirl.config.train import env_of
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.evaluation.folder import require_new
 from pirl.journal.fields import mapping, read_object
 from pirl.learning.arguments import (
+    demos_parser,
     judge_parser,
     learn_parser,
     study_parser,
     warm_start_parser,
 )
+from pirl.learning.dataset import write_demos
 from pirl.learning.judgement import judgement_record
 from pirl.learning.proof import LearnFolder, load_run, run_learning
 from pirl.learning.report import RECORD, conclude, judge_run, write_videos
 from pirl.learning.settings import LearnSettings, read_settings, settings_from
 from pirl.learning.study import run_study, table
 from pirl.learning.track import track_learning
-from pirl.learning.warm_start import warm_start
+from pirl.learning.warm_start import gather_demos, warm_start
 from pirl.ownership import clear, owned
 from pirl.runtime.entry import configure_logging
 from pirl.runtime.procs import interrupt_on_signals
@@ -146,6 +150,54 @@ def warm_start_main(argv: Sequence[str]) -> int:
         made = warm_start(loaded.cfg, settings.warm_start, seed=settings.seed, folder=args.out)
     sys.stdout.write(f"{made.as_posix()}\n")
     return int(ExitCode.OK)
+
+
+def demos_main(argv: Sequence[str]) -> int:
+    """Write demonstrations and print their folder."""
+    args, overrides = parse(demos_parser(), argv)
+    configure_logging("demos")
+    interrupt_on_signals()
+    task = [] if args.task is None else task_overrides(args.task)
+    settings = read_settings(
+        args.params,
+        variant=args.variant,
+        seed=args.seed,
+        config=args.config,
+        overrides=(*task, *overrides) or None,
+    )
+    asked = settings.warm_start
+    if args.episodes is not None:
+        asked = replace(asked, demos_per_task=args.episodes)
+    # A data set has a picture for every action.
+    asked = replace(asked, picture_every=1)
+    with owned(args.out, field="--out"):
+        require_new(args.out)
+        loaded = load_config(settings.config_path, settings.all_overrides)
+        demos = gather_demos(loaded.cfg, asked, seed=settings.seed)
+        # The folder exists by now, for its owner's mark; LeRobot wants to make its own.
+        write_demos(demos, args.out / "dataset", fps=env_of(loaded.cfg).fps, asked=asdict(asked))
+    sys.stdout.write(f"{(args.out / 'dataset').as_posix()}\n")
+    return int(ExitCode.OK)
+
+
+def task_overrides(task: str) -> list[str]:
+    """`libero_goal:7`, or the name of a MetaWorld task, as overrides of a train config.
+
+    Raises:
+        ConfigError: the number is none.
+    """
+    suite, colon, number = task.partition(":")
+    if not colon:
+        return [f"--env.task={task}"]
+    if not number.isdecimal():
+        error = FieldError(
+            field="--task",
+            value=task,
+            expected="a suite and the number of a task, such as libero_goal:7",
+            fix="give the number",
+        )
+        raise ConfigError([error], source="command line")
+    return [f"--env.task={suite}", f"--env.task_ids=[{number}]"]
 
 
 def study_main(argv: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from typing import cast
 from pirl.checkpoint.locate import resolve_checkpoint, step_folders
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig, env_of
-from pirl.envs.metaworld_config import task_names
+from pirl.envs import describe_env
 from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.files import copy_tree
@@ -126,7 +126,8 @@ def run_learning(settings: LearnSettings, *, folder: LearnFolder) -> LearningRun
             evaluations[update] = evaluate_at(
                 settings, loaded, step_dir / PRETRAINED, folder=folder, update=update
             )
-        if len(task_names(env_of(loaded.cfg))) > 1:
+        # LeRobot's config of LIBERO has no field that would swap instructions.
+        if _is_metaworld(loaded.cfg) and len(describe_env(env_of(loaded.cfg)).task_names) > 1:
             _mislead(settings, loaded, folder)
     return load_run(folder, costs=clock.costs)
 
@@ -165,6 +166,10 @@ def evaluate_at(
     return _evaluate(
         settings, loaded.cfg, policy, path=folder.episodes(update), label=f"after {update} updates"
     )
+
+
+def _is_metaworld(cfg: PiRLTrainConfig) -> bool:
+    return env_of(cfg).type == "pirl_metaworld"
 
 
 def _mislead(settings: LearnSettings, loaded: LoadedConfig, folder: LearnFolder) -> None:

@@ -38,10 +38,14 @@ class WarmStart:
     """How to make the starting policy; the defaults leave it accurate but too slow."""
 
     demos_per_task: int = 120
+    demos: str | None = None
+    """A data set of `pirl bench demos`; null collects `demos_per_task` on the way."""
     speed: float = 0.65
-    """The expert's xyz action is scaled by this."""
+    """The expert is slowed by this."""
     noise: float = 0.3
-    """Execution noise, uniform, action units."""
+    """Execution noise, uniform, action units: metres on LIBERO."""
+    picture_every: int = 1
+    """One training row per this many control steps; LIBERO's pictures are what demonstrations cost."""
     steps: int = 1600
     batch: int = 64
     """Action chunks per step."""

@@ -28,10 +28,13 @@ from pirl.contract.xvla import (
     save_pretrained,
     tokenize_instruction,
 )
+from pirl.contract.xvla_inputs import real_cameras
+from pirl.envs import describe_env
 from pirl.envs.demos import Demo, action_chunks, collect_demos
 from pirl.envs.schedule import stream_seed
-from pirl.errors import NumericsError
+from pirl.errors import ConfigError, FieldError, NumericsError
 from pirl.files import write_text, writing
+from pirl.learning.dataset import read_demos
 from pirl.learning.settings import WarmStart
 from pirl.records import Observation
 
@@ -53,17 +56,19 @@ class DemoSet:
 
 
 def demo_set(demos: Sequence[Demo], *, cfg: PiRLTrainConfig) -> DemoSet:
-    """One row per control step: what was seen, and the chunk the expert wanted from there on."""
+    """One row per picture: what was seen, and the chunk the expert wanted from there on."""
     policy = policy_of(cfg)
-    length = [len(demo.actions) for demo in demos]
+    length = [len(demo.looked) for demo in demos]
     tokens = {demo.instruction: tokenize_instruction(policy, demo.instruction) for demo in demos}
-    chunks = [action_chunks(demo, chunk_size=policy.chunk_size).actions for demo in demos]
+    chunks = [
+        action_chunks(demo, chunk_size=policy.chunk_size).actions[demo.looked] for demo in demos
+    ]
     observation = Observation(
         images={
             key: torch.from_numpy(np.concatenate([demo.images[key] for demo in demos]))
             for key in demos[0].images
         },
-        state=torch.from_numpy(np.concatenate([demo.states for demo in demos])),
+        state=torch.from_numpy(np.concatenate([demo.states[demo.looked] for demo in demos])),
         input_ids=torch.cat(
             [tokens[demo.instruction].expand(n, -1) for demo, n in zip(demos, length, strict=True)]
         ),
@@ -72,24 +77,46 @@ def demo_set(demos: Sequence[Demo], *, cfg: PiRLTrainConfig) -> DemoSet:
     return DemoSet(observation=observation, actions=torch.from_numpy(np.concatenate(chunks)))
 
 
-def collect_demo_set(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int) -> DemoSet:
-    """Scripted demonstrations of every task of the environment.
+def gather_demos(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int) -> list[Demo]:
+    """Demonstrations of every task of the environment: read where `settings` name a data set, else collected.
 
     Raises:
         EnvError: an expert failed too often.
+        ConfigError: there is no such data set, or it is of other tasks.
     """
     env = env_of(cfg)
-    demos: list[Demo] = []
-    for task_id in range(len(env.tasks or [env.task])):
-        demos += collect_demos(
+    names = describe_env(env).task_names
+    if settings.demos is not None:
+        demos = read_demos(Path(settings.demos))
+        _check_tasks(demos, names, settings)
+        return demos
+    return [
+        demo
+        for task_id in range(len(names))
+        for demo in collect_demos(
             env,
             num_episodes=settings.demos_per_task,
             seed=seed,
+            image_keys=real_cameras(policy_of(cfg)),
             task_id=task_id,
             speed=settings.speed,
             noise=settings.noise,
+            picture_every=settings.picture_every,
+            split_file=cfg.runtime.split_file if env.type == "libero" else None,
         )
-    return demo_set(demos, cfg=cfg)
+    ]
+
+
+def _check_tasks(demos: Sequence[Demo], names: Sequence[str], settings: WarmStart) -> None:
+    found = sorted({demo.task for demo in demos})
+    if found != sorted(names):
+        error = FieldError(
+            field="learn.warm_start.demos",
+            value=f"{settings.demos}, of {', '.join(found)}",
+            expected=f"demonstrations of {', '.join(names)}",
+            fix="name a data set of the same tasks",
+        )
+        raise ConfigError([error])
 
 
 def train_supervised(
@@ -162,14 +189,16 @@ def warm_start(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int, folder: 
         EnvError, NumericsError: as the parts.
     """
     torch.set_num_threads(cfg.runtime.torch_threads)
-    demos = collect_demo_set(cfg, settings, seed=seed)
+    demos = demo_set(gather_demos(cfg, settings, seed=seed), cfg=cfg)
     logger.info("%d demonstration frames", len(demos))
     policy = build_policy(
         policy_of(cfg), executed_dims=cfg.pirl.executed_dims, device="cpu", seed=seed
     )
     losses = train_supervised(policy, demos, settings, seed=seed)
     with writing(folder):
-        target = save_pretrained(policy, folder / "pretrained_model", for_libero=False)
+        target = save_pretrained(
+            policy, folder / "pretrained_model", for_libero=env_of(cfg).type == "libero"
+        )
     record = {"seed": seed, "frames": len(demos), "loss": losses[-20:], **asdict(settings)}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     return target

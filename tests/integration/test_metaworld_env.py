@@ -173,7 +173,7 @@ def test_the_expert_solves_the_task_and_the_row_of_success_is_rewarded():
     try:
         slot.reset(plan(5))
         while True:
-            row = slot.expert_action().astype(np.float32)
+            row = slot.expert_action()
             result = slot.step_chunk(np.tile(row, (2, 1)))
             if result.terminated or result.truncated:
                 break
@@ -285,9 +285,9 @@ def test_another_simulator_is_refused_by_name():
 
 def test_demonstrations_repeat_and_stay_in_their_seed_range():
     cfg = PiRLMetaWorldEnvConfig()
-    first = collect_demos(cfg, num_episodes=2, seed=3)
-    again = collect_demos(cfg, num_episodes=2, seed=3)
-    other = collect_demos(cfg, num_episodes=1, seed=4)
+    first = collect_demos(cfg, num_episodes=2, seed=3, image_keys=[KEY])
+    again = collect_demos(cfg, num_episodes=2, seed=3, image_keys=[KEY])
+    other = collect_demos(cfg, num_episodes=1, seed=4, image_keys=[KEY])
     assert [d.seed for d in first] == [d.seed for d in again]
     assert all((a.actions == b.actions).all() for a, b in zip(first, again, strict=True))
     assert all(d.seed in DEMO_SEEDS for d in first + other)
@@ -304,12 +304,17 @@ def test_demonstrations_repeat_and_stay_in_their_seed_range():
 def test_an_expert_that_fails_too_often_is_an_error_with_counts():
     with pytest.raises(EnvError, match="failed 3 of 3"):
         collect_demos(
-            PiRLMetaWorldEnvConfig(), num_episodes=2, seed=0, max_sim_steps=10, max_failures=2
+            PiRLMetaWorldEnvConfig(),
+            num_episodes=2,
+            seed=0,
+            image_keys=[KEY],
+            max_steps=10,
+            max_failures=2,
         )
 
 
 def test_chunks_repeat_the_last_action_and_mark_it():
-    demo = collect_demos(PiRLMetaWorldEnvConfig(), num_episodes=1, seed=3)[0]
+    demo = collect_demos(PiRLMetaWorldEnvConfig(), num_episodes=1, seed=3, image_keys=[KEY])[0]
     length = len(demo.actions)
     chunks = action_chunks(demo, chunk_size=4)
     assert chunks.actions.shape == (length, 4, 4)

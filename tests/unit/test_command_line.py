@@ -32,8 +32,9 @@ TYPOS = {
     "int --from x": "pirl: unknown command 'int'; did you mean pirl init?",
     "xyzzy": "pirl: unknown command 'xyzzy'; `pirl --help` lists them",
     "--config_path x launch": "pirl: --config_path comes before any command; `pirl --help` lists them",
-    "bench": "pirl bench: a command is missing: learn, judge, study, warm-start",
-    "bench lern": "pirl bench: unknown command 'lern': learn, judge, study, warm-start; did you mean learn?",
+    "bench": "pirl bench: a command is missing: learn, judge, study, demos, warm-start",
+    "bench lern": "pirl bench: unknown command 'lern': learn, judge, study, demos, warm-start;"
+    " did you mean learn?",
     # Options.
     "gate --varient flow-sde": "pirl gate: unknown option --varient; did you mean --variant?",
     "gate --profiles=embedded": "pirl gate: unknown option --profiles; did you mean --profile?",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pirl.envs.libero_expert import EXPERTS
 from pirl.learning.settings import PARAMS, read_settings
 from pirl.learning.study import row_settings, study_rows, table
 
@@ -24,6 +25,20 @@ def test_documentation_shows_the_table_of_the_records(study):
     text = (REPO / "docs" / "learning.md").read_text(encoding="utf-8")
     shown = text.split(f"<!-- study {name} -->\n")[1].split("<!-- /study -->")[0]
     assert shown == table(records)
+
+
+def test_documentation_shows_the_counts_of_libero_s_experts():
+    lines = (REPO / "reports" / "libero_experts.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    text = (REPO / "docs" / "learning.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- libero experts -->\n")[1].split("<!-- /libero experts -->")[0]
+    for row in rows:
+        steps = ", ".join(map(str, row["steps"]))
+        line = f"| {row['task']} | {row['successes']}/{row['episodes']} | {steps} |"
+        assert line in shown.splitlines()
+    assert len(shown.splitlines()) == len(rows) + 2
+    assert all(row["task"] in EXPERTS for row in rows)
+    assert all(row["successes"] + len(row["failed"]) == row["episodes"] == 50 for row in rows)
 
 
 def test_rows_are_those_of_params_yaml(study):

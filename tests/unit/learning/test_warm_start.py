@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,15 @@ from pirl.config.load import load_config
 from pirl.config.train import policy_of
 from pirl.contract.xvla import XVLAFlowPolicy, build_policy
 from pirl.envs.demos import Demo
+from pirl.errors import ConfigError
+from pirl.learning.dataset import read_demos, write_demos
 from pirl.learning.dropout_learner import stick_dropout
 from pirl.learning.settings import WarmStart
-from pirl.learning.warm_start import demo_set, train_supervised
+from pirl.learning.warm_start import demo_set, gather_demos, train_supervised
 
 CONFIG = "configs/train_config_pirl_learn_flow_sde.json"
 INSTRUCTION = "Press a button from the top"
+KEY = "observation.images.image"
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +33,19 @@ def a_policy(cfg, seed: int = 0) -> XVLAFlowPolicy:
     return build_policy(policy_of(cfg), executed_dims=None, device="cpu", seed=seed)
 
 
-def a_demo(length: int = 6, seed: int = 0) -> Demo:
+def a_demo(length: int = 6, seed: int = 0, every: int = 1) -> Demo:
     rng = np.random.default_rng(seed)
     return Demo(
         task_id=0,
         task="button-press-topdown-v3",
         instruction=INSTRUCTION,
+        init_state_id=seed,
         seed=seed,
-        images={
-            "observation.images.image": rng.integers(0, 256, (length, 3, 64, 64), dtype=np.uint8)
-        },
+        looked=np.arange(0, length, every),
+        images={KEY: rng.integers(0, 256, (-(-length // every), 3, 64, 64), dtype=np.uint8)},
         states=rng.random((length, 4), dtype=np.float32),
         actions=rng.random((length, 4), dtype=np.float32),
+        executed=rng.random((length, 4), dtype=np.float32),
         sim_steps=5 * length,
     )
 
@@ -51,6 +57,42 @@ def test_a_demo_set_has_one_row_per_control_step_and_repeats_the_last_action(cfg
     last = torch.from_numpy(a_demo(6).actions[-1])
     assert torch.equal(demos.actions[5], last.expand(4, 4))
     assert demos.observation.input_ids.shape == (9, 8)
+
+
+def test_a_demo_with_few_pictures_has_one_row_per_picture_and_every_action_in_its_chunks(cfg):
+    demo = a_demo(7, every=3)
+    rows = demo_set([demo], cfg=cfg)
+    assert len(rows) == 3
+    assert torch.equal(rows.actions[1], torch.from_numpy(demo.actions[3:7]))
+    assert torch.equal(rows.observation.state, torch.from_numpy(demo.states[[0, 3, 6]]))
+
+
+def test_demonstrations_come_back_from_a_lerobot_dataset_bit_for_bit(tmp_path):
+    demos = [a_demo(5), a_demo(3, seed=1)]
+    write_demos(demos, tmp_path / "data", fps=20, asked={"noise": 0.1})
+    for demo, again in zip(demos, read_demos(tmp_path / "data"), strict=True):
+        names = [f.name for f in fields(Demo)]
+        assert [n for n in names if not _equal(getattr(demo, n), getattr(again, n))] == []
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
+    if isinstance(first, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    return first == second
+
+
+def test_a_warm_start_from_a_dataset_refuses_what_is_none_and_other_tasks(tmp_path, cfg):
+    asked = WarmStart(demos=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match=r"demos\.json"):
+        gather_demos(cfg, asked, seed=0)
+    write_demos([replace(a_demo(2), task="push-v3")], tmp_path / "data", fps=16, asked={})
+    with pytest.raises(ConfigError, match="of push-v3"):
+        gather_demos(cfg, asked, seed=0)
+    write_demos([a_demo(2)], tmp_path / "same", fps=16, asked={})
+    (demo,) = gather_demos(cfg, WarmStart(demos=str(tmp_path / "same")), seed=0)
+    assert len(demo.actions) == 2
 
 
 def test_every_parameter_learns_and_only_the_transformer_trains_afterwards(cfg):
