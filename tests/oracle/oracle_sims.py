@@ -84,18 +84,16 @@ class RawLibero(Diary):
     """What a LIBERO slot needs."""
 
     num_init_states = 50
-    init_state_id = 0
 
-    def reset(self, seed):
+    @property
+    def pose(self):
+        return self.episodes[-1].states[-1], np.eye(3)
+
+    def reset(self, *, init_state_id, seed):
         self.begin()
-        return self._raw(), {}
 
     def step(self, action):
-        success = self.advance(action)
-        return self._raw(), float(success), success, False, {"is_success": success}
-
-    def _raw(self):
-        return {"robot_state": {"eef": {"pos": self.episodes[-1].states[-1], "mat": np.eye(3)}}}
+        return self.advance(action)
 
     def draw(self, camera):
         return np.zeros((2, 2, 3), np.uint8)
@@ -152,7 +150,7 @@ class Bench:
             return MetaWorldSlot(settings, pool, BlankStudio())
         task = LiberoTask(suite="libero_10", suite_task_id=4, max_steps=self.limit)
         settings = LiberoSettings(
-            tasks=(task,), cameras={IMAGE: "agentview_image"}, env_kwargs={}, assets=""
+            tasks=(task,), cameras={IMAGE: "agentview_image"}, scenes=(), options={}, assets=""
         )
         return LiberoSlot(settings, pool)
 

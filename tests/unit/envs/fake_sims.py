@@ -65,21 +65,18 @@ class FakeLibero:
         self.steps = 0
         self.resets = []
         self.drawn = []
-        self.init_state_id = 0
 
-    def _observation(self):
-        eef = {"pos": np.full(3, self.steps, float), "mat": np.arange(9.0).reshape(3, 3)}
-        return {"robot_state": {"eef": eef}}
+    @property
+    def pose(self):
+        return np.full(3, self.steps, float), np.arange(9.0).reshape(3, 3)
 
-    def reset(self, seed):
-        self.resets.append((self.init_state_id, seed))
+    def reset(self, *, init_state_id, seed):
+        self.resets.append((init_state_id, seed))
         self.steps = 0
-        return self._observation(), {}
 
     def step(self, action):
         self.steps += 1
-        done = self.steps == self.success_at
-        return self._observation(), float(done), done, False, {"is_success": done}
+        return self.steps == self.success_at
 
     def draw(self, camera):
         self.drawn.append((camera, self.steps))

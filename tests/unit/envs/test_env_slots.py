@@ -33,7 +33,8 @@ def libero(success_at=None, *, max_steps=25, frames=None):
             "observation.images.image": "agentview_image",
             "observation.images.image2": "robot0_eye_in_hand_image",
         },
-        env_kwargs={},
+        scenes=(),
+        options={},
         assets="",
         frames=frames,
     )
