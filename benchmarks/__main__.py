@@ -8,6 +8,7 @@ python -m benchmarks --smoke [NAME ...]           each for a moment: does it sti
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -35,6 +36,10 @@ BENCHMARKS = {
     "libero_exact": Benchmark(
         what="every LIBERO task against stock, bit for bit, and the seconds of both",
         smoke=("--suites", "libero_object", "--tasks", "1", "--steps", "10"),
+    ),
+    "libero_experts": Benchmark(
+        what="in how many initial states LIBERO's scripted experts succeed",
+        smoke=("libero_object/1", "--limit", "3", "--out", os.devnull),
     ),
     "wire": Benchmark(
         what="bytes and seconds per version and transition: LeRobot's wire against pirl's",
@@ -78,7 +83,7 @@ def main() -> int:
         return 1 if failed else 0
     if not args.names:
         for name, benchmark in BENCHMARKS.items():
-            print(f"{name:<14}{benchmark.what}")
+            print(f"{name:<16}{benchmark.what}")
         return 0
     name = args.names[0]
     return run(name, tuple(sys.argv[sys.argv.index(name) + 1 :]))
