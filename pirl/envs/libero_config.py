@@ -5,6 +5,7 @@ Owns the reading of that config. Starts no simulator. Read `pirl.envs.libero` ne
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,8 +46,14 @@ class _Entry:
     def scene(self) -> LiberoScene:
         import torch
 
-        # NumPy arrays of the installed package; LeRobot reads them alike.
-        states = torch.load(self.init_states_file, weights_only=False)
+        # Pickled by an older NumPy. LeRobot loads these files with whatever code is in them.
+        rebuild = importlib.import_module("numpy._core.multiarray")._reconstruct  # noqa: SLF001
+        arrays: list[Any] = [
+            (rebuild, "numpy.core.multiarray._reconstruct"),
+            *(np.ndarray, np.dtype, np.dtypes.Float64DType),
+        ]
+        with torch.serialization.safe_globals(arrays):
+            states = torch.load(self.init_states_file, weights_only=True)
         return LiberoScene(bddl_file=self.bddl_file, init_states=np.asarray(states, np.float64))
 
 

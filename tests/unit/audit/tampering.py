@@ -111,3 +111,16 @@ def rewrite(bundle: Path) -> None:
     (bundle / "report.html").write_text(render_html(bundle))
     reseal_steps(bundle)
     seal(bundle, verdict)
+
+
+def leaves(value, path=()):
+    """Every place in a JSON value that holds no object and no list, and every empty one."""
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    places = [place for key, child in items for place in leaves(child, (*path, key))]
+    return places or [path]

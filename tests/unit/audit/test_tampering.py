@@ -15,6 +15,7 @@ from tampering import (
     as_it_is,
     edit,
     edit_line,
+    leaves,
     remove,
     replace,
     reseal,
@@ -209,19 +210,6 @@ RECORDS = sorted(
     }.items()
     for name in names
 )  # fmt: skip
-
-
-def leaves(value, path=()):
-    """Every place in a JSON value that holds no object and no list, and every empty one."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    places = [place for key, child in items for place in leaves(child, (*path, key))]
-    return places or [path]
 
 
 def changed(value):

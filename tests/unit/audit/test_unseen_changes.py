@@ -13,6 +13,7 @@ from operator import getitem
 
 import pytest
 from bundle_builder import build_bundle
+from tampering import leaves
 
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.judge import judge_gate
@@ -63,19 +64,6 @@ KEPT_FOR_A_READER = {
     },
 }  # fmt: skip
 """By file."""
-
-
-def leaves(value, path=()):
-    """Every place in a JSON value that holds no object and no list, and every empty one."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    places = [place for key, child in items for place in leaves(child, (*path, key))]
-    return places or [path]
 
 
 def others(value, elsewhere):
