@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from bundle_builder import Story, build_bundle
@@ -23,8 +25,10 @@ from pirl.audit.bundle import unfit_files
 from pirl.audit.findings import Expected
 from pirl.audit.judge import MALFORMED, judge_gate
 from pirl.audit.raw import RawRecords
+from pirl.audit.records import files
 from pirl.audit.statement import MANIFEST, STATEMENT
 from pirl.audit.verify import main, verify_bundle
+from pirl.audit.verify_checks import record_problem
 from pirl.errors import ConfigError, UsageError
 from pirl.journal.fields import file_sha256
 
@@ -393,6 +397,21 @@ def test_libero_pass_is_shown_without_fallback(tmp_path):
     assert built.verdict.label == "passed"
     assert verify_bundle(built.folder).is_accepted
     assert "# Phase-2 gate: PASSED\n" in (built.folder / "report.md").read_text()
+
+
+def test_a_record_of_the_other_profile_does_not_belong_in_a_bundle(bundle, libero_bundle):
+    name = files.REWARDED_CONFIG.name
+    assert record_problem(RawRecords(libero_bundle), files.SMOKE, name) == ""
+    copied = Path("raw", files.SMOKE, name)
+    shutil.copy(libero_bundle / copied, bundle / copied)
+    found = record_problem(RawRecords(bundle), files.SMOKE, name)
+    assert found == "no record of the profile embedded"
+
+
+def test_a_rewarded_run_cannot_be_left_out(libero_bundle):
+    (libero_bundle / "raw" / files.SMOKE / files.REWARDED_EPISODES.name).unlink()
+    found = {problem.where for problem in verify_bundle(libero_bundle).problems}
+    assert f"raw/{files.SMOKE}/{files.REWARDED_EPISODES.name}" in found
 
 
 @pytest.mark.parametrize("profile", ["libero", "embedded"])
