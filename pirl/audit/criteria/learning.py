@@ -253,7 +253,7 @@ def stage_times_missing(raw: RawRecords) -> Measured:
 def rewards_received(raw: RawRecords) -> Measured:
     """Episodes that an update used and that brought a reward."""
     records = outcomes.used(outcomes.rewarded_episodes(raw))
-    paid = sum(e.reward is not None and e.reward > 0 for e in records)
+    paid = sum((e.reward or 0.0) > 0 for e in records)
     return Measured(value=paid, detail=f"{len(records)} episodes")
 
 

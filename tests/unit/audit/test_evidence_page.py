@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pirl.audit.docs import PAGE, with_generated
+from pirl.audit.docs import PAGE, main, with_generated
 from pirl.audit.policy import POLICY_VERSION
 from pirl.audit.statement import FORMAT_VERSION
 
@@ -13,6 +13,14 @@ TEXT = (Path(__file__).parents[3] / PAGE).read_text(encoding="utf-8")
 
 def test_generated_parts_are_what_the_code_gives():
     assert with_generated(TEXT) == TEXT
+
+
+def test_the_command_writes_the_generated_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PAGE.parent.mkdir()
+    PAGE.write_text(TEXT.replace("| `path` | text |", "| `path` | number |"), encoding="utf-8")
+    assert main([]) == 0
+    assert PAGE.read_text(encoding="utf-8") == TEXT
 
 
 def test_page_names_format_and_policy():
