@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -170,7 +171,9 @@ def _memory(trials: Sequence[Trial]) -> list[str]:
 
 def page(trials: Sequence[Trial], command: str) -> str:
     """`docs/chaos.md`."""
-    return PAGE.format(command=command, cores=os.cpu_count(), table=table(trials))
+    head = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
+    return PAGE.format(command=command, cores=os.cpu_count(), commit=commit, table=table(trials))
 
 
 PAGE = """# Chaos: what was done to whole runs, and what failed
@@ -179,7 +182,7 @@ PAGE = """# Chaos: what was done to whole runs, and what failed
 {command}
 ```
 
-On a machine with {cores} cores that had other work. Written by the command; what each word means:
+At commit {commit}, on a machine with {cores} cores that had other work. Written by the command; what each word means:
 
 - A run is a learner and two actors in processes of their own, `sync` mode, six updates, a checkpoint after each,
   with a toy simulator inside the actor; everything else is what a run has. A killed learner is resumed from its

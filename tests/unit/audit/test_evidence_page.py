@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
-from pirl.audit.docs import PAGE, main, with_generated
+import pytest
+
+from pirl.audit.docs import PAGE, with_generated
 from pirl.audit.policy import POLICY_VERSION
 from pirl.audit.statement import FORMAT_VERSION
 
@@ -19,7 +23,10 @@ def test_the_command_writes_the_generated_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     PAGE.parent.mkdir()
     PAGE.write_text(TEXT.replace("| `path` | text |", "| `path` | number |"), encoding="utf-8")
-    assert main([]) == 0
+    monkeypatch.setattr(sys, "argv", ["docs"])
+    with pytest.warns(RuntimeWarning), pytest.raises(SystemExit) as ended:
+        runpy.run_module("pirl.audit.docs", run_name="__main__")
+    assert ended.value.code == 0
     assert PAGE.read_text(encoding="utf-8") == TEXT
 
 
