@@ -202,7 +202,10 @@ At commit {commit}, on a machine with {cores} cores that had other work. Written
   is resident memory seen from outside, after a warm-up; 5 % more is a failure. A *pickled* interaction is what a
   stock LeRobot actor sends: it is counted and never loaded, every other message is refused.
 
-{table}"""
+{table}
+Memory of the learner: nothing is kept of a refused message. What the table shows is memory that the allocator and gRPC
+have taken once; `tests/integration/test_hostile_peers.py` counts the Python objects, which do not grow.
+"""
 
 
 def _path(text: str) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from test_criteria import BY_NAME, change, change_line, set_metric, set_to
 
-from pirl.audit.criteria.learning import is_of
+from pirl.audit.criteria.learning import MUST_BE_FINITE, is_of
 from pirl.audit.criteria.mismatch import case_problems
 from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_criterion
@@ -43,7 +43,7 @@ def metric(name, value, index):
 
 
 def another_name(record):
-    record["after"]["trained"]["other"] = record["after"]["trained"].popitem()[1]
+    record["after"]["trained"]["other"] = "0" * 64
 
 
 def a_field_that_nobody_has(record):
@@ -86,6 +86,8 @@ EDGES = {
     "a metric that is missing": ("smoke/kl_largest", without_metric("update/approx_kl"), (NOT_RUN, None)),
     "a row in the middle is not a number": (
         "smoke/non_finite", metric("update/kl_first", "NaN", 1), (FAILED, 1)),
+    "the ratio moved on one side only": (
+        "smoke/ratio_moved", metric("update/ratio_max", 1.0, 1), (PASSED, abs(0.8 - 1))),
     "the worst is not the last": ("smoke/kl_first", metric("update/kl_first", -0.5, 0), (FAILED, 0.5)),
     "tensors have other names": (
         "smoke/trained_unchanged", change(SMOKE, "tensors.json", another_name), (FAILED, None)),
@@ -135,6 +137,10 @@ def test_edge(raw, name, spoil, expected):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_the_largest_of_values_that_are_no_numbers_is_none(raw, index):
     assert judged(raw, "smoke/kl_first", metric("update/kl_first", "NaN", index)).verdict is FAILED
+
+
+def test_values_that_were_looked_at_are_counted(raw):
+    assert judged(raw, "smoke/non_finite").detail == f"{3 * len(MUST_BE_FINITE)} values"
 
 
 def test_what_an_actor_and_the_host_counted_of_a_case_adds_up(raw):
