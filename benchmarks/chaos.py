@@ -182,7 +182,8 @@ PAGE = """# Chaos: what was done to whole runs, and what failed
 {command}
 ```
 
-At commit {commit}, on a machine with {cores} cores that had other work. Written by the command; what each word means:
+At commit {commit}, on a machine with {cores} cores that had other work. Written by the command; what each word
+means:
 
 - A run is a learner and two actors in processes of their own, `sync` mode, six updates, a checkpoint after each,
   with a toy simulator inside the actor; everything else is what a run has. A killed learner is resumed from its
@@ -203,8 +204,8 @@ At commit {commit}, on a machine with {cores} cores that had other work. Written
   stock LeRobot actor sends: it is counted and never loaded, every other message is refused.
 
 {table}
-Memory of the learner: nothing is kept of a refused message. What the table shows is memory that the allocator and gRPC
-have taken once; `tests/integration/test_hostile_peers.py` counts the Python objects, which do not grow.
+Memory of the learner: nothing is kept of a refused message. What the table shows is memory that the allocator and
+gRPC have taken once; `tests/integration/test_hostile_peers.py` counts the Python objects, which do not grow.
 """
 
 
