@@ -13,6 +13,7 @@ from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.audit.records.smoke import Episode
 from pirl.errors import EvidenceError
+from pirl.journal.metric_log import MetricRow
 from pirl.journal.stats import Rate
 
 SUCCESS_DEFINITION = (
@@ -40,6 +41,11 @@ def rewarded_episodes(raw: RawRecords) -> list[Episode]:
         EvidenceError: as `all_episodes`.
     """
     return _checked(raw.all(files.REWARDED_EPISODES)) if has_second(raw) else all_episodes(raw)
+
+
+def rewarded_rows(raw: RawRecords) -> list[MetricRow]:
+    """Updates of the run that must see rewards."""
+    return raw.metrics(files.REWARDED_METRICS if has_second(raw) else files.LEARNER_METRICS)
 
 
 def has_second(raw: RawRecords) -> bool:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl.audit import outcomes
 from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.audit.records.files import RecordFile
@@ -90,7 +91,7 @@ def _whole_steps(axes: Axes, rows: Sequence[MetricRow]) -> None:
 
 
 def _learning_curve(raw: RawRecords, axes: Axes) -> str:
-    rows = raw.metrics(files.LEARNER_METRICS)
+    rows = outcomes.rewarded_rows(raw)
     wanted = ("rollout/successes", "rollout/episodes")
     counts = [
         (r.step, int(r.metrics[wanted[0]]), int(r.metrics[wanted[1]]))
@@ -111,12 +112,12 @@ def _learning_curve(raw: RawRecords, axes: Axes) -> str:
     axes.set_ylim(-0.03, 1.05)
     axes.set_ylabel("successes / episodes", fontsize=9)
     _whole_steps(axes, rows)
-    return f"Training episodes, n = {sum(c[2] for c in counts)} (bars: 95 % Wilson interval)"
+    return f"Training episodes{_where(raw)}, n = {sum(c[2] for c in counts)} (bars: 95 % Wilson interval)"
 
 
 def _ratio(raw: RawRecords, axes: Axes) -> str:
     names = [f"update/ratio_bin_{index}" for index in range(len(RATIO_EDGES) + 1)]
-    rows = [r for r in raw.metrics(files.LEARNER_METRICS) if names[0] in r.metrics]
+    rows = [r for r in outcomes.rewarded_rows(raw) if names[0] in r.metrics]
     counts = [sum(int(row.metrics[name]) for row in rows) for name in names]
     if not sum(counts):
         raise EvidenceError("no ratio histogram")
@@ -131,7 +132,11 @@ def _ratio(raw: RawRecords, axes: Axes) -> str:
     axes.set_xlabel("ratio, all minibatches of all updates", fontsize=9)
     axes.set_ylabel("log-prob samples", fontsize=9)
     axes.tick_params(axis="x", labelsize=8, length=0)
-    return f"Ratio of current to behaviour policy, n = {sum(counts)}"
+    return f"Ratio of current to behaviour policy{_where(raw)}, n = {sum(counts)}"
+
+
+def _where(raw: RawRecords) -> str:
+    return ", rewarded run" if outcomes.has_second(raw) else ""
 
 
 def _stage_times(raw: RawRecords, axes: Axes) -> str:

@@ -40,15 +40,9 @@ def _learner_rows(raw: RawRecords) -> list[MetricRow]:
     return raw.metrics(files.LEARNER_METRICS)
 
 
-def _rewarded_rows(raw: RawRecords) -> list[MetricRow]:
-    """Updates of the run that must see rewards."""
-    second = outcomes.has_second(raw)
-    return raw.metrics(files.REWARDED_METRICS if second else files.LEARNER_METRICS)
-
-
 def _all_rows(raw: RawRecords) -> list[MetricRow]:
     """Updates of every smoke run."""
-    return _learner_rows(raw) + (_rewarded_rows(raw) if outcomes.has_second(raw) else [])
+    return _learner_rows(raw) + (outcomes.rewarded_rows(raw) if outcomes.has_second(raw) else [])
 
 
 def _value(row: MetricRow, name: str) -> float:
@@ -61,7 +55,7 @@ def _value(row: MetricRow, name: str) -> float:
 def updates(raw: RawRecords) -> Measured:
     """Updates that took an optimiser step, in the run with the fewest; their numbers rise by one."""
     stepped: list[int] = []
-    for rows in (_learner_rows(raw), _rewarded_rows(raw)):
+    for rows in (_learner_rows(raw), outcomes.rewarded_rows(raw)):
         if [row.step for row in rows] != list(range(rows[0].step, rows[0].step + len(rows))):
             raise EvidenceError("update numbers of the learner do not rise by one")
         stepped.append(sum(_value(row, "update/optimiser_steps") >= 1 for row in rows))
@@ -188,7 +182,7 @@ def success_count_gap(raw: RawRecords) -> Measured:
     """Counts of episodes and successes in the metrics equal the episode records."""
     runs = [(outcomes.all_episodes(raw), _learner_rows(raw))]
     if outcomes.has_second(raw):
-        runs.append((outcomes.rewarded_episodes(raw), _rewarded_rows(raw)))
+        runs.append((outcomes.rewarded_episodes(raw), outcomes.rewarded_rows(raw)))
     gap, seen = 0.0, 0
     for episodes, rows in runs:
         records = outcomes.used(episodes)
@@ -271,7 +265,7 @@ def ratio_moved(raw: RawRecords) -> Measured:
     """Ratio minus one, absolute, at its largest in the update where it moved least."""
     moved = [
         max(abs(_value(row, "update/ratio_max") - 1), abs(_value(row, "update/ratio_min") - 1))
-        for row in _rewarded_rows(raw)
+        for row in outcomes.rewarded_rows(raw)
     ]
     return Measured(value=min(some(moved, "update")), detail=f"least of {len(moved)} updates")
 
@@ -279,23 +273,23 @@ def ratio_moved(raw: RawRecords) -> Measured:
 @criterion("==", 0, "updates", row="D8")
 def policy_loss_zero(raw: RawRecords) -> Measured:
     """Updates whose policy loss is exactly zero: there was nothing to learn from."""
-    losses = [_value(row, "update/policy_loss") for row in _rewarded_rows(raw)]
+    losses = [_value(row, "update/policy_loss") for row in outcomes.rewarded_rows(raw)]
     return Measured(value=losses.count(0.0), detail=f"{len(losses)} updates")
 
 
 @criterion("<=", 0.2, "nats", row="D8")
 def kl_largest(raw: RawRecords) -> Measured:
     """KL estimate after the steps of an update, of the worst update: a step that one would go on from."""
-    return _largest(_rewarded_rows(raw), "update/approx_kl")
+    return _largest(outcomes.rewarded_rows(raw), "update/approx_kl")
 
 
 @criterion("<=", 200, "1", row="D8", profile="embedded")
 def grad_norm_largest(raw: RawRecords) -> Measured:
     """Norm of the actor's gradient before clipping, of the worst update."""
-    return _largest(_rewarded_rows(raw), "update/grad_norm_actor")
+    return _largest(outcomes.rewarded_rows(raw), "update/grad_norm_actor")
 
 
 @criterion("<=", 2000, "1", row="D8", profile="libero")
 def grad_norm_rewarded(raw: RawRecords) -> Measured:
     """Norm of the actor's gradient before clipping, of the worst update of the rewarded run."""
-    return _largest(_rewarded_rows(raw), "update/grad_norm_actor")
+    return _largest(outcomes.rewarded_rows(raw), "update/grad_norm_actor")
