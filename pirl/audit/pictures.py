@@ -19,6 +19,7 @@ from pirl.audit.records.files import RecordFile
 from pirl.errors import EvidenceError
 from pirl.journal.metric_log import MetricRow
 from pirl.journal.metrics import RATIO_EDGES
+from pirl.journal.stages import stage_totals
 from pirl.journal.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ BLUE, ORANGE, GREY, INK = "#2563a8", "#c2571a", "#8a8f98", "#22262b"
 CAPTIONS = {
     "learning_curve.png": "Successes per update with 95 % Wilson intervals: a " + DISCLAIMER + ".",
     "ratio.png": "Ratio of current to behaviour policy; 1 before the first optimiser step.",
-    "stage_times.png": "Where the time of learner and actors goes.",
+    "stage_times.png": "Where the time of learner and actors goes, and how much they exchange.",
     "resume.png": "Uninterrupted run and killed, resumed run: the points must lie on the line.",
 }
 """File name and caption, in the order of the report."""
@@ -140,13 +141,13 @@ def _where(raw: RawRecords) -> str:
 
 
 def _stage_times(raw: RawRecords, axes: Axes) -> str:
-    sides = {"learner": _stage_totals(raw.metrics(files.LEARNER_METRICS))}
+    sides = {"learner": raw.metrics(files.LEARNER_METRICS)}
     for rank in raw.ranks(files.ACTOR_METRICS):
-        sides[f"actor-{rank}"] = _stage_totals(raw.metrics(files.ACTOR_METRICS, rank))
+        sides[f"actor-{rank}"] = raw.metrics(files.ACTOR_METRICS, rank)
     bars = [
         (f"{side}  {stage}", seconds, BLUE if side == "learner" else ORANGE)
-        for side, totals in sides.items()
-        for stage, seconds in sorted(totals.items(), key=lambda item: -item[1])
+        for side, rows in sides.items()
+        for stage, seconds in stage_totals(row.metrics for row in rows).items()
     ]
     if not bars:
         raise EvidenceError("no stage times")
@@ -158,22 +159,11 @@ def _stage_times(raw: RawRecords, axes: Axes) -> str:
     axes.grid(visible=False)
     axes.tick_params(axis="y", labelsize=8, length=0)
     axes.margins(x=0.12)
-    axes.set_xlabel("seconds, whole run", fontsize=9)
-    return "Time per stage"
-
-
-_NESTED = ("time/wall_s", "time/collect_s")
-"""Sums of other stages; beside them they would be counted twice."""
-
-
-def _stage_totals(rows: Sequence[MetricRow]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for row in rows:
-        for name, value in row.metrics.items():
-            if name.startswith("time/") and name not in _NESTED:
-                stage = name.removeprefix("time/").removesuffix("_s")
-                totals[stage] = totals.get(stage, 0.0) + value
-    return totals
+    counters = raw.one(files.LEARNER_COUNTERS)
+    published = sum(row.metrics.get("link/param_bytes", 0.0) for row in sides["learner"])
+    moved = f"{counters.bytes_received / 1e6:.1f} MB of decisions, {published / 1e6:.1f} MB of parameters"
+    axes.set_xlabel(f"seconds, whole run; {moved} per actor", fontsize=9)
+    return "Time per stage, and bytes"
 
 
 def _resume(raw: RawRecords, axes: Axes) -> str:
