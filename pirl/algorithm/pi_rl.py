@@ -25,6 +25,7 @@ from pirl.algorithm.networks import build_networks
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_optimizer
 from pirl.algorithm.prepare import Prepared, prepare
+from pirl.algorithm.replicas import ALONE, Replicas
 from pirl.algorithm.report import metric_row, training_stats
 from pirl.algorithm.update import DemoBatches, Limits, update
 from pirl.config.recipe import PiRLConfig
@@ -100,6 +101,8 @@ class PiRLAlgorithm(RLAlgorithm):
             demo_batches: demonstrations for the BC term; read only with `bc_weight > 0`.
         """
         self.config = config
+        self.replicas: Replicas = ALONE
+        """Who else computes the updates; whoever sets it gives each process its share of the batches."""
         self._pirl, self._seed = config.pirl, config.seed
         self.policy = policy
         self._limits = Limits(parity=parity_tol, ratio=ratio_tol)
@@ -195,6 +198,7 @@ class PiRLAlgorithm(RLAlgorithm):
                 limits=self._limits,
                 train_actor=train_actor,
                 demos=self._demos,
+                replicas=self.replicas,
             )
         finally:
             # Acting, evaluation and saving all start from eval mode (section 14.3).
@@ -238,6 +242,7 @@ class PiRLAlgorithm(RLAlgorithm):
             pirl=self._pirl,
             seed=self._seed,
             reference=self._reference,
+            replicas=self.replicas,
         )
 
     def get_weights(self) -> dict[str, Any]:
@@ -252,6 +257,10 @@ class PiRLAlgorithm(RLAlgorithm):
             MismatchError: a name, shape or dtype differs; nothing is loaded then.
         """
         _copy_strict(self._published(), weights, what="published weights")
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """What trains, and what the algorithm owns besides, by name; the tensors themselves."""
+        return {**self._published(), **self._owned()}
 
     def _published(self) -> dict[str, Tensor]:
         named: dict[str, Tensor] = dict(self.policy.trained_parameters())
