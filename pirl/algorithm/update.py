@@ -78,7 +78,7 @@ def update(
     Source: `algorithm.md` 9.4, 14.1.
     """
     stats = UpdateStats()
-    if prepared.floored:
+    if any(replicas.exchange(prepared.floored)):
         logger.warning(
             "version %d: advantages of %d decisions have std %.3g, below pirl.adv_std_floor=%g: "
             "nothing to learn from, %s",

@@ -28,6 +28,7 @@ HOST_LOCAL_FIELDS = (
     "runtime.tls_ca",
     "runtime.insecure",
     "runtime.version_timeout_s",
+    "runtime.replica_timeout_s",
     "runtime.replacement_timeout_s",
     "runtime.learner_device",
     "runtime.actor_device",
