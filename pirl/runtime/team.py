@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import IntEnum
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -81,8 +81,10 @@ class Team:
                 world_size=seat.size,
                 timeout=timedelta(seconds=wait_s),
             )
-            self._commands = dist.new_group(backend="gloo", timeout=_NEVER)
-            self._words = dist.new_group(backend="gloo", timeout=_NEVER)
+            self._commands = cast(
+                "dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_NEVER)
+            )
+            self._words = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_NEVER))
         self._listeners = [
             threading.Thread(target=self._listen, args=(rank,), name=f"learner-{rank}", daemon=True)
             for rank in range(1, self.size if self.rank == 0 else 1)
