@@ -223,3 +223,24 @@ def test_the_environment_of_an_identity_is_known_as_that_of_its_profile(profile)
     assert is_of(environment, f"{env.type}/{env.task}")
     for other in (f"{env.type}/{env.task}"[:-1], f"{env.type}/{env.task}0", f"x/{env.task}"):
         assert not is_of(environment, other)
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "expected"),
+    [
+        (1, [], Verdict.PASSED),
+        (2, [1], Verdict.PASSED),
+        (2, [], Verdict.FAILED),
+        (3, [1], Verdict.FAILED),
+        (1, [1], Verdict.FAILED),
+        ("two", [1], Verdict.FAILED),
+    ],
+)
+def test_there_are_as_many_learner_processes_as_the_config_says(raw, said, found, expected):
+    change(SMOKE, "config-learner.json", set_to(parallelism={"dp_replicate": said}))(raw.root)
+    path = raw.root / "raw" / SMOKE / "processes.jsonl"
+    lines = path.read_text().splitlines()
+    first = next(json.loads(line) for line in lines if json.loads(line)["role"] == "learner")
+    more = [first | {"role": f"learner-{rank}", "nonce": f"{rank:032x}"} for rank in found]
+    path.write_text("\n".join([*lines, *map(json.dumps, more)]) + "\n")
+    assert verdict("smoke/processes", raw) is expected
