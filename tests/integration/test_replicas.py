@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from replica_fault import WAIT_S
 from replica_toy import CASES, run_case
 
 from pirl.gate import forked
@@ -153,3 +154,21 @@ def test_one_other_bit_in_one_process_is_named_with_tensor_and_process(starts, s
 def test_what_is_said_arrives_whole_and_in_the_order_of_ranks(starts, size: int):
     expected = [[rank, 1000 * rank, True] for rank in range(size)]
     assert starts[size].said("many_words") == [{"told": expected}] * size
+
+
+@pytest.mark.parametrize(("fault", "at_most_s"), [("dies", 2.0), ("silent", 2 * WAIT_S)])
+def test_a_process_that_is_lost_in_the_middle_of_an_update_ends_it(
+    tmp_path: Path, fault: str, at_most_s: float
+):
+    out = tmp_path / "seen.json"
+    with forked.ForkedGroup() as group:
+        first, _ = (
+            group.start(
+                "replica_fault", [fault, str(out)], env=seat, log_path=tmp_path / f"{rank}.log"
+            )
+            for rank, seat in enumerate(seats_here(2, tmp_path))
+        )
+        assert forked.wait(first, DEADLINE_S) == 0, (tmp_path / "0.log").read_text()
+    seen = json.loads(out.read_text())
+    assert "another learner process is gone, or silent for 4 s" in seen["text"]
+    assert (seen["asked"], seen["seconds"] < at_most_s) == (3, True), seen
