@@ -103,6 +103,8 @@ RANGES: dict[str, Range] = {
     "runtime.rollout_chunks": _COUNT,
     "runtime.total_updates": _COUNT,
     "runtime.checkpoint_every_updates": _COUNT_OR_ZERO,
+    "runtime.keep_checkpoints": Range(0, MAX_COUNT, "checkpoints; 0 keeps all"),
+    "runtime.keep_checkpoints_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.video_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.torch_threads": Range(1, 1024),
     "runtime.connect_timeout_s": _SECONDS,

@@ -262,6 +262,10 @@ class RuntimeConfig:
     """Updates of the whole run, those before a resume included."""
     checkpoint_every_updates: int = 10
     """0 writes only the final checkpoint."""
+    keep_checkpoints: int = 0
+    """So many of the newest checkpoints stay, and the first one; 0 keeps all. Host-local."""
+    keep_checkpoints_every: int = 0
+    """With `keep_checkpoints`: those of every so many updates stay too; 0: no others. Host-local."""
     config_identity: str = "path+hash"
     """`path+hash`, or `hash` for several machines."""
     learner_device: str = "cpu"

@@ -110,6 +110,18 @@ def check_processes(view: View) -> Iterator[FieldError]:
         )
 
 
+def check_retention(view: View) -> Iterator[FieldError]:
+    """What keeps some of the older checkpoints has a meaning only where others go."""
+    every = view.integer("runtime.keep_checkpoints_every")
+    if every and view.integer("runtime.keep_checkpoints") == 0:
+        yield FieldError(
+            field="runtime.keep_checkpoints_every",
+            value=every,
+            expected="0 with runtime.keep_checkpoints=0, which keeps all checkpoints",
+            fix="set runtime.keep_checkpoints=2 or more, or remove runtime.keep_checkpoints_every",
+        )
+
+
 def check_groups(view: View) -> Iterator[FieldError]:
     """A GRPO group is neighbouring slots of one actor that start together, and arrives whole.
 
@@ -257,6 +269,7 @@ def is_loopback(host: str) -> bool:
 RUNTIME_RULES = (
     check_batch_of_envs,
     check_processes,
+    check_retention,
     check_groups,
     check_address,
     check_devices,

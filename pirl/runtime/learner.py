@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from lerobot.utils.constants import CHECKPOINTS_DIR
 
 from pirl.algorithm.pi_rl import metric_row
 from pirl.algorithm.replicas import ALONE
 from pirl.checkpoint.digests import state_digests, tensor_hashes
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.retention import most_at_once, prune
 from pirl.checkpoint.save import checkpoint_bytes, save_checkpoint
 from pirl.checkpoint.state import RunState
 from pirl.config.arguments import learner_parser
@@ -238,13 +240,20 @@ class Learner:
         left = runtime.total_updates - self._version
         every = runtime.checkpoint_every_updates
         checkpoints = -(-left // every) if every > 0 else min(left, 1)
+        kept = most_at_once(
+            checkpoints,
+            updates=left,
+            newest=runtime.keep_checkpoints,
+            every=runtime.keep_checkpoints_every,
+        )
         each = checkpoint_bytes(self._session.policy, self._session.algorithm)
         rows = left * (_UPDATE_BYTES + runtime.rollout_chunks * _EPISODE_BYTES)
         require_space(
             self._folder.root,
-            checkpoints * each + rows + _RUN_BYTES,
-            what=f"{checkpoints} checkpoints of {human_bytes(each)} and the metrics of {left} updates",
-            fix="raise runtime.checkpoint_every_updates",
+            kept * each + rows + _RUN_BYTES,
+            what=f"{kept} checkpoints of {human_bytes(each)} and the metrics of {left} updates",
+            fix="set runtime.keep_checkpoints=2, which keeps the newest two and the first, or raise "
+            "runtime.checkpoint_every_updates",
         )
 
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
@@ -381,6 +390,12 @@ class Learner:
             flow_policy=self._session.policy,
             algorithm=self._session.algorithm,
             for_libero=env_of(self._cfg).type == "libero",
+        )
+        runtime = self._cfg.runtime
+        prune(
+            self._folder.root / CHECKPOINTS_DIR,
+            newest=runtime.keep_checkpoints,
+            every=runtime.keep_checkpoints_every,
         )
 
     def _require_equal(self) -> None:

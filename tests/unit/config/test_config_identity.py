@@ -30,6 +30,8 @@ HOST_LOCAL = {
     "runtime.version_timeout_s",
     "runtime.replica_timeout_s",
     "runtime.replacement_timeout_s",
+    "runtime.keep_checkpoints",
+    "runtime.keep_checkpoints_every",
     "runtime.learner_device",
     "runtime.actor_device",
     "runtime.trackers",

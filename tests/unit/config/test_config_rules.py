@@ -37,6 +37,12 @@ BROKEN = [
         "runtime.rollout_chunks",
         "each process has a decision",
     ),
+    (
+        "embedded",
+        ["--runtime.keep_checkpoints_every=10"],
+        "runtime.keep_checkpoints_every",
+        "keep_checkpoints=2",
+    ),
     ("embedded", ["--parallelism.dp_shard=2"], "parallelism.dp_shard", "dp_replicate=2"),
     (
         "embedded",
