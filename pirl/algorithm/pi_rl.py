@@ -247,8 +247,11 @@ class PiRLAlgorithm(RLAlgorithm):
 
     def get_weights(self) -> dict[str, Any]:
         """Trained tensors on the CPU by policy state-dict name, noise head under `noise_head.`."""
-        weights = {name: p.detach().cpu().clone() for name, p in self._published().items()}
-        return dict(weights)
+        return {name: _on_cpu(value) for name, value in self._published().items()}
+
+    def published_like(self) -> dict[str, Tensor]:
+        """Names, shapes and dtypes of `get_weights` as meta tensors, which take no memory."""
+        return {n: torch.empty_like(p, device="meta") for n, p in self._published().items()}
 
     def load_weights(self, weights: dict[str, Any], device: str | torch.device = "cpu") -> None:
         """Take over published weights in place; parameters stay on their device.
@@ -282,7 +285,7 @@ class PiRLAlgorithm(RLAlgorithm):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Critic, noise head and the KL term's reference: everything that is not the policy."""
-        return {name: value.detach().cpu().clone() for name, value in self._owned().items()}
+        return {name: _on_cpu(value) for name, value in self._owned().items()}
 
     def load_state_dict(
         self, state_dict: dict[str, Tensor], device: str | torch.device = "cpu"
@@ -322,6 +325,11 @@ class PiRLAlgorithm(RLAlgorithm):
         self._updates = int(state["updates"])
         self.optimization_step = int(state["optimization_step"])
         self._schedule.scale = float(state["lr_scale"])
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    """A copy, made once whatever device the tensor is on."""
+    return value.detach().to("cpu", copy=True)
 
 
 def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, what: str) -> None:
