@@ -45,8 +45,14 @@ def _refuse_early(config_path: str, overrides: Sequence[str]) -> None:
     from pirl.config.check import check_config
     from pirl.ownership import disown
     from pirl.runtime.layout import open_run_folder
+    from pirl.runtime.seat import own_seat, require_size
 
     checked = check_config(config_path, overrides)
+    seat = own_seat()
+    require_size(seat, checked.cfg.parallelism.dp_replicate)
+    if seat.rank > 0:
+        # The folder is the first process's.
+        return
     # Without a name of its own the folder gets one from the run id, and is nobody's yet.
     if checked.cfg.output_dir is not None:
         disown(open_run_folder(checked, run_id="").root)

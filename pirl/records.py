@@ -69,7 +69,9 @@ class Observation:
         return int(self.state.shape[0])
 
     def index(self, rows: Tensor | slice) -> Observation:
-        """The observations of `rows`, in that order."""
+        """The observations of `rows`, in that order; `rows` may lie on another device."""
+        if isinstance(rows, Tensor):
+            rows = rows.to(self.state.device)
         return Observation(
             images={name: image[rows] for name, image in self.images.items()},
             state=self.state[rows],
@@ -145,7 +147,9 @@ class DecisionBatch:
     """All decisions of one update, sorted by (episode, chunk). The learner's unit of work."""
 
     observation: Observation
+    """Of the rows that this process owns (`pirl.algorithm.replicas`): all of them where it is alone."""
     next_observation: Observation
+    """Of the same rows."""
     action: Float[Tensor, "B E D"]
     reward: Float[Tensor, " B"]
     """Sum over executed rows."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from pirl.algorithm.advantage import EpisodeLayout, gae, grpo_advantages, normalize
 from pirl.algorithm.critic import Critic, critic_input
 from pirl.algorithm.networks import Networks, encode
+from pirl.algorithm.replicas import Replicas, own_rows, owned_among
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.records import Context, DecisionBatch
@@ -44,8 +45,11 @@ def assign_credit(
     fields: Mapping[str, Tensor],
     valid: Bool[Tensor, " B"],
     pirl: PiRLConfig,
+    replicas: Replicas,
 ) -> Credit:
     """Advantages of `algorithm.md` 9 or 11, and the critic's inputs and targets; no gradient.
+
+    Every process gets those of all rows: what its own rows say to the critic is put together first.
 
     Args:
         context: encoded `batch.observation`.
@@ -56,7 +60,11 @@ def assign_credit(
         return _group_credit(batch, layout=layout, fields=fields, valid=valid, pirl=pirl)
     start = first_state(fields)
     chunk_idx = fields["pirl_chunk_idx"].reshape(-1)
-    inputs = critic_input(nets.policy, context, pirl=pirl, chunk_idx=chunk_idx, start=start)
+    own = own_rows(replicas, len(batch)).to(start.device)
+    inputs = replicas.gather_rows(
+        critic_input(nets.policy, context, pirl=pirl, chunk_idx=chunk_idx[own], start=start[own]),
+        len(batch),
+    )
     value = nets.critic(inputs)
     advantage = gae(
         layout,
@@ -71,6 +79,7 @@ def assign_credit(
             chunk_idx=chunk_idx,
             start=start,
             pirl=pirl,
+            replicas=replicas,
         ),
         terminated=batch.terminated.to(value.device),
         truncated=batch.truncated.to(value.device),
@@ -115,6 +124,7 @@ def _next_value(
     chunk_idx: Int64[Tensor, " B"],
     start: Float[Tensor, "B C D"],
     pirl: PiRLConfig,
+    replicas: Replicas,
 ) -> Float[Tensor, " B"]:
     """V(next observation) where GAE may look at it, 0 elsewhere.
 
@@ -128,12 +138,18 @@ def _next_value(
     next_value = torch.where(follower >= 0, value[follower.clamp(min=0)], torch.zeros_like(value))
     rows = (((follower < 0) | truncated) & ~done).nonzero().reshape(-1)
     if len(rows):
-        observation = batch.next_observation.index(rows.cpu())
-        context = encode(policy, observation, micro_batch=pirl.micro_batch)
-        inputs = critic_input(
-            policy, context, pirl=pirl, chunk_idx=chunk_idx[rows] + 1, start=start[rows]
-        )
-        next_value[rows] = critic(inputs)
+        own = owned_among(replicas, rows)
+        found = torch.zeros_like(value[own_rows(replicas, len(batch)).to(value.device)])
+        if len(own):
+            held = own // replicas.size
+            observation = batch.next_observation.index(held)
+            size = min(pirl.micro_batch, len(rows))
+            context = encode(policy, observation, size=size)
+            inputs = critic_input(
+                policy, context, pirl=pirl, chunk_idx=chunk_idx[own] + 1, start=start[own]
+            )
+            found[held] = critic(inputs)
+        next_value[rows] = replicas.gather_rows(found, len(batch))[rows]
     return next_value
 
 

@@ -7,8 +7,9 @@ Owns the sums behind `update/*` metrics of the actor loss; the names are declare
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class RatioStats:
         edges = torch.tensor(RATIO_EDGES, dtype=ratio.dtype, device=ratio.device)
         counts = torch.bincount(torch.bucketize(ratio, edges, right=True), minlength=len(self.bins))
         self.bins = [a + int(b) for a, b in zip(self.bins, counts.tolist(), strict=True)]
+
+    @classmethod
+    def together(cls, parts: Sequence[Mapping[str, Any]]) -> RatioStats:
+        """All samples of `parts`, each what `asdict` makes of statistics."""
+        whole = cls(**parts[0])
+        for part in parts[1:]:
+            whole.merge(cls(**part))
+        return whole
 
     def merge(self, other: RatioStats) -> None:
         """Add the samples of `other`."""
@@ -101,6 +110,14 @@ class Parity:
     decisions: int
     """Decisions of the learner's own version that were compared."""
 
+    @classmethod
+    def together(cls, parts: Sequence[Mapping[str, Any]]) -> Parity:
+        """The parity of all decisions of `parts`, each what `asdict` makes of one."""
+        whole = cls(**parts[0])
+        for part in parts[1:]:
+            whole = whole.merge(cls(**part))
+        return whole
+
     def merge(self, other: Parity) -> Parity:
         """The parity of both sets of decisions."""
         total = self.decisions + other.decisions
@@ -147,6 +164,25 @@ class UpdateStats:
     def add_noise_std(self, noise_std: float) -> None:
         """Remember the mean std of one micro-batch."""
         self.noise_std.append(noise_std)
+
+    def shared(self) -> dict[str, Any]:
+        """What each process counted for its own rows, as JSON values; the rest is the same everywhere."""
+        return {
+            "losses": self.losses,
+            "noise_std": self.noise_std,
+            "value_epoch_loss": self.value_epoch_loss,
+        }
+
+    def put_together(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the own share by that of all processes, each what `shared` gave there."""
+        totals: dict[str, float] = dict(parts[0]["losses"])
+        for part in parts[1:]:
+            for name, loss in part["losses"].items():
+                totals[name] = totals.get(name, 0.0) + loss
+        self.losses = totals
+        self.noise_std = [std for part in parts for std in part["noise_std"]]
+        epochs = [part["value_epoch_loss"] for part in parts]
+        self.value_epoch_loss = None if epochs[0] is None else sum(epochs[1:], epochs[0])
 
     @property
     def approx_kl(self) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -67,6 +68,14 @@ def build_networks(policy: FlowPolicy, pirl: PiRLConfig, *, seed: int) -> Networ
     return Networks(policy=policy, critic=critic, noise_head=noise_head)
 
 
+class Rows[T](Protocol):
+    """Observations or contexts of a batch, asked for by row."""
+
+    def index(self, rows: Tensor, /) -> T:
+        """Those of `rows`, in that order."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Rows of one forward pass. The first `num_live` count; the rest repeat a row as padding."""
@@ -80,10 +89,23 @@ class MicroBatch:
         return torch.arange(len(self.rows), device=self.rows.device) < self.num_live
 
 
-def micro_batches(rows: Int64[Tensor, " B"], *, size: int) -> Iterator[MicroBatch]:
-    """Split `rows` in pieces of exactly `size`, the last one padded."""
-    for part in rows.split(size):
-        padding = rows[:1].expand(size - len(part))
+def micro_batches(
+    rows: Int64[Tensor, " B"],
+    *,
+    size: int,
+    at_least: int = 0,
+    filler: Int64[Tensor, " 1"] | None = None,
+) -> Iterator[MicroBatch]:
+    """Split `rows` in pieces of exactly `size`, the last one padded.
+
+    Args:
+        at_least: so many pieces, with padding alone where there are no rows left.
+        filler: the row that pads; the first of `rows` by default.
+    """
+    filler = rows[:1] if filler is None else filler
+    for index in range(max(at_least, -(-len(rows) // size))):
+        part = rows[index * size : (index + 1) * size]
+        padding = filler.expand(size - len(part))
         yield MicroBatch(rows=torch.cat([part, padding]), num_live=len(part))
 
 
@@ -95,9 +117,8 @@ def per_micro_batch(
     return torch.cat(parts)
 
 
-def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) -> Context:
-    """Contexts of all observations, in micro-batches, kept on the policy's device."""
-    size = min(micro_batch, len(observation))
+def encode(policy: FlowPolicy, observation: Observation, *, size: int) -> Context:
+    """Contexts of all observations, in micro-batches of `size`, kept on the policy's device."""
     parts = [
         encode_rows(policy, observation, micro.rows).index(slice(0, micro.num_live))
         for micro in micro_batches(torch.arange(len(observation)), size=size)
@@ -107,13 +128,13 @@ def encode(policy: FlowPolicy, observation: Observation, *, micro_batch: int) ->
 
 def encode_rows(
     policy: FlowPolicy,
-    observation: Observation,
+    observation: Rows[Observation],
     rows: Int64[Tensor, " M"],
     *,
     gradient: bool = False,
 ) -> Context:
     """Contexts of some rows of an observation that may lie on another device, in one pass."""
-    device, part = policy.device, observation.index(rows.to(observation.state.device))
+    device, part = policy.device, observation.index(rows)
     return policy.encode(
         Observation(
             images={name: image.to(device) for name, image in part.images.items()},
@@ -127,12 +148,12 @@ def encode_rows(
 
 def replay(
     nets: Networks,
-    context: Context,
+    context: Rows[Context],
     fields: Mapping[str, Tensor],
     *,
     rows: Tensor,
     pirl: PiRLConfig,
-    observation: Observation | None = None,
+    observation: Rows[Observation] | None = None,
 ) -> ReplayedLogProb:
     """Log-prob of the recorded chains of `rows` under the current weights.
 
@@ -157,7 +178,7 @@ def replay(
 
 def replayed_samples(
     nets: Networks,
-    context: Context,
+    context: Rows[Context],
     fields: Mapping[str, Tensor],
     *,
     rows: Tensor,

@@ -25,6 +25,7 @@ from pirl.algorithm.networks import build_networks
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_optimizer
 from pirl.algorithm.prepare import Prepared, prepare
+from pirl.algorithm.replicas import ALONE, Replicas
 from pirl.algorithm.report import metric_row, training_stats
 from pirl.algorithm.update import DemoBatches, Limits, update
 from pirl.config.recipe import PiRLConfig
@@ -100,6 +101,8 @@ class PiRLAlgorithm(RLAlgorithm):
             demo_batches: demonstrations for the BC term; read only with `bc_weight > 0`.
         """
         self.config = config
+        self.replicas: Replicas = ALONE
+        """Who else computes the updates; whoever sets it gives each process its share of the batches."""
         self._pirl, self._seed = config.pirl, config.seed
         self.policy = policy
         self._limits = Limits(parity=parity_tol, ratio=ratio_tol)
@@ -195,6 +198,7 @@ class PiRLAlgorithm(RLAlgorithm):
                 limits=self._limits,
                 train_actor=train_actor,
                 demos=self._demos,
+                replicas=self.replicas,
             )
         finally:
             # Acting, evaluation and saving all start from eval mode (section 14.3).
@@ -238,12 +242,16 @@ class PiRLAlgorithm(RLAlgorithm):
             pirl=self._pirl,
             seed=self._seed,
             reference=self._reference,
+            replicas=self.replicas,
         )
 
     def get_weights(self) -> dict[str, Any]:
         """Trained tensors on the CPU by policy state-dict name, noise head under `noise_head.`."""
-        weights = {name: p.detach().cpu().clone() for name, p in self._published().items()}
-        return dict(weights)
+        return {name: _on_cpu(value) for name, value in self._published().items()}
+
+    def published_like(self) -> dict[str, Tensor]:
+        """Names, shapes and dtypes of `get_weights` as meta tensors, which take no memory."""
+        return {n: torch.empty_like(p, device="meta") for n, p in self._published().items()}
 
     def load_weights(self, weights: dict[str, Any], device: str | torch.device = "cpu") -> None:
         """Take over published weights in place; parameters stay on their device.
@@ -252,6 +260,10 @@ class PiRLAlgorithm(RLAlgorithm):
             MismatchError: a name, shape or dtype differs; nothing is loaded then.
         """
         _copy_strict(self._published(), weights, what="published weights")
+
+    def live_tensors(self) -> dict[str, Tensor]:
+        """What trains, and what the algorithm owns besides, by name; the tensors themselves."""
+        return {**self._published(), **self._owned()}
 
     def _published(self) -> dict[str, Tensor]:
         named: dict[str, Tensor] = dict(self.policy.trained_parameters())
@@ -273,7 +285,7 @@ class PiRLAlgorithm(RLAlgorithm):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Critic, noise head and the KL term's reference: everything that is not the policy."""
-        return {name: value.detach().cpu().clone() for name, value in self._owned().items()}
+        return {name: _on_cpu(value) for name, value in self._owned().items()}
 
     def load_state_dict(
         self, state_dict: dict[str, Tensor], device: str | torch.device = "cpu"
@@ -313,6 +325,11 @@ class PiRLAlgorithm(RLAlgorithm):
         self._updates = int(state["updates"])
         self.optimization_step = int(state["optimization_step"])
         self._schedule.scale = float(state["lr_scale"])
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    """A copy, made once whatever device the tensor is on."""
+    return value.detach().to("cpu", copy=True)
 
 
 def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, what: str) -> None:

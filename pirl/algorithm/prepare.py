@@ -19,6 +19,7 @@ from pirl.algorithm.log_prob import recorded_log_prob, reduce_log_prob
 from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, encode, per_micro_batch, replay, replayed_samples
 from pirl.algorithm.optim import swap_values
+from pirl.algorithm.replicas import Part, Replicas, agreed, own_rows, spread
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
@@ -29,11 +30,16 @@ from pirl.records import Context, DecisionBatch, Observation
 class Prepared:
     """One batch with everything that stays fixed over the epochs of an update.
 
+    Every tensor has all rows of the batch. Where the observation is needed (contexts, `proximal`,
+    `reference_mean`), only those of the rows `own` hold something: no process looks at the others'.
+
     "..." is the sample shape of `logprob_level`: J (chunk), J E (action) or J E D (token).
     """
 
-    observation: Observation
-    context: Context
+    own: Int64[Tensor, " n"]
+    """Rows that this process owns (`pirl.algorithm.replicas`): all of them where it is alone."""
+    observation: Part[Observation]
+    context: Part[Context]
     """Of `observation`, under the weights this update starts from."""
     fields: Mapping[str, Tensor]
     version: int
@@ -71,11 +77,13 @@ def prepare(
     pirl: PiRLConfig,
     seed: int,
     reference: Mapping[str, Tensor] | None,
+    replicas: Replicas,
 ) -> Prepared:
     """Everything an update needs of `batch`, computed once with the weights it starts from.
 
     Args:
         reference: frozen weights of the KL term, by name; None without one.
+        replicas: who else has a share of the batch.
 
     Raises:
         NumericsError: the decisions of an episode are not consecutive, or come from the future.
@@ -90,8 +98,11 @@ def prepare(
             "the one that consumes them"
         )
     fields = {name: value.to(device) for name, value in batch.fields.items()}
+    own = own_rows(replicas, len(batch)).to(device)
+    observation = Part(batch.observation, replicas.size)
     with torch.no_grad():
-        context = encode(nets.policy, batch.observation, micro_batch=pirl.micro_batch)
+        encoded = encode(nets.policy, batch.observation, size=size)
+        context = Part(encoded, replicas.size)
         recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
         behaviour = reduce_log_prob(recorded, mask=mask, level=pirl.logprob_level)
         layout = episode_layout(fields["pirl_episode_id"], fields["pirl_chunk_idx"])
@@ -99,23 +110,33 @@ def prepare(
             nets,
             batch,
             layout=layout,
-            context=context,
+            context=encoded,
             fields=fields,
             valid=behaviour.mask.flatten(1).any(dim=1),
             pirl=pirl,
+            replicas=replicas,
         )
         proximal = None
         if pirl.recompute_proximal:
-            proximal = per_micro_batch(
-                lambda rows: replayed_samples(nets, context, fields, rows=rows, pirl=pirl),
-                torch.arange(len(batch), device=device),
-                size=size,
+            scored = agreed(
+                replicas,
+                lambda: per_micro_batch(
+                    lambda rows: replayed_samples(nets, context, fields, rows=rows, pirl=pirl),
+                    own,
+                    size=size,
+                ),
             )
+            proximal = spread(scored, own, len(batch))
         reference_mean = None
         if reference is not None:
-            reference_mean = _reference_mean(
-                nets, batch.observation, context, fields, pirl=pirl, reference=reference
+            frozen = reference
+            mean = agreed(
+                replicas,
+                lambda: _reference_mean(
+                    nets, observation, context, fields, own, size=size, pirl=pirl, reference=frozen
+                ),
             )
+            reference_mean = spread(mean, own, len(batch))
     advantage = credit.advantage
     if pirl.shuffle_advantages:
         rng = seeded_generator(seed, Stream.SHUFFLE_ADVANTAGES, batch.policy_version)
@@ -123,7 +144,8 @@ def prepare(
     everyone = torch.ones_like(credit.valid)
     by_trajectory = pirl.loss_weighting == "trajectory"
     return Prepared(
-        observation=batch.observation,
+        own=own,
+        observation=observation,
         context=context,
         fields=fields,
         version=batch.policy_version,
@@ -152,23 +174,25 @@ def prepare(
 
 def _reference_mean(
     nets: Networks,
-    observation: Observation,
-    context: Context,
+    observation: Part[Observation],
+    context: Part[Context],
     fields: Mapping[str, Tensor],
+    rows: Int64[Tensor, " n"],
     *,
+    size: int,
     pirl: PiRLConfig,
     reference: Mapping[str, Tensor],
-) -> Float[Tensor, "B S E D"]:
-    """Transition means under the reference weights, which are swapped in for the pass."""
+) -> Float[Tensor, "n S E D"]:
+    """Transition means of `rows` under the reference weights, which are swapped in for the pass."""
     trained = nets.policy.trained_parameters()
     current = swap_values(trained, reference)
     try:
         return per_micro_batch(
-            lambda rows: (
-                replay(nets, context, fields, rows=rows, pirl=pirl, observation=observation).mean
+            lambda some: (
+                replay(nets, context, fields, rows=some, pirl=pirl, observation=observation).mean
             ),
-            torch.arange(len(context), device=nets.policy.device),
-            size=min(pirl.micro_batch, len(context)),
+            rows,
+            size=size,
         )
     finally:
         swap_values(trained, current)

@@ -1,8 +1,9 @@
 """One learner iteration of piRL, top to bottom: check, epochs of minibatches, critic epochs.
 
 Owns the loop of `algorithm.md` 14.1; the loss is in `pirl.algorithm.objective`, what stays fixed in
-`pirl.algorithm.prepare`. Refuses to know where decisions come from and who gets the weights. Read
-`pirl.algorithm.pi_rl` next, which gives this loop LeRobot's interface.
+`pirl.algorithm.prepare`, what several processes do together in `pirl.algorithm.replicas`. Refuses to
+know where decisions come from and who gets the weights. Read `pirl.algorithm.pi_rl` next, which gives
+this loop LeRobot's interface.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +22,14 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from pirl.algorithm import checks
-from pirl.algorithm.critic import ValueBuffer, ValueTargets
-from pirl.algorithm.diagnostics import RatioStats, UpdateStats
+from pirl.algorithm.critic import Critic, ValueBuffer, ValueTargets
+from pirl.algorithm.diagnostics import Parity, RatioStats, UpdateStats
 from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, micro_batches
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.optim import ACTOR_GROUPS, clip_gradients, drop_gradients, group_parameters
 from pirl.algorithm.prepare import Prepared
+from pirl.algorithm.replicas import Replicas, agreed, gathered, most_owned, owned_among
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
@@ -55,11 +59,15 @@ def update(
     limits: Limits,
     train_actor: bool,
     demos: DemoBatches | None,
+    replicas: Replicas,
 ) -> UpdateStats:
     """Train on one prepared batch, in place; the actor only if there is something to learn.
 
     AdamW takes the same step for a gradient of any scale, so dividing advantages by a floor does
     not bound what a batch without credit does: without demonstrations the actor takes no step.
+
+    With several processes each has called `prepare` on the same batch and takes the same steps: what
+    decides a branch is put together first, and so are gradients before they are clipped.
 
     Raises:
         ParityError: recorded log-probs do not follow from their decisions; nothing has changed then,
@@ -70,7 +78,7 @@ def update(
     Source: `algorithm.md` 9.4, 14.1.
     """
     stats = UpdateStats()
-    if prepared.floored:
+    if any(replicas.exchange(prepared.floored)):
         logger.warning(
             "version %d: advantages of %d decisions have std %.3g, below pirl.adv_std_floor=%g: "
             "nothing to learn from, %s",
@@ -81,11 +89,22 @@ def update(
             "the actor takes no step" if demos is None else "demonstrations outweigh them",
         )
         train_actor = train_actor and demos is not None
-    everything = torch.arange(len(prepared), device=prepared.lag.device)
     if prepared.proximal is not None:
-        stats.parity = checks.require_parity(
-            nets, prepared, prepared.proximal, rows=everything, pirl=pirl, tolerance=limits.parity
+        replayed = prepared.proximal[prepared.own]
+        parity = gathered(
+            replicas,
+            lambda: asdict(
+                checks.require_parity(
+                    nets,
+                    prepared,
+                    replayed,
+                    rows=prepared.own,
+                    pirl=pirl,
+                    tolerance=limits.parity,
+                )
+            ),
         )
+        stats.parity = Parity.together(parity)
     for epoch in range(pirl.update_epochs):
         rng = seeded_generator(seed, Stream.MINIBATCH, prepared.version, epoch)
         stats.last_epoch = RatioStats()
@@ -101,6 +120,7 @@ def update(
                     pirl=pirl,
                     stats=stats,
                     seed=(seed, prepared.version),
+                    replicas=replicas,
                 )
             ratio = _backward_minibatch(
                 nets,
@@ -110,18 +130,25 @@ def update(
                 train_actor=train_actor,
                 limits=limits if stats.minibatches == 0 else None,
                 stats=stats,
+                replicas=replicas,
             )
             stats.minibatches += 1
             stop = train_actor and _beyond_target(ratio, pirl)
             if stop:
                 break
+            moved: tuple[str, ...] = (*ACTOR_GROUPS, "critic")
             if not train_actor or (ratio.samples == 0 and demos is None):
                 drop_gradients(group_parameters(optimizer, ACTOR_GROUPS))
+                moved = ("critic",)
+            replicas.sum_gradients(group_parameters(optimizer, moved))
             _step(nets, optimizer, pirl=pirl, stats=stats)
         stats.epochs = epoch + 1
         if stop:
             break
-    _critic_epochs(nets, prepared, optimizer, buffer, pirl=pirl, seed=seed, stats=stats)
+    _critic_epochs(
+        nets, prepared, optimizer, buffer, pirl=pirl, seed=seed, stats=stats, replicas=replicas
+    )
+    stats.put_together(replicas.exchange(stats.shared()))
     optimizer.zero_grad(set_to_none=True)
     checks.require_finite(nets.parameters(), what="parameter")
     return stats
@@ -144,11 +171,59 @@ def _backward_minibatch(
     train_actor: bool,
     limits: Limits | None,
     stats: UpdateStats,
+    replicas: Replicas,
 ) -> RatioStats:
-    """Accumulate the exact gradient of the minibatch `rows`; with `limits`, check it first."""
-    counts = Counts.of(prepared, rows)
+    """Accumulate the exact gradient of the minibatch `rows`; with `limits`, check it first.
+
+    The gradient is this process's share of it, the ratios are those of all of them.
+    """
+    work = partial(
+        _backward_own,
+        nets,
+        prepared,
+        owned_among(replicas, rows),
+        counts=Counts.of(prepared, rows),
+        passes=-(-most_owned(replicas, rows) // prepared.micro_size),
+        pirl=pirl,
+        train_actor=train_actor,
+        limits=limits,
+        stats=stats,
+    )
+    told = gathered(replicas, work)
+    ratio = RatioStats.together([one["ratio"] for one in told])
+    if limits is not None:
+        if prepared.proximal is None:
+            stats.parity = Parity.together([one["parity"] for one in told])
+        anchored = RatioStats.together([one["anchored"] for one in told])
+        checks.require_ratio_one(anchored, tolerance=limits.ratio)
+        stats.first = ratio
+    if train_actor:
+        stats.ratio.merge(ratio)
+        stats.last_epoch.merge(ratio)
+    return ratio
+
+
+def _backward_own(
+    nets: Networks,
+    prepared: Prepared,
+    rows: Int64[Tensor, " m"],
+    *,
+    counts: Counts,
+    passes: int,
+    pirl: PiRLConfig,
+    train_actor: bool,
+    limits: Limits | None,
+    stats: UpdateStats,
+) -> dict[str, Any]:
+    """Accumulate the gradient of `rows`, which this process owns, in `passes` micro-batches.
+
+    Returns:
+        Ratios, those that must be one before the first step, and parity, as JSON values.
+    """
     ratio, anchored = RatioStats(), RatioStats()
-    for micro in micro_batches(rows, size=prepared.micro_size):
+    parity = Parity(max_abs=0.0, mean_abs=0.0, decisions=0)
+    filler = (rows if len(rows) else prepared.own)[:1]
+    for micro in micro_batches(rows, size=prepared.micro_size, at_least=passes, filler=filler):
         losses = minibatch_losses(
             nets,
             prepared,
@@ -161,11 +236,12 @@ def _backward_minibatch(
         actor = losses.actor
         if actor is not None:
             ratio.add(actor.surrogate, actor.weight, mask=actor.mask)
-            stats.add_noise_std(actor.noise_std)
+            if micro.num_live:
+                stats.add_noise_std(actor.noise_std)
         if actor is not None and limits is not None:
             if prepared.proximal is None:
                 live = slice(0, micro.num_live)
-                parity = checks.require_parity(
+                found = checks.require_parity(
                     nets,
                     prepared,
                     actor.replayed[live],
@@ -173,7 +249,7 @@ def _backward_minibatch(
                     pirl=pirl,
                     tolerance=limits.parity,
                 )
-                stats.parity = stats.parity.merge(parity)
+                parity = parity.merge(found)
             # An interpolated anchor of a stale decision moves with the weights: no claim about it.
             fresh = rows_like(prepared.lag[micro.rows] == 0, actor.mask)
             exact = actor.mask if prepared.proximal is not None else actor.mask & fresh
@@ -182,13 +258,7 @@ def _backward_minibatch(
         stats.add_losses(losses.terms(), train_actor=train_actor)
         if losses.total.requires_grad:
             losses.total.backward()
-    if limits is not None:
-        checks.require_ratio_one(anchored, tolerance=limits.ratio)
-        stats.first = ratio
-    if train_actor:
-        stats.ratio.merge(ratio)
-        stats.last_epoch.merge(ratio)
-    return ratio
+    return {"ratio": asdict(ratio), "anchored": asdict(anchored), "parity": asdict(parity)}
 
 
 def _backward_demos(
@@ -200,21 +270,37 @@ def _backward_demos(
     pirl: PiRLConfig,
     seed: tuple[int, int],
     stats: UpdateStats,
+    replicas: Replicas,
 ) -> None:
-    """Gradient of bc_weight L_bc, one demonstration batch per micro-batch (`algorithm.md` 10.5)."""
+    """Gradient of bc_weight L_bc, one demonstration batch per micro-batch (`algorithm.md` 10.5).
+
+    Every process draws every batch, from the same demonstrations, and computes every W-th.
+    """
     batches = math.ceil(count / pirl.micro_batch)
-    for index in range(batches):
-        position = stats.minibatches * batches + index
-        rng = seeded_generator(seed[0], Stream.DEMO_NOISE, seed[1], position)
-        loss = nets.policy.demo_loss(next(demos), rng=rng) / batches
-        checks.require_finite({"bc_loss": loss}, what="loss")
-        for name, weight in (("bc_loss", 1.0), ("total_loss", pirl.bc_weight)):
-            term = weight * float(loss.detach())
-            stats.losses[name] = stats.losses.get(name, 0.0) + term
-        (pirl.bc_weight * loss).backward()
+
+    def work() -> None:
+        for index in range(batches):
+            demo = next(demos)
+            if index % replicas.size != replicas.rank:
+                continue
+            position = stats.minibatches * batches + index
+            rng = seeded_generator(seed[0], Stream.DEMO_NOISE, seed[1], position)
+            loss = nets.policy.demo_loss(demo, rng=rng) / batches
+            checks.require_finite({"bc_loss": loss}, what="loss")
+            for name, weight in (("bc_loss", 1.0), ("total_loss", pirl.bc_weight)):
+                term = weight * float(loss.detach())
+                stats.losses[name] = stats.losses.get(name, 0.0) + term
+            (pirl.bc_weight * loss).backward()
+
+    agreed(replicas, work)
     actor = group_parameters(optimizer, ACTOR_GROUPS)
+    # Before the minibatch adds to it: the norm of this term alone is a metric.
+    replicas.sum_gradients(actor)
     norm = torch.nn.utils.get_total_norm([p.grad for p in actor if p.grad is not None])
     stats.grad_norms["bc"] = stats.grad_norms.get("bc", 0.0) + float(norm)
+    if replicas.rank > 0:
+        # Summed already; one process carries it into the sum of the minibatch.
+        drop_gradients(actor)
 
 
 def _beyond_target(ratio: RatioStats, pirl: PiRLConfig) -> bool:
@@ -245,6 +331,7 @@ def _critic_epochs(
     pirl: PiRLConfig,
     seed: int,
     stats: UpdateStats,
+    replicas: Replicas,
 ) -> None:
     """Critic-only epochs over the targets of the last updates; off with `value_epochs=0`."""
     if nets.critic is None or pirl.value_epochs == 0:
@@ -259,20 +346,35 @@ def _critic_epochs(
     for epoch in range(pirl.value_epochs):
         rng = seeded_generator(seed, Stream.VALUE_MINIBATCH, prepared.version, epoch)
         for part in minibatches(len(data.target), size=pirl.global_batch, generator=rng):
-            rows = part.to(data.target.device)
             optimizer.zero_grad(set_to_none=True)
-            error = F.huber_loss(
-                nets.critic(data.inputs[rows]),
-                data.target[rows],
-                reduction="none",
-                delta=pirl.huber_delta,
-            )
-            loss = (data.weight[rows] * error).mean()
-            checks.require_finite({"value_epoch_loss": loss}, what="loss")
-            loss.backward()
+            # Every process has all of these inputs: any equal split will do.
+            rows = part[replicas.rank :: replicas.size].to(data.target.device)
+            work = partial(_backward_critic, nets.critic, data, rows, whole=len(part), pirl=pirl)
+            total += agreed(replicas, work)
+            replicas.sum_gradients(nets.critic.parameters())
             clip_gradients(optimizer, limit=pirl.grad_clip)
             optimizer.step()
-            total, steps = total + float(loss.detach()), steps + 1
+            steps += 1
     stats.optimiser_steps += steps
     stats.critic_steps = steps
     stats.value_epoch_loss = total / steps
+
+
+def _backward_critic(
+    critic: Critic,
+    data: ValueTargets,
+    rows: Int64[Tensor, " m"],
+    *,
+    whole: int,
+    pirl: PiRLConfig,
+) -> float:
+    """Gradient of what `rows` add to the mean loss over a minibatch of `whole` rows; that share."""
+    if len(rows) == 0:
+        return 0.0
+    error = F.huber_loss(
+        critic(data.inputs[rows]), data.target[rows], reduction="none", delta=pirl.huber_delta
+    )
+    loss = (data.weight[rows] * error).mean() * (len(rows) / whole)
+    checks.require_finite({"value_epoch_loss": loss}, what="loss")
+    loss.backward()
+    return float(loss.detach())

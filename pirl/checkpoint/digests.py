@@ -48,8 +48,8 @@ def state_digests(
     step, policy version and environment cursor. Run id and config path are names, not state, and
     are left out.
     """
-    weights = _hash_each(flow_policy.module.state_dict())
-    owned = _hash_each(algorithm.state_dict())
+    weights = tensor_hashes(flow_policy.module.state_dict())
+    owned = tensor_hashes(algorithm.state_dict())
     counters = {
         "step": run_state.step,
         "policy_version": run_state.policy_version,
@@ -71,17 +71,18 @@ def state_digests(
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over names, dtypes, shapes and bytes, whatever the order of the mapping."""
-    hashes = _hash_each(tensors)
+    hashes = tensor_hashes(tensors)
     return _combine(hashes, hashes)
+
+
+def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 (hex) over dtype, shape and bytes of each tensor."""
+    return {name: _hash_tensor(tensor) for name, tensor in tensors.items()}
 
 
 def _portable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without accelerators' generators: pirl draws on the CPU, and devices differ between hosts."""
     return {name: value for name, value in tensors.items() if name not in _DEVICE_RNG}
-
-
-def _hash_each(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: _hash_tensor(tensor) for name, tensor in tensors.items()}
 
 
 def _hash_tensor(tensor: Tensor) -> str:

@@ -56,10 +56,13 @@ MAY_CHANGE = (
     "job_name",
     "log_freq",
     "save_freq",
+    "parallelism.dp_replicate",
+    "parallelism.dp_shard",
     "runtime.checkpoint_every_updates",
     "runtime.total_updates",
 )
-"""Fields that a resume may change: length, logging, cadence. Host-local ones (job, wandb, devices,
+"""Fields that a resume may change: length, logging, cadence, and the number of learner processes,
+with which the run goes on to rounding instead of to the bit. Host-local ones (job, wandb, devices,
 addresses) are not part of a config's identity at all; everything else decides what the run
 computes."""
 

@@ -48,6 +48,12 @@ def launch_parser() -> Parser:
     )
     add = parser.add_argument
     add("--actors", type=at_least(1), metavar="N", help="default: runtime.actors of the config")
+    add(
+        "--learner-processes",
+        type=at_least(1),
+        metavar="W",
+        help="default: parallelism.dp_replicate of the config",
+    )
     add("--log-dir", type=Path, metavar="DIR", help="one log file per process instead of stderr")
     add("--quiet", action="store_true", help="no logs and no progress on stderr")
     add("--json", action="store_true", help="the process table on stdout")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import draccus
 
 from pirl.config import after_init
-from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 
 LEROBOT_VERSION = "0.6.1"
 
@@ -451,6 +451,7 @@ class PiRLTrainConfig:
     recipe: str | None = None
     pirl: PiRLConfig = field(default_factory=PiRLConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
 
 
 def make_feature(kind: str, shape: tuple[int, ...]) -> PolicyFeature:

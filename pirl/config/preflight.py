@@ -47,7 +47,10 @@ def preflight_summary(loaded: Valid) -> str:
         ("environment", _environment(loaded)),
         ("seed", str(cfg.seed)),
         ("sampler", _sampler(loaded)),
-        ("runtime", f"{runtime.mode}, {_count(runtime.actors, 'actor')}, {_envs(loaded)}"),
+        (
+            "runtime",
+            f"{runtime.mode}, {_learners(cfg)}{_count(runtime.actors, 'actor')}, {_envs(loaded)}",
+        ),
         ("updates", f"{runtime.total_updates} of {runtime.rollout_chunks} decisions each"),
         (
             "batches",
@@ -101,6 +104,11 @@ def _envs(loaded: Valid) -> str:
     runtime = loaded.cfg.runtime
     envs = _count(runtime.envs_per_actor, "environment")
     return f"{envs} per actor in {_count(runtime.env_workers, 'worker')}"
+
+
+def _learners(cfg: Any) -> str:
+    processes = cfg.parallelism.dp_replicate
+    return "" if processes == 1 else f"{processes} learner processes, "
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.spelling import nearest
 from pirl.config.view import ABSENT, View
 from pirl.errors import FieldError
@@ -94,6 +94,8 @@ RANGES: dict[str, Range] = {
     "pirl.value_buffer_updates": Range(1, 1000),
     "pirl.staleness_threshold": Range(0, 1000, "versions"),
     "pirl.behave_weight_threshold": Range(1, 1000, "truncation of the behaviour weight"),
+    "parallelism.dp_replicate": Range(1, 4096, "learner processes"),
+    "parallelism.dp_shard": Range(1, 4096),
     "runtime.port": Range(0, 65535, "0 lets `pirl launch` pick one"),
     "runtime.actors": Range(1, 1024),
     "runtime.envs_per_actor": Range(1, 1024),
@@ -101,6 +103,8 @@ RANGES: dict[str, Range] = {
     "runtime.rollout_chunks": _COUNT,
     "runtime.total_updates": _COUNT,
     "runtime.checkpoint_every_updates": _COUNT_OR_ZERO,
+    "runtime.keep_checkpoints": Range(0, MAX_COUNT, "checkpoints; 0 keeps all"),
+    "runtime.keep_checkpoints_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.video_every": Range(0, MAX_COUNT, "updates; 0 is off"),
     "runtime.torch_threads": Range(1, 1024),
     "runtime.connect_timeout_s": _SECONDS,
@@ -108,6 +112,7 @@ RANGES: dict[str, Range] = {
     "runtime.rollout_timeout_s": _SECONDS,
     "runtime.replacement_timeout_s": _SECONDS,
     "runtime.version_timeout_s": _SECONDS,
+    "runtime.replica_timeout_s": _SECONDS,
     "runtime.heartbeat_s": _SECONDS,
     "runtime.actor_timeout_s": _SECONDS,
     "runtime.parity_tol": Range(0, 10, "nats", low_open=True),
@@ -199,7 +204,7 @@ def _outside(name: str, value: float, allowed: Range) -> FieldError:
 
 
 def default_of(name: str) -> object:
-    """The default of a knob at the first level of `pirl` or `runtime`, else `ABSENT`."""
+    """The default of a knob at the first level of one of pirl's sections, else `ABSENT`."""
     section, _, leaf = name.partition(".")
-    holder: PiRLConfig | RuntimeConfig = PiRLConfig() if section == "pirl" else RuntimeConfig()
-    return getattr(holder, leaf, ABSENT)
+    holders = {"pirl": PiRLConfig, "runtime": RuntimeConfig, "parallelism": ParallelismConfig}
+    return getattr(holders[section](), leaf, ABSENT)

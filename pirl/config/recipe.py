@@ -209,6 +209,16 @@ class PiRLConfig:
 
 
 @dataclass(kw_only=True)
+class ParallelismConfig:
+    """How many processes are one learner; names as in LeRobot's main branch."""
+
+    dp_replicate: int = 1
+    """Learner processes that each hold all weights and train on a share of every minibatch."""
+    dp_shard: int = 1
+    """Processes that share out the weights among them; only 1 today."""
+
+
+@dataclass(kw_only=True)
 class RuntimeConfig:
     """Knobs of learner, actors and the link between them; never part of the policy config."""
 
@@ -252,6 +262,10 @@ class RuntimeConfig:
     """Updates of the whole run, those before a resume included."""
     checkpoint_every_updates: int = 10
     """0 writes only the final checkpoint."""
+    keep_checkpoints: int = 0
+    """So many of the newest checkpoints stay, and the first one; 0 keeps all. Host-local."""
+    keep_checkpoints_every: int = 0
+    """With `keep_checkpoints`: those of every so many updates stay too; 0: no others. Host-local."""
     config_identity: str = "path+hash"
     """`path+hash`, or `hash` for several machines."""
     learner_device: str = "cpu"
@@ -273,7 +287,11 @@ class RuntimeConfig:
     long. Host-local.
     """
     version_timeout_s: float = 14400.0
-    """An actor gives its learner up when it publishes nothing for this long. Host-local."""
+    """An actor gives its learner up when it publishes nothing for this long, and so do learner
+    processes their first one when it commands nothing. Host-local.
+    """
+    replica_timeout_s: float = 1800.0
+    """Learner processes that work on an update wait this long for each other. Host-local."""
     heartbeat_s: float = 5.0
     """Seconds between the signs of life of an actor."""
     actor_timeout_s: float = 30.0

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pirl.config.ranges import check_ranges
-from pirl.config.recipe import RECIPE, PiRLConfig, RuntimeConfig
+from pirl.config.recipe import RECIPE, ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules_env import ENV_RULES
 from pirl.config.rules_pirl import PIRL_RULES
 from pirl.config.rules_policy import POLICY_RULES
@@ -96,7 +96,12 @@ def one_per_field(errors: Iterable[FieldError]) -> list[FieldError]:
 
 def _without_recipe(view: View) -> Iterable[FieldError]:
     # A run whose author forgot the recipe must not become a SAC run.
-    for name, defaults in (("pirl", PiRLConfig()), ("runtime", RuntimeConfig())):
+    sections = (
+        ("pirl", PiRLConfig()),
+        ("runtime", RuntimeConfig()),
+        ("parallelism", ParallelismConfig()),
+    )
+    for name, defaults in sections:
         plain = json.loads(json.dumps(asdict(defaults)))
         changed = {k: v for k, v in (view.section(name) or {}).items() if v != plain.get(k, v)}
         if changed:

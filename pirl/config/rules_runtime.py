@@ -76,6 +76,52 @@ def check_batch_of_envs(view: View) -> Iterator[FieldError]:
         )
 
 
+def check_processes(view: View) -> Iterator[FieldError]:
+    """What several learner processes share: the decisions of an update, and the GPUs of a machine."""
+    processes, chunks = (
+        view.integer("parallelism.dp_replicate"),
+        view.integer("runtime.rollout_chunks"),
+    )
+    shards, device = view.integer("parallelism.dp_shard"), view.text("runtime.learner_device")
+    if shards is not None and shards > 1:
+        yield FieldError(
+            field="parallelism.dp_shard",
+            value=shards,
+            expected="1: the part that trains fits one GPU (309 M parameters of X-VLA, 5 GB with gradients and "
+            "AdamW), so nothing is sharded",
+            fix=f"set parallelism.dp_shard=1 and parallelism.dp_replicate={shards}",
+        )
+    if processes is None or processes < 2:
+        return
+    if chunks is not None and 0 < chunks < processes:
+        yield FieldError(
+            field="runtime.rollout_chunks",
+            value=chunks,
+            expected=f"at least parallelism.dp_replicate ({processes}): each process has a decision",
+            fix=f"set runtime.rollout_chunks={processes} or more",
+        )
+    if device is not None and device not in ("cpu", "cuda"):
+        yield FieldError(
+            field="runtime.learner_device",
+            value=device,
+            expected="cpu, or cuda without a number, with several learner processes: each takes the GPU of its "
+            "own number",
+            fix="set runtime.learner_device=cuda, and choose GPUs with CUDA_VISIBLE_DEVICES",
+        )
+
+
+def check_retention(view: View) -> Iterator[FieldError]:
+    """What keeps some of the older checkpoints has a meaning only where others go."""
+    every = view.integer("runtime.keep_checkpoints_every")
+    if every and view.integer("runtime.keep_checkpoints") == 0:
+        yield FieldError(
+            field="runtime.keep_checkpoints_every",
+            value=every,
+            expected="0 with runtime.keep_checkpoints=0, which keeps all checkpoints",
+            fix="set runtime.keep_checkpoints=2 or more, or remove runtime.keep_checkpoints_every",
+        )
+
+
 def check_groups(view: View) -> Iterator[FieldError]:
     """A GRPO group is neighbouring slots of one actor that start together, and arrives whole.
 
@@ -222,6 +268,8 @@ def is_loopback(host: str) -> bool:
 
 RUNTIME_RULES = (
     check_batch_of_envs,
+    check_processes,
+    check_retention,
     check_groups,
     check_address,
     check_devices,

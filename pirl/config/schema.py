@@ -343,6 +343,7 @@ def _elsewhere(key: str) -> str | None:
         ("pirl.flow_noise", recipe.FlowNoiseConfig),
         ("pirl.last_step_std", recipe.LastStepStd),
         ("runtime", recipe.RuntimeConfig),
+        ("parallelism", recipe.ParallelismConfig),
     )
     for section, cls in sections:
         if key in {field.name for field in dataclasses.fields(cls)}:

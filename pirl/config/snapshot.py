@@ -79,7 +79,7 @@ from typing import Any, ClassVar
 import draccus
 
 from pirl.config import after_init
-from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 
 '''
 

@@ -16,7 +16,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.rl.train_rl import TrainRLServerPipelineConfig
 
 from pirl.config import after_init
-from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules import check_rules
 from pirl.config.sections import encode_config as encode_config
 from pirl.config.sections import env_of as env_of
@@ -43,6 +43,7 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
     """`pi-rl`, or null for LeRobot's own SAC path."""
     pirl: PiRLConfig = field(default_factory=PiRLConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
 
     def validate(self) -> None:
         """Check the config; with the recipe nothing is filled in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pirl.config.command_line import Parser, word_of
+from pirl.config.command_line import Parser, at_least, word_of
 from pirl.config.recipe import VARIANTS
 
 PROFILES = ("auto", "libero", "embedded")
@@ -29,6 +29,12 @@ def gate_parser() -> Parser:
         type=word_of(VARIANTS),
         choices=VARIANTS,
         help="default: gate.variant of params.yaml",
+    )
+    add(
+        "--learner-processes",
+        type=at_least(1),
+        metavar="W",
+        help="of smoke-run and resume-roundtrip; the refusals are one process's",
     )
     add("--out", type=Path, metavar="DIR", help="bundle folder; default runs/gate-<time>")
     add("--launched-by", type=word_of(LAUNCHERS), choices=LAUNCHERS, default="direct")

@@ -146,6 +146,8 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     out: Path = args.out or Path("runs") / time.strftime("gate-%Y%m%d-%H%M%S", time.gmtime())
     started = time.monotonic()
+    if args.learner_processes is not None:
+        overrides = [*overrides, f"--parallelism.dp_replicate={args.learner_processes}"]
     try:
         with (
             open_gate(

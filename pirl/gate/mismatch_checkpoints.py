@@ -74,6 +74,7 @@ def resume_argv(step_dir: Path, *extra: str) -> tuple[str, ...]:
         "--resume=true",
         f"--output_dir={run_dir}",
         "--runtime.port=0",
+        "--parallelism.dp_replicate=1",
         *extra,
     )
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pirl.audit.bundle import StepWriter
 from pirl.audit.records import files
 from pirl.audit.records.mismatch import Host as HostRecord
 from pirl.audit.records.mismatch import Tooth
+from pirl.config.load import load_config
+from pirl.files import write_json
 from pirl.gate.forked import ForkedGroup
 from pirl.gate.mismatch_cases import client_cases, process_cases
 from pirl.gate.mismatch_checkpoints import checkpoint_cases, resuming, tampered
@@ -34,6 +37,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
     Raises:
         GateFailedError, ProcessDiedError, TooLateError: the harness itself did not work.
     """
+    gate = _of_one_process(gate)
     watch = Watch()
     step.write(files.CONTROL, run_pair(gate, step, name="control", env=watch.env))
     try:
@@ -54,6 +58,16 @@ def run(gate: GateSession, step: StepWriter) -> None:
     step.write(files.HOST, host_record(read_object(host.folder.run_record)))
     teeth = [_teeth_handshake(gate, step, watch), _teeth_manifest(gate, step, watch)]
     step.write_all(files.TEETH, teeth)
+
+
+def _of_one_process(gate: GateSession) -> GateSession:
+    """The gate with a learner of one process: a refusal is the first process's, whatever others there are."""
+    if gate.loaded.cfg.parallelism.dp_replicate == 1:
+        return gate
+    config = dict(read_object(Path(gate.config_path)))
+    config["parallelism"] = {**config["parallelism"], "dp_replicate": 1}
+    path = write_json(gate.work / "one-process" / "train_config.json", config, sort_keys=False)
+    return replace(gate, loaded=load_config(path))
 
 
 def host_record(record: Mapping[str, Any]) -> HostRecord:

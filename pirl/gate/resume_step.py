@@ -49,6 +49,7 @@ from pirl.records import Observation
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import how_it_ended, wait_until
+from pirl.runtime.seat import role_of, seats_here
 from pirl.runtime.session import build_session
 from pirl.transport.schema import TensorSpec
 
@@ -141,23 +142,30 @@ def _interrupt(gate: GateSession, step: StepWriter, folder: RunFolder, watch: Wa
     logs = gate.work / "logs" / "interrupted"
     tail = ["--config_path", gate.config_path, f"--output_dir={folder.root}"]
     tail.append(f"--runtime.port={free_port(cfg.runtime.host)}")
-    roles = ["learner", *(f"actor-{rank}" for rank in range(cfg.runtime.actors))]
+    meeting = gate.work / "meeting"
+    meeting.mkdir()
+    seats = seats_here(cfg.parallelism.dp_replicate, meeting)
+    # Role, module and environment; the first learner process is the one to be killed.
+    parts: list[tuple[str, str, Mapping[str, str]]] = [
+        (role_of(rank), "pirl.learner", seat) for rank, seat in enumerate(seats)
+    ]
+    parts += [(f"actor-{rank}", "pirl.actor", {}) for rank in range(cfg.runtime.actors)]
     processes: dict[str, forked.Forked] = {}
     try:
         with forked.ForkedGroup() as group:
-            for role in roles:
-                kind, _, rank = role.partition("-")
-                argv = [*tail, *(["--rank", rank] if rank else [])]
-                step.command(["python", "-m", f"pirl.{kind}", *argv], about=f"interrupted {role}")
+            for role, module, seat in parts:
+                rank = ["--rank", role.partition("-")[2]] if module == "pirl.actor" else []
+                argv = [*tail, *rank]
+                step.command(["python", "-m", module, *argv], about=f"interrupted {role}")
                 processes[role] = group.start(
-                    f"pirl.{kind}", argv, env=watch.env, log_path=logs / f"{role}.log"
+                    module, argv, env={**watch.env, **seat}, log_path=logs / f"{role}.log"
                 )
-            learner, *actors = processes.values()
+            learner, *others = processes.values()
             wait_until(
                 lambda: has_checkpoint(folder.root),
                 what="the first checkpoint of the run to be interrupted",
                 needs=[learner],
-                unharmed=actors,
+                unharmed=others,
                 deadline_s=gate.allowed_s("first-checkpoint"),
             )
             time.sleep(_LATER_WORK_S)

@@ -212,7 +212,7 @@ class Actor:
         In `sync` mode it is reported as a whole, and one that a lost link broke off starts afresh; in `async`
         mode each episode is reported by itself and none is repeated.
         """
-        self._session.algorithm.load_weights(dict(message.weights))
+        self._take_over(message)
         quota = -(-self._runtime.rollout_chunks // self._runtime.actors)
         is_sync = self._runtime.mode == "sync"
         records: list[EpisodeRecord] = []
@@ -255,6 +255,16 @@ class Actor:
             row["rollout/successes"],
             row["rollout/episodes"],
         )
+
+    def _take_over(self, message: ParameterMessage) -> None:
+        """Act with the weights of `message` from now on; it is emptied.
+
+        They are views of its memory, which the link would keep for as long as the version is the newest. In async
+        mode it hands out the same message again, whose weights are loaded then.
+        """
+        if message.weights:
+            self._session.algorithm.load_weights(message.weights)
+            message.weights.clear()
 
     def _is_over(self) -> bool:
         """Whether nobody waits for what is being collected."""
@@ -328,7 +338,7 @@ def run_actor(
         runtime=cfg.runtime,
         rank=rank,
         actor_id=actor_id,
-        expected=session.algorithm.get_weights(),
+        expected=session.algorithm.published_like(),
         # In `async` mode a learner that is in the middle of an update lets its actors wait.
         send_timeout_s=cfg.runtime.version_timeout_s,
     ) as link:

@@ -1,4 +1,4 @@
-"""LeRobot transitions to one `DecisionBatch`, and a sampled decision to one LeRobot transition.
+"""LeRobot transitions to one `DecisionBatch`, a batch to bytes, and a sampled decision to one LeRobot transition.
 
 Owns the field placement of `algorithm.md` 13; knows no socket and no simulator.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from lerobot.utils.transition import Transition
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pirl.errors import TransportError
@@ -20,6 +21,8 @@ from pirl.records import ActionSpec, DecisionBatch, Observation
 STATE_KEY = "observation.state"
 INPUT_IDS = "pirl_input_ids"
 DOMAIN_ID = "pirl_domain_id"
+_SIDES = ("observation", "next_observation")
+_FLAT = ("action", "reward", "terminated", "truncated")
 
 
 def observation_of(state: dict[str, Tensor], info: dict[str, Tensor]) -> Observation:
@@ -117,3 +120,40 @@ def _check_contiguous(keys: Sequence[tuple[int, int]]) -> None:
                 "gap or a repeated decision"
             )
         previous = (episode, chunk)
+
+
+def packed(batch: DecisionBatch) -> bytes:
+    """`batch` as safetensors; `unpacked` is the inverse, to the bit."""
+    tensors = {name: getattr(batch, name) for name in _FLAT}
+    tensors["policy_version"] = torch.tensor(batch.policy_version)
+    tensors |= {f"fields/{name}": value for name, value in batch.fields.items()}
+    for side in _SIDES:
+        observation: Observation = getattr(batch, side)
+        tensors |= {f"{side}/images/{name}": image for name, image in observation.images.items()}
+        for name in ("state", "input_ids", "domain_id"):
+            tensors[f"{side}/{name}"] = getattr(observation, name)
+    return save({name: value.contiguous() for name, value in tensors.items()})
+
+
+def unpacked(content: bytes) -> DecisionBatch:
+    """The batch that `packed` was given."""
+    tensors = load(content)
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    def side(name: str) -> Observation:
+        return Observation(
+            images=below(f"{name}/images/"),
+            state=tensors[f"{name}/state"],
+            input_ids=tensors[f"{name}/input_ids"],
+            domain_id=tensors[f"{name}/domain_id"],
+        )
+
+    return DecisionBatch(
+        observation=side("observation"),
+        next_observation=side("next_observation"),
+        fields=below("fields/"),
+        policy_version=int(tensors["policy_version"]),
+        **{name: tensors[name] for name in _FLAT},
+    )

@@ -1,4 +1,4 @@
-"""`pirl launch`: a learner and its actors on one machine, with prefixed logs and one exit code.
+"""`pirl launch`: a learner (one process or several) and its actors on one machine, prefixed logs, one exit code.
 
 Owns start order, group shutdown and the process table. Refuses to know what the processes say to each other.
 Read `pirl.runtime.screen` for what a person sees of it.
@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from pirl.runtime.procs import (
 from pirl.runtime.record import RunRecord
 from pirl.runtime.run_log import RunLog
 from pirl.runtime.screen import LogPump, Progress
+from pirl.runtime.seat import role_of, seats_here
 from pirl.terminal import is_terminal
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ def launch(
     config_path: str,
     *,
     actors: int,
+    learner_processes: int | None = None,
     overrides: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     record_video: bool = False,
@@ -80,6 +83,7 @@ def launch(
     stderr behind its role and in `logs/` of the run folder; with `log_dir`, in a file there and nowhere else.
 
     Args:
+        learner_processes: how many are the learner; `parallelism.dp_replicate` of the config by default.
         verbose: lines of the processes whole on a terminal too.
         learner_module: run as `python -m`; a negative control brings its own.
 
@@ -90,6 +94,9 @@ def launch(
         CheckpointError: the run resumes and its checkpoint cannot be read; nothing was started.
     """
     given = [o for o in overrides if not o.startswith("--runtime.actors=")]
+    if learner_processes is not None:
+        given = [o for o in given if not o.startswith("--parallelism.dp_replicate=")]
+        given.append(f"--parallelism.dp_replicate={learner_processes}")
     loaded = check_config(config_path, [*given, f"--runtime.actors={actors}"])
     # Everybody on the machine can read the arguments of a process; its environment is its own.
     given, env = without_token(given), token_environment(loaded.cfg.runtime, env)
@@ -111,13 +118,24 @@ def launch(
         logger.info("run folder %s; from another terminal: pirl watch %s", output_dir, output_dir)
     group = ProcessGroup(grace_s=STOP_GRACE_S)
     log = RunLog(folder.root, has_begun=lambda: _has_begun(group.children, folder))
-    with group, LogPump(log_dir, log, quiet=quiet, is_cut=is_cut) as pump:
-        learner = group.add(pump.spawn("learner", [*base, learner_module, *tail], env))
+    with (
+        tempfile.TemporaryDirectory(prefix="pirl-launch-") as meeting,
+        group,
+        LogPump(log_dir, log, quiet=quiet, is_cut=is_cut) as pump,
+    ):
+        learner, *others = [
+            group.add(
+                pump.spawn(role_of(rank), [*base, learner_module, *tail], {**(env or {}), **seat})
+            )
+            for rank, seat in enumerate(
+                seats_here(loaded.cfg.parallelism.dp_replicate, Path(meeting))
+            )
+        ]
         record = RunRecord(
             folder.launch_record, role="launch", is_ours=lambda: _owns(learner.pid, folder)
         )
         record.facts["processes"] = []
-        workers = [
+        actor_processes = [
             group.add(
                 pump.spawn(
                     f"actor-{rank}",
@@ -139,6 +157,7 @@ def launch(
         )
         with record:
             record.facts["processes"] = [_without_command(child) for child in group.children]
+            workers = [*others, *actor_processes]
             code, reason = _watch(learner, workers, stop, progress, deadline_s)
             dead = [child for child in group.children if child.poll()]
             progress.close()
@@ -218,7 +237,7 @@ def _watch(
     progress: Progress,
     deadline_s: float | None,
 ) -> tuple[ExitCode, str]:
-    """Wait for the learner, then for its actors; one that fails, a stop or the deadline ends the run.
+    """Wait for the learner, then for all others; one that fails, a stop or the deadline ends the run.
 
     Returns:
         The exit code, and why the run failed where no exit code of a process says it.
@@ -242,7 +261,7 @@ def _watch(
             return _as_exit_code(code), ""
         wait_until(
             lambda: all(worker.poll() is not None for worker in workers),
-            what="the end of the actors after their learner's",
+            what="the end of the other processes after their learner's",
             unharmed=workers,
             deadline_s=_ACTOR_GRACE_S,
         )
@@ -277,6 +296,7 @@ def main(argv: Sequence[str]) -> int:
     result = launch(
         args.config_path,
         actors=actors,
+        learner_processes=args.learner_processes,
         overrides=overrides,
         log_dir=args.log_dir,
         quiet=args.quiet,

@@ -53,6 +53,10 @@ class RunFolder:
         """Processes of `pirl launch` and how the run ended."""
         return self.root / "launch" / "run.json"
 
+    def process_record(self, role: str) -> Path:
+        """Exit reason of a learner process that is not the first (`learner-1`)."""
+        return self.root / role / "run.json"
+
     def effective_config(self, role: str) -> Path:
         """The canonical config that a process really ran with; its SHA-256 is the config hash."""
         return self.root / role / "config.json"

@@ -19,11 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from lerobot.utils.constants import CHECKPOINTS_DIR
 
 from pirl.algorithm.pi_rl import metric_row
-from pirl.checkpoint.digests import state_digests
+from pirl.algorithm.replicas import ALONE
+from pirl.checkpoint.digests import state_digests, tensor_hashes
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.locate import resolve_checkpoint
+from pirl.checkpoint.retention import most_at_once, prune
 from pirl.checkpoint.save import checkpoint_bytes, save_checkpoint
 from pirl.checkpoint.state import RunState
 from pirl.config.arguments import learner_parser
@@ -43,6 +46,7 @@ from pirl.journal.metric_log import JsonLines, MetricLog
 from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
 from pirl.runtime.entry import configure_logging, stop_on_signals
+from pirl.runtime.follower import meet, run_follower
 from pirl.runtime.layout import RunFolder, open_run_folder
 from pirl.runtime.live import NoWatchers, OpenWatchers, WatchedRun, Watchers, nobody
 from pirl.runtime.mark import leave_mark
@@ -50,6 +54,7 @@ from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.pace import Pace
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.rollout_video import RolloutVideos
+from pirl.runtime.seat import Seat, device_of, own_seat, require_size
 from pirl.runtime.session import (
     Session,
     build_session,
@@ -58,6 +63,7 @@ from pirl.runtime.session import (
     write_effective_config,
 )
 from pirl.runtime.store import RolloutStore, TakenRollouts
+from pirl.runtime.team import Solo, Team
 from pirl.runtime.timers import StageTimers
 from pirl.transport.refusal import RefusedMessageError
 from pirl.transport.server import LearnerServer
@@ -95,11 +101,18 @@ class Learner:
         record: RunRecord,
         stop: threading.Event,
         watched_by: OpenWatchers = nobody,
+        team: Team | None = None,
     ) -> None:
+        """
+        Args:
+            team: the processes that compute the updates, this one the first of them; None for this one alone.
+        """
         cfg = session.loaded.cfg
         record.facts["identity"] = asdict(session.identity)
         self._record = record
         session.algorithm.make_optimizers_and_scheduler()
+        session.algorithm.replicas = ALONE if team is None else team
+        self._team = Solo() if team is None else team
         self._session = session
         self._cfg = cfg
         self._folder = folder
@@ -162,11 +175,14 @@ class Learner:
         Raises:
             PirlError: the reason is in `run.json` before the error leaves.
         """
-        reason = "failed"
+        reason, code = "failed", ExitCode.CHECK_FAILED
         try:
+            self._team.require_all()
             if self._stop.is_set():
+                code = ExitCode.INTERRUPTED
                 reason = "interrupted"
-                return ExitCode.INTERRUPTED
+                return code
+            self._require_equal()
             self._record.facts |= {
                 "torch_threads": torch.get_num_threads(),
                 "books": asdict(self._books),
@@ -189,13 +205,14 @@ class Learner:
             reason = reason_of(error)
             raise
         finally:
-            self._end(reason)
+            self._end(reason, code)
 
-    def _end(self, reason: str) -> None:
-        """Tell the actors, close the books; what is known already is written before all that takes time."""
+    def _end(self, reason: str, code: ExitCode) -> None:
+        """Tell the others, close the books; what is known already is written before all that takes time."""
         try:
             self._record.write(reason)
         finally:
+            self._team.end(code)
             if reason == "finished":
                 self._server.finish()
             self._server.stop()
@@ -223,13 +240,20 @@ class Learner:
         left = runtime.total_updates - self._version
         every = runtime.checkpoint_every_updates
         checkpoints = -(-left // every) if every > 0 else min(left, 1)
+        kept = most_at_once(
+            checkpoints,
+            updates=left,
+            newest=runtime.keep_checkpoints,
+            every=runtime.keep_checkpoints_every,
+        )
         each = checkpoint_bytes(self._session.policy, self._session.algorithm)
         rows = left * (_UPDATE_BYTES + runtime.rollout_chunks * _EPISODE_BYTES)
         require_space(
             self._folder.root,
-            checkpoints * each + rows + _RUN_BYTES,
-            what=f"{checkpoints} checkpoints of {human_bytes(each)} and the metrics of {left} updates",
-            fix="raise runtime.checkpoint_every_updates",
+            kept * each + rows + _RUN_BYTES,
+            what=f"{kept} checkpoints of {human_bytes(each)} and the metrics of {left} updates",
+            fix="set runtime.keep_checkpoints=2, which keeps the newest two and the first, or raise "
+            "runtime.checkpoint_every_updates",
         )
 
     def _loop(self, metrics: MetricLog, episodes: JsonLines) -> ExitCode:
@@ -248,6 +272,7 @@ class Learner:
                     has_actors=lambda: bool(self._server.alive_ranks()),
                 )
             if taken is None:
+                self._team.require_all()
                 return ExitCode.INTERRUPTED
             try:
                 row = self._update(taken)
@@ -269,6 +294,8 @@ class Learner:
                 self._watchers.video(self._version, video)
             if self._is_checkpoint_due():
                 with self._timers.stage("checkpoint"):
+                    # Before the save, which asks nothing of the others: what differs is not kept.
+                    self._require_equal()
                     self._save()
             pace.note()
             logger.info(
@@ -286,7 +313,7 @@ class Learner:
     def _update(self, taken: TakenRollouts) -> dict[str, float]:
         """One update; afterwards the version is one higher."""
         with self._timers.stage("preprocess"):
-            batch = build_batch(taken.transitions, policy_version=self._version)
+            batch = self._team.share(build_batch(taken.transitions, policy_version=self._version))
         with self._timers.stage("update"):
             stats = self._session.algorithm.update(iter([batch]))
         self._store.consume()
@@ -364,6 +391,17 @@ class Learner:
             algorithm=self._session.algorithm,
             for_libero=env_of(self._cfg).type == "libero",
         )
+        runtime = self._cfg.runtime
+        prune(
+            self._folder.root / CHECKPOINTS_DIR,
+            newest=runtime.keep_checkpoints,
+            every=runtime.keep_checkpoints_every,
+        )
+
+    def _require_equal(self) -> None:
+        """Every learner process holds the same tensors; raises as `Team.compare`."""
+        algorithm = self._session.algorithm
+        self._team.compare(lambda: tensor_hashes(algorithm.live_tensors()))
 
     def _run_state(self) -> RunState:
         return RunState(
@@ -421,10 +459,12 @@ def run_learner(
     stop: threading.Event,
     build: Callable[..., Session] = build_session,
     watched_by: OpenWatchers = nobody,
+    seat: Seat | None = None,
 ) -> ExitCode:
     """Run the learner of a validated pi-rl config to its end.
 
     Args:
+        seat: this process's place among those of the learner; None where it is the only one.
         build: `build_session`, or a control's own.
         watched_by: opens who gets the metrics of every update.
     """
@@ -434,9 +474,12 @@ def run_learner(
         leave_mark(folder.marks("learner"), "learner")
         with RunRecord(folder.run_record, role="learner", keep_earlier=True) as record:
             run_id = read_origin(loaded).run_id or new_id
-            session = build(loaded, device=loaded.cfg.runtime.learner_device, run_id=run_id)
+            seat = seat or Seat()
+            team = None if seat.size == 1 else meet(seat, loaded, stop=stop, run_id=run_id)[0]
+            device = device_of(seat, loaded.cfg.runtime.learner_device)
+            session = build(loaded, device=device, run_id=run_id)
             learner = Learner(
-                session, folder=folder, record=record, stop=stop, watched_by=watched_by
+                session, folder=folder, record=record, stop=stop, watched_by=watched_by, team=team
             )
             if loaded.cfg.resume:
                 learner.restore(resolve_checkpoint(loaded.source_path))
@@ -454,16 +497,20 @@ def main(
     build: Callable[..., Session] = build_session,
     watched_by: OpenWatchers = nobody,
 ) -> int:
-    """Command line of the learner: `--config_path F` and dotted overrides.
+    """Command line of a process of the learner: `--config_path F` and dotted overrides.
 
     Args:
         build, watched_by: as for `run_learner`.
     """
     args, overrides = parse(learner_parser(), argv)
     loaded = load_config(args.config_path, overrides)
-    configure_logging("learner")
+    seat = own_seat()
+    configure_logging(seat.role)
+    require_size(seat, loaded.cfg.parallelism.dp_replicate)
     stop = stop_on_signals()
-    logger.info("\n%s", preflight_summary(loaded))
     # A learner answers nothing: what a library prints is progress, and no reader of it decides the exit code.
     with redirect_stdout(sys.stderr):
-        return int(run_learner(loaded, stop=stop, build=build, watched_by=watched_by))
+        if seat.rank > 0:
+            return int(run_follower(loaded, seat, stop=stop, build=build))
+        logger.info("\n%s", preflight_summary(loaded))
+        return int(run_learner(loaded, stop=stop, build=build, watched_by=watched_by, seat=seat))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from toy_actor import HOLD_VARIABLE, LIE_VARIABLE, PACE_VARIABLE
@@ -22,6 +23,7 @@ from pirl.journal.metric_log import read_metrics
 from pirl.journal.metrics import METRICS
 from pirl.runtime.launch import free_port
 from pirl.runtime.layout import RunFolder
+from pirl.runtime.seat import role_of, seats_here
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = "configs/train_config_pirl_embedded.json"
@@ -58,6 +60,7 @@ class Run:
     overrides: tuple[str, ...]
     port: int = field(default_factory=lambda: free_port("127.0.0.1"))
     processes: forked.ForkedGroup = field(default_factory=forked.ForkedGroup)
+    _meetings: int = 0
 
     @property
     def folder(self) -> RunFolder:
@@ -69,23 +72,42 @@ class Run:
         return self.root / "hold"
 
     def start(
-        self, module: str, *argv: str, pace_s: float = 0.0, log: str = "log", lies: str = ""
+        self,
+        module: str,
+        *argv: str,
+        pace_s: float = 0.0,
+        log: str = "log",
+        lies: str = "",
+        seat: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
         env = {
+            **seat,
             PACE_VARIABLE: str(pace_s),
             LIE_VARIABLE: lies,
             HOLD_VARIABLE: str(self.hold),
         }
         return self.processes.start(module, argv, env=env, log_path=self.root / f"{log}.log")
 
-    def learner(self, *, resume: bool = False) -> Any:
+    def learner(self, *, resume: bool = False, module: str = "pirl.learner", **options: Any) -> Any:
+        """`options` of `start`; a resumed run has more arguments in `argv`."""
+        argv = options.pop("argv", ())
         if resume:
             # `last` does not exist yet when the learner was killed right after its first checkpoint.
             step = newest_step(self.folder.root / "checkpoints") / "pretrained_model"
             source = ["--config_path", str(step / "train_config.json"), "--resume=true"]
         else:
             source = ["--config_path", CONFIG, *self.overrides]
-        return self.start("pirl.learner", *source, *self._here(), log="learner")
+        return self.start(module, *source, *argv, *self._here(), **{"log": "learner", **options})
+
+    def learners(self, count: int, **options: Any) -> list[Any]:
+        """The processes of one learner, the first one first; `options` of `learner`."""
+        self._meetings += 1
+        folder = self.root / f"meeting-{self._meetings}"
+        folder.mkdir()
+        return [
+            self.learner(seat=seat, log=role_of(rank), **options)
+            for rank, seat in enumerate(seats_here(count, folder))
+        ]
 
     def actor(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pirl.audit import outcomes
 from pirl.audit.criterion import Group, Measured, counted
@@ -11,6 +12,7 @@ from pirl.audit.records import files
 from pirl.audit.records.common import Process
 from pirl.audit.records.smoke import ActorCounters, Handshake
 from pirl.errors import EvidenceError
+from pirl.journal.codec import parse_object
 from pirl.journal.fields import file_sha256
 
 criterion = Group("smoke", files.SMOKE)
@@ -41,16 +43,31 @@ def _actors(raw: RawRecords) -> list[ActorCounters]:
     return [raw.one(files.ACTOR_COUNTERS, rank) for rank in raw.ranks(files.ACTOR_COUNTERS)]
 
 
+def _learner_processes(raw: RawRecords) -> int:
+    """By the config that the learner ran with; one where it does not say, as in bundles of earlier versions."""
+    try:
+        text = raw.text(files.LEARNER_CONFIG)
+    except MissingRecordError:
+        return 1
+    config = parse_object(text, where=files.LEARNER_CONFIG.name)
+    section: Any = config.get("parallelism", {"dp_replicate": 1})
+    try:
+        return int(section["dp_replicate"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise EvidenceError(f"{files.LEARNER_CONFIG.name}: no number of processes") from error
+
+
 @criterion(">=", 2, "processes", row="D1")
 def processes(raw: RawRecords) -> Measured:
     """Learner and actors are separate processes, each by its own word."""
     rows = _rows(raw)
     roles = sorted(row.role for row in rows)
-    wanted = [*(f"actor-{rank}" for rank in range(raw.one(files.SETTINGS).actors)), LEARNER]
-    wanted = sorted([*wanted, *(files.REWARDED_ROLES if outcomes.has_second(raw) else ())])
+    wanted = [f"actor-{rank}" for rank in range(raw.one(files.SETTINGS).actors)]
+    wanted += [LEARNER, *(f"{LEARNER}-{rank}" for rank in range(1, _learner_processes(raw)))]
+    wanted += files.REWARDED_ROLES if outcomes.has_second(raw) else ()
     found = distinct(rows)
     return Measured(
-        value=found if roles == wanted and found == len(rows) else 0,
+        value=found if roles == sorted(wanted) and found == len(rows) else 0,
         detail=f"{', '.join(roles)}: {found} processes",
     )
 

@@ -30,11 +30,11 @@ class Counting(ToyPolicy):
 
 @pytest.mark.parametrize(
     ("rows", "micro_batch", "sizes"),
-    [(5, 2, [2, 2, 2]), (4, 2, [2, 2]), (1, 4, [1]), (3, 3, [3])],
+    [(5, 2, [2, 2, 2]), (4, 2, [2, 2]), (1, 4, [4]), (3, 3, [3])],
 )
 def test_observations_are_encoded_in_passes_of_one_size(rows, micro_batch, sizes):
     policy, observation = Counting(), an_observation(rows, seed=1)
-    context = encode(policy, observation, micro_batch=micro_batch)
+    context = encode(policy, observation, size=micro_batch)
     assert policy.passes == [(size, False) for size in sizes]
     assert torch.equal(context.proprio, observation.state)
 

@@ -385,3 +385,20 @@ def test_batches_are_never_prefetched_whatever_lerobot_asks_for():
     assert asked == [
         {"batch_size": 7, "async_prefetch": False, "queue_size": size} for size in (3, 1)
     ]
+
+
+@pytest.mark.parametrize("variant", ["flow-sde", "flow-noise"])
+def test_what_is_published_can_be_compared_without_its_memory(variant):
+    algorithm = an_algorithm(ToyPolicy(), a_recipe(variant))
+    like, weights = algorithm.published_like(), algorithm.get_weights()
+    assert {n: (t.shape, t.dtype) for n, t in like.items()} == {
+        n: (t.shape, t.dtype) for n, t in weights.items()
+    }
+    assert {t.device.type for t in like.values()} == {"meta"}
+
+
+def test_what_is_handed_out_is_a_copy():
+    algorithm = an_algorithm(ToyPolicy(), a_recipe())
+    live, copies = algorithm.live_tensors(), algorithm.get_weights() | algorithm.state_dict()
+    assert live.keys() == copies.keys()
+    assert not {t.data_ptr() for t in live.values()} & {t.data_ptr() for t in copies.values()}

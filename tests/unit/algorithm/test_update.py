@@ -14,6 +14,7 @@ from pirl.algorithm.networks import micro_batches
 from pirl.algorithm.objective import Counts, Losses, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
 from pirl.algorithm.prepare import Prepared
+from pirl.algorithm.replicas import ALONE
 from pirl.algorithm.update import _backward_minibatch, minibatches
 from pirl.errors import ConfigError, NumericsError, ParityError
 from pirl.records import DecisionBatch
@@ -105,6 +106,7 @@ def test_micro_batches_accumulate_the_exact_minibatch_gradient(variant, micro):
         train_actor=True,
         limits=None,
         stats=UpdateStats(),
+        replicas=ALONE,
     )
     for name, expected in gradient(whole).items():
         torch.testing.assert_close(gradient(parts)[name], expected, atol=1e-6, rtol=1e-5)

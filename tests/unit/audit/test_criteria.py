@@ -238,3 +238,24 @@ def test_the_rewarded_run_is_the_one_that_its_criteria_expect(tmp_path, variant)
     assert describe_env(env_of(cfg)).task_names == (REWARDED_TASK,)
     assert set(REWARDED_CONFIGS) == {files.REWARDED}
     assert resolve_rewarded("embedded", variant=variant, target=tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "expected"),
+    [
+        (1, [], Verdict.PASSED),
+        (2, [1], Verdict.PASSED),
+        (2, [], Verdict.FAILED),
+        (3, [1], Verdict.FAILED),
+        (1, [1], Verdict.FAILED),
+        ("two", [1], Verdict.FAILED),
+    ],
+)
+def test_there_are_as_many_learner_processes_as_the_config_says(raw, said, found, expected):
+    change(SMOKE, "config-learner.json", set_to(parallelism={"dp_replicate": said}))(raw.root)
+    path = raw.root / "raw" / SMOKE / "processes.jsonl"
+    lines = path.read_text().splitlines()
+    first = next(json.loads(line) for line in lines if json.loads(line)["role"] == "learner")
+    more = [first | {"role": f"learner-{rank}", "nonce": f"{rank:032x}"} for rank in found]
+    path.write_text("\n".join([*lines, *map(json.dumps, more)]) + "\n")
+    assert verdict("smoke/processes", raw) is expected

@@ -164,7 +164,11 @@ def step(monkeypatch, tmp_path, writer_of):
     for module, replaced in fakes.items():
         for name, fake in replaced.items():
             monkeypatch.setattr(module, name, fake)
-    cfg = SimpleNamespace(runtime=SimpleNamespace(actors=0), pirl=SimpleNamespace(gamma=0.99))
+    cfg = SimpleNamespace(
+        runtime=SimpleNamespace(actors=0),
+        pirl=SimpleNamespace(gamma=0.99),
+        parallelism=SimpleNamespace(dp_replicate=1),
+    )
     gate = SimpleNamespace(
         work=tmp_path, config_path="c", loaded=SimpleNamespace(cfg=cfg), allowed_s=lambda _: 60.0
     )

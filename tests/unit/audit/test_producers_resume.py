@@ -144,7 +144,8 @@ def step(monkeypatch, tmp_path, writer_of):
         schema=SimpleNamespace(state={"observation.state": None}),
     )
     runtime = SimpleNamespace(actors=0, host="127.0.0.1", total_updates=TOTAL)
-    cfg = SimpleNamespace(runtime=runtime, pirl=None)
+    parallelism = SimpleNamespace(dp_replicate=1)
+    cfg = SimpleNamespace(runtime=runtime, pirl=None, parallelism=parallelism)
     stock = SimpleNamespace(state_dict=lambda: dict.fromkeys(world.stock_keys))
     fakes = {
         "launch": world.launch,

@@ -53,11 +53,19 @@ def test_what_a_checkpoint_needs_is_known_before_it_is_written(trained: Run, tmp
     assert written <= need <= written + 5 * 2**20
 
 
-@pytest.mark.parametrize(("every", "checkpoints"), [(0, 1), (1, 8), (3, 3), (8, 1)])
+@pytest.mark.parametrize(
+    ("every", "keep", "checkpoints"), [(0, 0, 1), (1, 0, 8), (3, 0, 3), (8, 0, 1), (1, 2, 4)]
+)
 def test_a_run_that_does_not_fit_stops_before_its_first_rollout(
-    every: int, checkpoints: int, trained: Run, tmp_path: Path, monkeypatch
+    every: int, keep: int, checkpoints: int, trained: Run, tmp_path: Path, monkeypatch
 ):
-    runtime = SimpleNamespace(total_updates=8, checkpoint_every_updates=every, rollout_chunks=4)
+    runtime = SimpleNamespace(
+        total_updates=8,
+        checkpoint_every_updates=every,
+        rollout_chunks=4,
+        keep_checkpoints=keep,
+        keep_checkpoints_every=0,
+    )
     learner: Any = SimpleNamespace(
         _cfg=SimpleNamespace(runtime=runtime),
         _session=trained_session(trained),

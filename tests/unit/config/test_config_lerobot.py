@@ -19,12 +19,12 @@ from pirl.config.train import PiRLTrainConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError
 
 HASHES = {
-    "embedded": "7674aec30d0a859fac38488ec4490d965f5fe61eb36a71c8ce0d89810f0a3dd1",
-    "embedded_flow_noise": "504ea2981e4df6b1d4ddbb27d80b30a617dcf332f289e9a278f693c6678a4812",
-    "learn_flow_noise": "c5fb9a63dc62f12a754c90df9d690fbcec2d33925c3b7d07355304c44da8803f",
-    "learn_flow_sde": "694cee107a82abb469f10586e17545faa8db1362a726a28150c621b27af85eac",
-    "learn_imprecise": "18815366967a7d8ea8f0ac8f7d3859a5399fcd80bc65d7f270728782b35d470e",
-    "libero_smoke": "e278f80f5537e74c41732e3f6db19f1cd8829349862761538f89fb3c5a2f0be6",
+    "embedded": "e9879f417a8859e1bc5c6550cccbead117d257484731add897131bcb90c52583",
+    "embedded_flow_noise": "d79516387a0006843ed3ea2c898391f7f54daa1f0f486f5598c483816db2e99f",
+    "learn_flow_noise": "00c73aea262d6b635d5bdd4c9d2daa4b1589722bb6d602e466618226e4e16b0b",
+    "learn_flow_sde": "0b4acc7ba9416085a77c081c242f7917965829341200da3df109aa97bd3488e1",
+    "learn_imprecise": "32977d43df706da57aa809a55ad814b92d0699dfd20ed998b93240fa7c5e9761",
+    "libero_smoke": "4d6410681e2418bb3be0d956827b1fa18587fc42d27bd93710b06a198e221c85",
 }
 """What learner, actors, evidence and checkpoints of these configs compare; a change is a line of CHANGELOG.md."""
 

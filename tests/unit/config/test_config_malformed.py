@@ -25,6 +25,7 @@ from pirl.config.recipe import (
     FlowNoiseConfig,
     FlowSDEConfig,
     LastStepStd,
+    ParallelismConfig,
     PiRLConfig,
     RuntimeConfig,
 )
@@ -36,6 +37,7 @@ SECTIONS = {
     "pirl.flow_noise": FlowNoiseConfig,
     "pirl.last_step_std": LastStepStd,
     "runtime": RuntimeConfig,
+    "parallelism": ParallelismConfig,
 }
 
 

@@ -16,7 +16,7 @@ from pirl.config.catalogue import (
     METAWORLD_TASKS,
 )
 from pirl.config.load import load_config
-from pirl.config.recipe import PiRLConfig, RuntimeConfig
+from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules import check_rules
 from pirl.config.rules_env import env_cameras
 from pirl.config.rules_runtime import INERT_FIELDS, is_loopback
@@ -31,6 +31,25 @@ BROKEN = [
     ("embedded", ["--pirl.micro_batch=32"], "pirl.micro_batch", "pirl.micro_batch=16"),
     ("embedded", ["--runtime.env_workers=3"], "runtime.env_workers", "env_workers=2"),
     ("embedded", ["--runtime.rollout_chunks=1"], "runtime.rollout_chunks", "every actor"),
+    (
+        "embedded",
+        ["--runtime.rollout_chunks=3", "--parallelism.dp_replicate=4"],
+        "runtime.rollout_chunks",
+        "each process has a decision",
+    ),
+    (
+        "embedded",
+        ["--runtime.keep_checkpoints_every=10"],
+        "runtime.keep_checkpoints_every",
+        "keep_checkpoints=2",
+    ),
+    ("embedded", ["--parallelism.dp_shard=2"], "parallelism.dp_shard", "dp_replicate=2"),
+    (
+        "embedded",
+        ["--parallelism.dp_replicate=2", "--runtime.learner_device=cuda:1"],
+        "runtime.learner_device",
+        "learner_device=cuda,",
+    ),
     ("embedded", ["--pirl.adv_type=grpo", "--pirl.group_size=1"], "pirl.group_size", "group"),
     ("embedded", ["--pirl.adv_type=grpo"], "runtime.envs_per_actor", "envs_per_actor=8"),
     (
@@ -319,7 +338,9 @@ def test_default_knobs_hold_their_own_ranges():
         if name not in ("variant", "flow_sde", "last_step_std"):
             tree["pirl"][name] = json.loads(json.dumps(value))
     tree["runtime"] = json.loads(json.dumps(vars(RuntimeConfig())))
-    assert [e.field for e in check_rules(tree) if e.field.startswith(("pirl.", "runtime."))] == []
+    tree["parallelism"] = vars(ParallelismConfig())
+    own = ("pirl.", "runtime.", "parallelism.")
+    assert [e.field for e in check_rules(tree) if e.field.startswith(own)] == []
 
 
 def test_action_modes_are_lerobots():
