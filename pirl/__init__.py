@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pirl.envs import load_split, make_vector_env
     from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
     from pirl.runtime.batch import build_batch
-    from pirl.runtime.lockstep import language_of
     from pirl.runtime.rollout import Placement, RolloutCollector
     from pirl.runtime.session import build_session
 
@@ -27,7 +26,6 @@ __all__ = [
     "build_batch",
     "build_session",
     "evaluate_checkpoint",
-    "language_of",
     "load_config",
     "load_split",
     "make_vector_env",
@@ -40,7 +38,6 @@ _HOMES = {
     "Protocol": "pirl.evaluation.checkpoint",
     "evaluate_checkpoint": "pirl.evaluation.checkpoint",
     "build_batch": "pirl.runtime.batch",
-    "language_of": "pirl.runtime.lockstep",
     "Placement": "pirl.runtime.rollout",
     "RolloutCollector": "pirl.runtime.rollout",
     "build_session": "pirl.runtime.session",
