@@ -34,6 +34,7 @@ HOST_LOCAL = {
     "runtime.trackers",
     "runtime.video_every",
     "policy.device",
+    "reward_model.device",
     "resume",
     "checkpoint_path",
 }
