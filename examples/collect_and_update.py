@@ -4,6 +4,7 @@ from pirl import (
     Placement,
     RolloutCollector,
     build_batch,
+    build_reward,
     build_session,
     load_config,
     load_split,
@@ -25,6 +26,7 @@ with make_vector_env(
         env=env,
         pirl=cfg.pirl,
         placement=Placement(seed=cfg.seed, rank=0, num_actors=1, split=split),
+        reward=build_reward(cfg, env.info),
     )
     episodes = list(collector.collect(version=0, min_decisions=cfg.runtime.rollout_chunks))
 transitions = [transition for episode in episodes for transition in episode.transitions]

@@ -194,4 +194,7 @@ def admit(raw: Mapping[str, Any], registries: Sequence[Any] = PLAIN) -> None:
         if not isinstance(name, str) or name in registry.get_known_choices():
             continue
         if doors.is_installed(group, str(name)):
-            registry.register_subclass(str(name), doors.load(group, str(name)).config_class())
+            chosen = doors.load(group, str(name)).config_class()
+            registry.register_subclass(str(name), chosen)
+            # draccus writes the type of a value that is an instance of the declared class.
+            registry.register(chosen)

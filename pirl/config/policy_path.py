@@ -51,7 +51,8 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
         )
     revision = rest.get("pretrained_revision")
     file = _find(str(path), revision=str(revision) if isinstance(revision, str) else None)
-    base = _read(file, str(path)) | LOADED_AS
+    base = _read(file, str(path))
+    base |= {name: value for name, value in LOADED_AS.items() if name in base}
     return JsonObject(base | rest | {"pretrained_path": Path(path).as_posix()})
 
 

@@ -183,7 +183,7 @@ def _run_expert(
     while True:
         action = teacher.slot.expert_action(speed=speed)
         disturbed = action.copy()
-        disturbed[:3] += rng.uniform(-noise, noise, size=3)
+        disturbed[:3] += rng.uniform(-noise, noise, size=len(disturbed[:3]))
         seen.append(teacher.codec.decode(observation))
         actions.append(teacher.policy_row(action))
         executed.append(disturbed)
