@@ -117,6 +117,11 @@ class FlowPolicy(Protocol):
         """Parameters that piRL trains, by the name they have in the policy's state dict."""
         ...
 
+    @property
+    def no_decay(self) -> frozenset[str]:
+        """Names of trained parameters that weight decay would only erode: tables with rows that no run uses."""
+        ...
+
     def frozen_parameters(self) -> Mapping[str, nn.Parameter]:
         """Every other parameter."""
         ...

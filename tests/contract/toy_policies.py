@@ -62,6 +62,7 @@ class ToyPolicy:
 
     cameras = ("observation.images.image",)
     sampler = "native"
+    no_decay = frozenset()
     critic_width = WIDTH + 2
     feature_width = WIDTH
     primary_view_shape = (2, WIDTH)

@@ -130,6 +130,10 @@ class OraclePolicy:
         self.critic_width, self.feature_width = STATE, WIDTH
         self.primary_view_shape = (PRIMARY_TOKENS, TOKEN_WIDTH)
         self.inputs = ("input_ids", "domain_id")
+        tables = ("soft_prompt_hub", "action_encoder", "action_decoder")
+        self.no_decay = frozenset(
+            n for n in self.trained_parameters() if any(part in n for part in tables)
+        )
         self.device = torch.device("cpu")
         for name, parameter in self.module.named().items():
             parameter.requires_grad_(name in self.trained_parameters())

@@ -44,6 +44,9 @@ from pirl.policies.xvla.views import is_empty
 from pirl.records import ActionSpec, Context, Observation, Prediction, TensorSpec
 
 TRAINED_PREFIX = "model.transformer."
+DOMAIN_TABLES = ("soft_prompt_hub", "action_encoder", "action_decoder")
+"""Parts of names of parameters with a row for every domain."""
+
 VLM, AUX, PROPRIO = "vlm_features", "aux_visual_inputs", "proprio"
 """Names of a context's tensors, beside `domain_id`."""
 
@@ -204,6 +207,12 @@ class XVLAFlowPolicy:
             for name, parameter in self._policy.named_parameters()
             if name.startswith(self._trained_prefix)
         }
+
+    @property
+    def no_decay(self) -> frozenset[str]:
+        """The tables with a row per domain: rows of unused domains get no gradient."""
+        names = self.trained_parameters()
+        return frozenset(n for n in names if any(part in n for part in DOMAIN_TABLES))
 
     def frozen_parameters(self) -> Mapping[str, nn.Parameter]:
         """Everything else: all of `model.vlm.*`, or nothing with scope `all`."""

@@ -92,7 +92,7 @@ def stock_batch(observation: Observation, *, device: torch.device) -> dict[str, 
 class SmolVLAFlowPolicy:
     """SmolVLA behind the contract; everything but `TRAINED` is frozen."""
 
-    sampler = "euler"
+    sampler, no_decay = "euler", frozenset[str]()
     trains_encoder = False
 
     def __init__(

@@ -85,6 +85,10 @@ class ToyPolicy:
         self.feature_width = WIDTH
         self.primary_view_shape = (1, 4)
         self.trains_encoder = False
+        tables = ("soft_prompt_hub", "action_encoder", "action_decoder")
+        self.no_decay = frozenset(
+            n for n in self.trained_parameters() if any(part in n for part in tables)
+        )
         self.device = torch.device("cpu")
 
     @torch.no_grad()
