@@ -57,9 +57,10 @@ from pirl.checkpoint import (
 from pirl.checkpoint.locate import step_folders
 from pirl.config.recipe import FlowNoiseConfig, PiRLConfig, RuntimeConfig
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
-from pirl.contract.tiny import tiny_metaworld_config
-from pirl.contract.xvla import XVLAFlowPolicy, build_policy
 from pirl.errors import PirlError
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.policy import XVLAFlowPolicy
+from pirl.policies.xvla.tiny import tiny_metaworld_config
 
 CALLS = ("mkdir", "rename", "replace", "symlink", "unlink", "fsync")
 """Functions of `os` before which a process may be killed."""
@@ -124,7 +125,6 @@ def save_pirl(run: Run, run_dir: Path, step: int) -> None:
         cfg=run.cfg,
         flow_policy=run.policy,
         algorithm=run.algorithm,
-        for_libero=False,
     )
 
 

@@ -79,7 +79,8 @@ IDENTITY = Identity(
     environment="none",
     control_mode="absolute",
     cameras="image,image2 of 3 views",
-    domain_id=0,
+    policy_settings="domain_id=0",
+    reward="success",
     state_split="none",
     noise_settings="none",
 )
@@ -218,7 +219,10 @@ def a_schema() -> TransitionSchema:
         PiRLConfig(variant="flow-sde", flow_sde=FlowSDEConfig()),
         image_shapes={f"observation.images.image{i}": (3, 256, 256) for i in ("", "2")},
         state_dim=20,
-        language_tokens=64,
+        inputs={
+            "domain_id": TensorSpec(dtype=torch.int64, shape=(1,), low=0, high=0),
+            "input_ids": TensorSpec(dtype=torch.int64, shape=(1, 64), low=0, high=2**16),
+        },
     )
 
 

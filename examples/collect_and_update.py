@@ -4,8 +4,8 @@ from pirl import (
     Placement,
     RolloutCollector,
     build_batch,
+    build_reward,
     build_session,
-    language_of,
     load_config,
     load_split,
     make_vector_env,
@@ -26,11 +26,12 @@ with make_vector_env(
         env=env,
         pirl=cfg.pirl,
         placement=Placement(seed=cfg.seed, rank=0, num_actors=1, split=split),
-        language=language_of(cfg.policy, env),
+        reward=build_reward(cfg, env.info),
     )
     episodes = list(collector.collect(version=0, min_decisions=cfg.runtime.rollout_chunks))
 transitions = [transition for episode in episodes for transition in episode.transitions]
-stats = algorithm.update(iter([build_batch(transitions, policy_version=0)]))
+batch = build_batch(transitions, policy_version=0, inputs=session.policy.inputs)
+stats = algorithm.update(iter([batch]))
 won = sum(episode.record.success for episode in episodes)
 print(f"{len(transitions)} decisions, {won} of {len(episodes)} episodes succeeded")
 print(f"{algorithm.updates} update; losses {stats.losses}")

@@ -22,12 +22,12 @@ from lerobot.configs.policies import PreTrainedConfig
 from scipy.spatial.transform import Rotation
 
 from pirl.config.policy_path import resolve_policy_path
-from pirl.contract.domain import domain_id_of
-from pirl.contract.processors import tokenize_instruction
-from pirl.contract.stock import stock_generate
-from pirl.contract.xvla import build_policy
-from pirl.contract.xvla_inputs import real_cameras
-from pirl.contract.xvla_libero import libero_actions, policy_observation
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.domain import domain_id_of
+from pirl.policies.xvla.inputs import real_cameras
+from pirl.policies.xvla.libero import libero_actions, policy_observation
+from pirl.policies.xvla.processors import tokenize_instruction
+from pirl.policies.xvla.stock import stock_generate
 from pirl.records import Observation
 
 CAMERAS = {"observation.images.image": "agentview", "observation.images.image2": "wrist"}
@@ -65,8 +65,10 @@ class LiberoPolicy:
                 name: torch.from_numpy(np.ascontiguousarray(shown[name]))[None] for name in shown
             },
             state=torch.from_numpy(state)[None],
-            input_ids=tokenize_instruction(self._config, str(seen["task_description"])),
-            domain_id=torch.tensor([domain_id_of(self._config)]),
+            inputs={
+                "input_ids": tokenize_instruction(self._config, str(seen["task_description"])),
+                "domain_id": torch.tensor([domain_id_of(self._config)]),
+            },
         )
 
     def __call__(self, seen: Mapping[str, Any]) -> np.ndarray[Any, Any]:

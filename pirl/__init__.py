@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pirl.envs import load_split, make_vector_env
     from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
     from pirl.runtime.batch import build_batch
-    from pirl.runtime.lockstep import language_of
+    from pirl.runtime.rewards import build_reward
     from pirl.runtime.rollout import Placement, RolloutCollector
     from pirl.runtime.session import build_session
 
@@ -25,9 +25,9 @@ __all__ = [
     "Protocol",
     "RolloutCollector",
     "build_batch",
+    "build_reward",
     "build_session",
     "evaluate_checkpoint",
-    "language_of",
     "load_config",
     "load_split",
     "make_vector_env",
@@ -40,7 +40,7 @@ _HOMES = {
     "Protocol": "pirl.evaluation.checkpoint",
     "evaluate_checkpoint": "pirl.evaluation.checkpoint",
     "build_batch": "pirl.runtime.batch",
-    "language_of": "pirl.runtime.lockstep",
+    "build_reward": "pirl.runtime.rewards",
     "Placement": "pirl.runtime.rollout",
     "RolloutCollector": "pirl.runtime.rollout",
     "build_session": "pirl.runtime.session",

@@ -8,11 +8,12 @@ W transformer width, N environments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from pirl.episodes import EpisodePlan as EpisodePlan
@@ -55,6 +56,21 @@ class ActionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One tensor: dtype, shape with the leading 1, and the inclusive range of its numbers."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one such tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """A batch of raw policy inputs, as they travel in transitions."""
 
@@ -62,8 +78,8 @@ class Observation:
     """Keys `observation.images.*`, in the policy's camera order."""
     state: Float[Tensor, "B S"]
     """`observation.state`, float32, not normalised."""
-    input_ids: Int64[Tensor, "B L"]
-    domain_id: Int64[Tensor, " B"]
+    inputs: Mapping[str, Tensor]
+    """What else the policy reads, [B, ...] by its own names (`FlowPolicy.inputs`): words, for one."""
 
     def __len__(self) -> int:
         return int(self.state.shape[0])
@@ -75,8 +91,15 @@ class Observation:
         return Observation(
             images={name: image[rows] for name, image in self.images.items()},
             state=self.state[rows],
-            input_ids=self.input_ids[rows],
-            domain_id=self.domain_id[rows],
+            inputs={name: value[rows] for name, value in self.inputs.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Observation:
+        """The same on `device`."""
+        return Observation(
+            images={name: image.to(device) for name, image in self.images.items()},
+            state=self.state.to(device),
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
         )
 
     @staticmethod
@@ -87,8 +110,7 @@ class Observation:
                 name: torch.cat([part.images[name] for part in parts]) for name in parts[0].images
             },
             state=torch.cat([part.state for part in parts]),
-            input_ids=torch.cat([part.input_ids for part in parts]),
-            domain_id=torch.cat([part.domain_id for part in parts]),
+            inputs=_cat([part.inputs for part in parts]),
         )
 
 
@@ -96,25 +118,27 @@ class Observation:
 class Context:
     """An encoded observation batch: what the denoiser and the critic read. Constant along a chain."""
 
-    vlm_features: Float[Tensor, "B Tv Wv"]
-    aux_visual_inputs: Float[Tensor, "B Ta Wv"]
-    proprio: Float[Tensor, "B S"]
-    domain_id: Int64[Tensor, " B"]
+    tensors: Mapping[str, Tensor]
+    """[B, ...] by the policy's own names; nobody but the policy looks inside."""
     critic_features: Float[Tensor, "B F"]
     """Observation-only features of the critic (`algorithm.md` 8.2), detached."""
 
     def __len__(self) -> int:
-        return int(self.proprio.shape[0])
+        return int(self.critic_features.shape[0])
 
     def index(self, rows: Tensor | slice) -> Context:
         """The contexts of `rows`, in that order."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return Context(
+            tensors={name: value[rows] for name, value in self.tensors.items()},
+            critic_features=self.critic_features[rows],
+        )
 
     @staticmethod
     def cat(parts: list[Context]) -> Context:
         """All contexts of `parts` in one batch."""
         return Context(
-            **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Context)}
+            tensors=_cat([part.tensors for part in parts]),
+            critic_features=torch.cat([part.critic_features for part in parts]),
         )
 
 
@@ -162,3 +186,7 @@ class DecisionBatch:
 
     def __len__(self) -> int:
         return int(self.reward.shape[0])
+
+
+def _cat(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

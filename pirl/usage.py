@@ -43,6 +43,11 @@ COMMANDS: dict[str, Command] = {
         run="pirl.config.fields:main",
         is_strict=False,
     ),
+    "check-policy": Command(
+        what="run the flow-policy contract on the policy of a config",
+        parser="pirl.config.arguments:check_policy_parser",
+        run="pirl.runtime.check_policy:main",
+    ),
     "doctor": Command(
         what="check this machine and the X-VLA x LIBERO profile",
         parser="pirl.doctor.arguments:doctor_parser",

@@ -99,7 +99,7 @@ def sample_chunk(
     """
     spec = policy.spec
     _check_call(policy, context, pirl=pirl, rows=len(rngs))
-    device = context.proprio.device
+    device = context.critic_features.device
     tables = build_tables(spec, pirl, device=device)
     if not stochastic:
         initial = draw_initial(spec, rngs, device=device)

@@ -87,8 +87,7 @@ def critic_input(
         return context.critic_features.detach().float()
     with torch.no_grad():
         if pirl.value_source == "vlm_tokens":
-            tokens, _ = policy.primary_view_shape
-            flat = context.vlm_features[:, :tokens].flatten(1).float()
+            flat = policy.primary_view(context).flatten(1).float()
             elapsed = chunk_idx.to(flat).log1p().unsqueeze(-1)
             return torch.cat([flat, context.critic_features.float(), elapsed], dim=-1)
         t = torch.ones(len(context), device=start.device)

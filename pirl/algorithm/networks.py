@@ -135,15 +135,7 @@ def encode_rows(
 ) -> Context:
     """Contexts of some rows of an observation that may lie on another device, in one pass."""
     device, part = policy.device, observation.index(rows)
-    return policy.encode(
-        Observation(
-            images={name: image.to(device) for name, image in part.images.items()},
-            state=part.state.to(device),
-            input_ids=part.input_ids.to(device),
-            domain_id=part.domain_id.to(device),
-        ),
-        gradient=gradient,
-    )
+    return policy.encode(part.to(device), gradient=gradient)
 
 
 def replay(

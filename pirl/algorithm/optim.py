@@ -7,7 +7,7 @@ losses and batches. Read `pirl.algorithm.update` next.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,6 @@ OPTIMIZER = "pi_rl"
 
 ACTOR_GROUPS = ("actor", "actor_no_decay", "noise_head")
 """Groups that share the schedule and one clipping norm; `critic` has its own."""
-
-NO_DECAY_PARTS = ("soft_prompt_hub", "action_encoder", "action_decoder")
-"""Per-domain tables: rows of unused domains get no gradient, so decay would only erode them."""
 
 ADAPT_FACTOR = 1.5
 """`kl_adaptive` multiplies or divides by this, and reacts outside [target / 1.5, target * 1.5]."""
@@ -40,9 +37,14 @@ def make_optimizer(
     noise_head: nn.Module | None,
     critic: nn.Module | None,
     pirl: PiRLConfig,
+    no_decay: Collection[str] = (),
 ) -> AdamW:
-    """AdamW with groups `actor`, `actor_no_decay`, `noise_head`, `critic`, without empty ones."""
-    tables = {n: p for n, p in trained.items() if any(part in n for part in NO_DECAY_PARTS)}
+    """AdamW with groups `actor`, `actor_no_decay`, `noise_head`, `critic`, without empty ones.
+
+    Args:
+        no_decay: names of trained parameters without weight decay (`FlowPolicy.no_decay`).
+    """
+    tables = {n: p for n, p in trained.items() if n in no_decay}
     noise_lr = pirl.actor_lr
     if pirl.flow_noise is not None and pirl.flow_noise.noise_lr is not None:
         noise_lr = pirl.flow_noise.noise_lr

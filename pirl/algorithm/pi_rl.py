@@ -139,6 +139,7 @@ class PiRLAlgorithm(RLAlgorithm):
             noise_head=self.noise_head,
             critic=self.critic,
             pirl=self._pirl,
+            no_decay=self.policy.no_decay,
         )
         return self.get_optimizers()
 

@@ -40,9 +40,8 @@ from pirl.checkpoint.record import describe_run, read_record
 from pirl.checkpoint.rng import read_rng
 from pirl.checkpoint.state import RunState
 from pirl.config.load import write_resolved
-from pirl.config.train import PiRLTrainConfig
+from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.xvla import XVLAFlowPolicy, save_pretrained
 from pirl.errors import CheckpointError
 from pirl.files import write_json
 
@@ -68,9 +67,8 @@ def save_checkpoint(
     state: RunState,
     total_steps: int,
     cfg: PiRLTrainConfig,
-    flow_policy: XVLAFlowPolicy,
+    flow_policy: FlowPolicy,
     algorithm: PiRLAlgorithm,
-    for_libero: bool,
 ) -> SavedCheckpoint:
     """Write `run_dir/checkpoints/<step>` and point `last` at it; earlier steps stay untouched.
 
@@ -79,7 +77,6 @@ def save_checkpoint(
 
     Args:
         total_steps: updates the run will have, for the width of the folder's name (at least 6).
-        for_libero: whether the saved processors are those of stock `lerobot-eval` on LIBERO.
 
     Raises:
         CheckpointError: the step exists with another content or incomplete, `last` is not a link,
@@ -96,7 +93,7 @@ def save_checkpoint(
         return SavedCheckpoint(path=existing, digests=digests, kept=True)
 
     def fill(folder: Path) -> None:
-        _write_policy(folder, cfg=cfg, flow_policy=flow_policy, for_libero=for_libero)
+        _write_policy(folder, cfg=cfg, flow_policy=flow_policy)
         algorithm.save_pretrained(folder / ALGORITHM_DIR)
         _write_training_state(folder, algorithm=algorithm, state=state)
         record = describe_run(state, cfg=cfg, flow_policy=flow_policy, digests=digests)
@@ -133,10 +130,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _write_policy(
-    folder: Path, *, cfg: PiRLTrainConfig, flow_policy: XVLAFlowPolicy, for_libero: bool
-) -> None:
-    save_pretrained(flow_policy, folder / PRETRAINED_MODEL_DIR, for_libero=for_libero)
+def _write_policy(folder: Path, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy) -> None:
+    flow_policy.save(folder / PRETRAINED_MODEL_DIR, env_type=env_of(cfg).type)
     # A checkpoint is copied and published; the shared secret must not travel with it.
     public = copy.copy(cfg)
     public.runtime = copy.copy(cfg.runtime)

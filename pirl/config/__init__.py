@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pirl.config.recipe import (
     PROTOCOL_VERSION,
-    QUALIFIED_POLICIES,
     RECIPE,
     VARIANTS,
     FlowNoiseConfig,
@@ -21,7 +20,6 @@ from pirl.config.recipe import (
 
 __all__ = [
     "PROTOCOL_VERSION",
-    "QUALIFIED_POLICIES",
     "RECIPE",
     "VARIANTS",
     "FlowNoiseConfig",

@@ -84,6 +84,19 @@ def actor_parser() -> Parser:
     return parser
 
 
+def check_policy_parser() -> Parser:
+    """`pirl check-policy`."""
+    parser = _takes_config(
+        "check-policy",
+        "Run every clause of the flow-policy contract on the policy of a config, and compare its sampler with"
+        " LeRobot's own. No simulator is started.",
+        example=f"pirl check-policy --config_path {EXAMPLE}",
+        codes="0 every clause is kept, 1 one is broken or could not run",
+    )
+    parser.add_argument("--json", action="store_true", help="the clauses as JSON on stdout")
+    return parser
+
+
 def train_parser() -> Parser:
     """`pirl train`, which passes its command line on."""
     return Parser(

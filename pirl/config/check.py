@@ -17,7 +17,6 @@ from typing import Any, NoReturn, cast, get_type_hints
 import draccus
 from draccus.utils import DecodingError, DraccusException
 
-from pirl.config import after_init
 from pirl.config.identity import ConfigIdentity, config_hash, config_path_identity
 from pirl.config.jsonfile import (
     JsonObject,
@@ -25,19 +24,15 @@ from pirl.config.jsonfile import (
     read_config,
     silent_errors,
 )
+from pirl.config.kinds import admit, policy_facts
 from pirl.config.lerobot_fields import PiRLTrainConfig
-from pirl.config.overrides import apply_overrides, parse_overrides
+from pirl.config.overrides import apply_overrides, discover_packages, parse_overrides
 from pirl.config.policy_path import resolve_policy_path
 from pirl.config.recipe import RECIPE
 from pirl.config.rules import check_rules, one_per_field
 from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
-from pirl.config.starting import (
-    lerobot_training_fix,
-    read_start,
-    start_errors,
-    supervised_training,
-)
+from pirl.config.starting import lerobot_training_fix, supervised_training
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_json
@@ -104,10 +99,11 @@ def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:
     """
     source = find_config_file(path)
     raw = read_config(source)
-    parsed, errors = parse_overrides(overrides)
+    parsed, errors = parse_overrides(discover_packages(overrides))
     apply_overrides(raw, parsed)
     errors.extend(silent_errors(raw))
     not_ready = _resolve_policy(raw, errors)
+    admit(raw)
     return Draft(
         source=source,
         name=config_path_identity(source),
@@ -126,7 +122,6 @@ def check_draft(draft: Draft) -> CheckedConfig:
     tree = checked_tree(PiRLTrainConfig, draft)
     cfg = decode(PiRLTrainConfig, tree, draft.name)
     hide(cfg.runtime.token)
-    _check_features(cfg, draft.name)
     _check_start(cfg, draft.name)
     if cfg.resume:
         cfg.checkpoint_path = draft.source.parent.parent
@@ -309,26 +304,9 @@ def _failing_section(declared: type, tree: Mapping[str, Any]) -> str | None:
 
 
 def _check_start(cfg: PiRLTrainConfig, source: str) -> None:
-    """What the starting checkpoint's own files say against this config."""
+    """What the decoded policy config and the starting checkpoint's own files say against each other."""
     if cfg.policy is None:
         return
-    errors = start_errors(cfg.policy, read_start(cfg.policy))
+    errors = policy_facts(cfg.policy.type).start_errors(cfg.policy)
     if errors:
         raise ConfigError(one_per_field(errors), source=source)
-
-
-def _check_features(cfg: PiRLTrainConfig, source: str) -> None:
-    """What LeRobot asks of a policy's features when it builds one."""
-    policy: Any = cfg.policy
-    if policy is None:
-        return
-    try:
-        after_init.check_features(policy)
-    except ValueError as error:
-        wrong = FieldError(
-            field="policy.input_features",
-            value=sorted(policy.input_features or {}),
-            expected=str(error),
-            fix="change policy.input_features so that it holds",
-        )
-        raise ConfigError([wrong], source=source) from error

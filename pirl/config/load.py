@@ -13,9 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.rewards import RewardModelConfig
+from lerobot.envs.configs import EnvConfig
+
 from pirl.config.check import check_draft, checked_tree, decode, read_draft
 from pirl.config.check import write_resolved as write_resolved
 from pirl.config.identity import ConfigIdentity, canonical_json, config_hash
+from pirl.config.kinds import admit
 from pirl.config.lerobot_fields import LEROBOT_VERSION
 from pirl.config.sections import encode_config
 from pirl.config.train import PiRLTrainConfig
@@ -52,6 +57,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig
         identity = ConfigIdentity(path=draft.name, hash=config_hash(cfg))
         return LoadedConfig(cfg=cfg, identity=identity, source_path=draft.source)
     checked = check_draft(draft)
+    admit(checked.tree, (PreTrainedConfig, EnvConfig, RewardModelConfig))
     cfg = decode(PiRLTrainConfig, checked.tree, draft.name)
     cfg.checkpoint_path = checked.cfg.checkpoint_path
     cfg.output_dir = checked.cfg.output_dir

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pirl import doors
 from pirl.config.jsonfile import JsonObject, parse_json_value
 from pirl.errors import FieldError
 
@@ -56,6 +57,27 @@ def split_argv(argv: Sequence[str]) -> CommandLine:
             rest.append(token)
         index += 1
     return CommandLine(config_path=config_path, overrides=tuple(rest))
+
+
+def discover_packages(tokens: Sequence[str]) -> list[str]:
+    """Import what LeRobot's `--policy.discover_packages_path=PACKAGE` and its like name; the rest is left.
+
+    Raises:
+        ConfigError: a package cannot be imported.
+    """
+    rest: list[str] = []
+    index = 0
+    while index < len(tokens):
+        name, equals, package = tokens[index].partition("=")
+        if not name.startswith("--") or not name.endswith(doors.DISCOVER):
+            rest.append(tokens[index])
+        elif equals:
+            doors.discover(package)
+        elif index + 1 < len(tokens):
+            index += 1
+            doors.discover(tokens[index])
+        index += 1
+    return rest
 
 
 def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[FieldError]]:

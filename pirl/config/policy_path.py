@@ -1,7 +1,7 @@
 """`policy.path`: start from the policy config of a checkpoint folder or of a hub repository.
 
-Owns finding and reading that config. A folder needs no network. Refuses to load weights:
-`pirl.contract` does. Needs no LeRobot.
+Owns finding and reading that config. A folder needs no network. Refuses to load weights: its kind does
+(`pirl.contract.registry`). Needs no LeRobot.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import draccus
 from draccus.utils import DraccusException
 
 from pirl.config.jsonfile import JsonObject
+from pirl.config.kinds import admit, policy_facts
 from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.strictjson import read_json_object
-from pirl.config.views import count_views_once
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.resources import locate
 
@@ -51,7 +51,8 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
         )
     revision = rest.get("pretrained_revision")
     file = _find(str(path), revision=str(revision) if isinstance(revision, str) else None)
-    base = _read(file, str(path)) | LOADED_AS
+    base = _read(file, str(path))
+    base |= {name: value for name, value in LOADED_AS.items() if name in base}
     return JsonObject(base | rest | {"pretrained_path": Path(path).as_posix()})
 
 
@@ -73,12 +74,13 @@ def _read(file: Path, path: str) -> dict[str, Any]:
         values = read_json_object(file)
         if not isinstance(values.get("type"), str):
             raise ValueError(f"no policy type in {CONFIG_NAME}")
-        if values["type"] in PreTrainedConfig.OTHER_CHOICES:
-            return values
+        admit({"policy": values})
         if values["type"] not in PreTrainedConfig.get_known_choices():
+            if values["type"] in PreTrainedConfig.OTHER_CHOICES:
+                return values
             raise ValueError(f"LeRobot has no policy type {values['type']!r}")
         policy = draccus.decode(PreTrainedConfig, values)
-        count_views_once(policy)
+        policy_facts(values["type"]).settle(policy)
         return draccus.encode(policy, PreTrainedConfig)
     except OSError as error:
         raise _bad_path(path, f"a readable {CONFIG_NAME}", "check its permissions") from error

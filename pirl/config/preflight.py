@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pirl.config.installed import lerobot_note
-from pirl.config.starting import lerobot_training_fix, read_start, start_table
+from pirl.config.kinds import policy_facts
+from pirl.config.starting import lerobot_training_fix
 
 if TYPE_CHECKING:
     from pirl.config.identity import ConfigIdentity
@@ -59,7 +60,7 @@ def preflight_summary(loaded: Valid) -> str:
         ),
     ]
     if cfg.policy is not None and cfg.policy.pretrained_path is not None:
-        table = start_table(cfg.policy, read_start(cfg.policy))
+        table = policy_facts(cfg.policy.type).start_table(cfg.policy)
         lines += [(f"start: {name}", text) for name, text in table.items()]
     note = lerobot_note()
     return _format(lines if note is None else [*lines, ("lerobot", note)])

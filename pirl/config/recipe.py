@@ -14,10 +14,8 @@ RECIPE = "pi-rl"
 VARIANTS = ("flow-sde", "flow-noise")
 """The two variants; each has a section of the same name with an underscore."""
 
-QUALIFIED_POLICIES = ("xvla",)
-"""Policy types with a contract adapter (`pirl.contract`)."""
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Version of identity tensors, metadata keys and `pirl_*` transition fields."""
 
 

@@ -11,17 +11,49 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pirl import doors
+from pirl.config.kinds import Rule, facts_of_env, facts_of_policy, facts_of_reward
 from pirl.config.ranges import check_ranges
 from pirl.config.recipe import RECIPE, ParallelismConfig, PiRLConfig, RuntimeConfig
-from pirl.config.rules_env import ENV_RULES
+from pirl.config.rules_env import CAMERA_RULES, ENV_RULES
 from pirl.config.rules_pirl import PIRL_RULES
 from pirl.config.rules_policy import POLICY_RULES
 from pirl.config.rules_runtime import RUNTIME_RULES
-from pirl.config.spelling import recipe_error
+from pirl.config.spelling import nearest, recipe_error
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
 
-RULES = (check_ranges, *PIRL_RULES, *POLICY_RULES, *ENV_RULES, *RUNTIME_RULES)
+
+def check_reward(view: View) -> Iterable[FieldError]:
+    """The reward is the environment's own success, or one that is installed."""
+    section, name = view.get("reward_model"), view.get("reward_model.type")
+    if section in (None, ABSENT, WRONG) or doors.is_installed(doors.REWARDS, name):
+        return
+    known = doors.installed(doors.REWARDS)
+    hint = nearest(name, known) if isinstance(name, str) else None
+    yield FieldError(
+        field="reward_model.type",
+        value=name,
+        expected=f"one of {', '.join(known)}; no reward_model is the environment's own success",
+        fix=f"did you mean reward_model.type={hint}?" if hint else "remove reward_model",
+    )
+
+
+def rules_of(view: View) -> tuple[Rule, ...]:
+    """Every rule of a config; those of its policy's and its environment's type are theirs to say."""
+    policy, env, reward = facts_of_policy(view), facts_of_env(view), facts_of_reward(view)
+    return (
+        check_ranges,
+        *PIRL_RULES,
+        *POLICY_RULES,
+        *(() if policy is None else policy.rules),
+        *ENV_RULES,
+        *(() if env is None else env.rules),
+        *CAMERA_RULES,
+        *RUNTIME_RULES,
+        check_reward,
+        *(() if reward is None else reward.rules),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +84,7 @@ def check_rules(tree: Mapping[str, Any]) -> list[FieldError]:
     # What no rule could hold with is told once.
     judged = View(_without(tree, [error.field for error in outside]))
     errors += outside
-    for rule in RULES[1:]:
+    for rule in rules_of(judged)[1:]:
         errors.extend(rule(judged))
     return one_per_field(errors)
 
@@ -78,11 +110,11 @@ def rule_outcomes(tree: Mapping[str, Any]) -> list[RuleOutcome]:
     view = View(tree)
     return [
         RuleOutcome(
-            rule=rule.__name__,
+            rule=getattr(rule, "__name__", str(rule)),
             meaning=(rule.__doc__ or "").strip().splitlines()[0],
             errors=tuple(rule(view)),
         )
-        for rule in RULES
+        for rule in rules_of(view)
     ]
 
 

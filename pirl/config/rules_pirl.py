@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pirl.config.recipe import VARIANTS
+from pirl.config.rules_policy import denoising_field
 from pirl.config.spelling import variant_error
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
@@ -50,7 +51,8 @@ def check_variant(view: View) -> Iterator[FieldError]:
 def check_step_sampling(view: View) -> Iterator[FieldError]:
     """`step_weights` exist exactly with `weights`, and fit the number of denoising steps."""
     law = view.text("pirl.flow_sde.step_sampling")
-    steps = view.integer("policy.num_denoising_steps")
+    steps_field = denoising_field(view)
+    steps = view.integer(steps_field)
     weights = view.numbers("pirl.flow_sde.step_weights")
     name = "pirl.flow_sde.step_weights"
     if law is None:
@@ -73,7 +75,7 @@ def check_step_sampling(view: View) -> Iterator[FieldError]:
         yield FieldError(
             field=name,
             value=weights,
-            expected=f"{steps} weights, as policy.num_denoising_steps",
+            expected=f"{steps} weights, as {steps_field}",
             fix=f"give {steps} weights",
         )
     if weights is not None and weights and min(weights) >= 0 and sum(weights) == 0:
@@ -84,8 +86,8 @@ def check_step_sampling(view: View) -> Iterator[FieldError]:
         yield FieldError(
             field="pirl.flow_sde.step_sampling",
             value=law,
-            expected="a law that leaves a step: policy.num_denoising_steps is 1",
-            fix="set pirl.flow_sde.step_sampling=uniform, or raise policy.num_denoising_steps",
+            expected=f"a law that leaves a step: {steps_field} is 1",
+            fix=f"set pirl.flow_sde.step_sampling=uniform, or raise {steps_field}",
         )
 
 

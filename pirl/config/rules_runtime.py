@@ -28,7 +28,6 @@ INERT_FIELDS: dict[str, tuple[object, str]] = {
     "scheduler": (None, "remove it: set pirl.lr_schedule"),
     "mixer": ("online_offline", "remove it: piRL is on-policy"),
     "online_ratio": (0.5, "remove it: piRL is on-policy"),
-    "reward_model": (None, "remove it: the reward is the environment's"),
     "peft": (None, "remove it: pirl.train_scope says what trains"),
     "sample_weighting": (None, "remove it: pirl.loss_weighting weighs decisions"),
     "rename_map": ({}, "remove it: use env.camera_name_mapping"),

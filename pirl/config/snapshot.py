@@ -29,17 +29,16 @@ from lerobot.envs.configs import EnvConfig, LiberoEnv
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.utils.import_utils import get_safe_default_video_backend
 
+from pirl import doors
 from pirl.config import recipe
-from pirl.config.catalogue import ENVIRONMENTS
-from pirl.config.recipe import QUALIFIED_POLICIES
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
 from pirl.guard import run_guarded
 
 TARGET = Path(__file__).with_name("lerobot_fields.py")
 
 ACCEPTED: dict[type, tuple[str, ...]] = {
-    EnvConfig: ENVIRONMENTS,
-    PreTrainedConfig: QUALIFIED_POLICIES,
+    EnvConfig: tuple(doors.BUILT_IN[doors.ENVS]),
+    PreTrainedConfig: tuple(doors.BUILT_IN[doors.POLICIES]),
 }
 """Choices that the recipe accepts; of every other choice only the name is kept."""
 

@@ -59,5 +59,16 @@ def variant_error(value: object) -> FieldError | None:
     )
 
 
+def one_of_error(field: str, value: str, known: tuple[str, ...]) -> FieldError:
+    """What is wrong with a word that is none of `known`."""
+    hint = nearest(value, known)
+    return FieldError(
+        field=field,
+        value=value,
+        expected="one of " + ", ".join(known),
+        fix=f"did you mean {hint!r}?" if hint else f"set {field} to one of them",
+    )
+
+
 def _shape(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", word.lower().replace("\N{GREEK SMALL LETTER PI}", "pi"))

@@ -48,9 +48,10 @@ def main(argv: Sequence[str]) -> int:
 def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     # Only now: neither the usage text nor a missing argument needs the tables.
     from pirl.config.check import check_draft, no_recipe, read_draft
+    from pirl.config.kinds import policy_facts
     from pirl.config.preflight import preflight_summary
     from pirl.config.sections import encode_config
-    from pirl.config.starting import read_start, start_table, supervised_training
+    from pirl.config.starting import supervised_training
 
     draft = read_draft(config_path, overrides)
     if draft.has_recipe:
@@ -73,7 +74,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         "config_path": valid.identity.path,
         "config_hash": valid.identity.hash,
         "summary": text.splitlines(),
-        "start": start_table(policy, read_start(policy)) if recipe and policy else None,
+        "start": policy_facts(policy.type).start_table(policy) if recipe and policy else None,
         "rules": [{"rule": o.rule, "meaning": o.meaning, "held": not o.errors} for o in outcomes],
     }
     return answer, text

@@ -84,6 +84,12 @@ CLAUSES = (
         ("protocol",),
     ),
     _Clause(
+        "inputs",
+        "an observation carries the declared inputs, and pictures of the policy's cameras",
+        check_shapes.inputs,
+        ("protocol",),
+    ),
+    _Clause(
         "encode",
         "features have the declared shapes and dtypes and are finite",
         check_shapes.encode,

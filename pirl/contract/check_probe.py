@@ -6,7 +6,7 @@ Owns the fixed inputs: one observation, noise, flow times. Refuses to judge. Rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.records import Context, Observation, Prediction
+
+CRITIC = "critic_features"
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,17 @@ class Probe:
             return self.policy.predict(self.context, x, self.t)
 
 
+def parts(context: Context) -> dict[str, Tensor]:
+    """Every tensor of a context by name, the critic's too."""
+    return {**context.tensors, CRITIC: context.critic_features}
+
+
 def differing(one: Context, two: Context) -> list[str]:
-    """Fields whose bits differ."""
-    return [
-        f.name for f in fields(one) if not torch.equal(getattr(one, f.name), getattr(two, f.name))
-    ]
+    """Tensors whose bits differ."""
+    first, second = parts(one), parts(two)
+    changed = [name for name in first if name not in second] + [*(second.keys() - first.keys())]
+    common = (name for name in first if name in second)
+    return [*changed, *(name for name in common if not torch.equal(first[name], second[name]))]
 
 
 def some(names: list[str]) -> str:

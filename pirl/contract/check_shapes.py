@@ -7,9 +7,8 @@ reports. Read `pirl.contract.check` next.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from pirl.contract.check_probe import Probe, some
+from pirl.contract.check_probe import Probe, parts, some
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.tf32 import tf32_is_on
 
@@ -90,32 +89,41 @@ def parameters(probe: Probe) -> str:
     return "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
 
 
+def inputs(probe: Probe) -> str:
+    """The observation's further inputs, against what the policy says it reads."""
+    declared, given = probe.policy.inputs, probe.observation.inputs
+    if declared.keys() != given.keys():
+        return f"declares {sorted(declared)}, prepares {sorted(given)}"
+    wrong: list[str] = []
+    for name, spec in declared.items():
+        value, shape = given[name], (len(probe.observation), *spec.shape[1:])
+        if value.dtype != spec.dtype or tuple(value.shape) != shape:
+            found = f"{value.dtype} {tuple(value.shape)}"
+            wrong.append(f"{name} is {found}, declared {spec.dtype} {shape}")
+        elif spec.low is not None and bool((value < spec.low).any()):
+            wrong.append(f"{name} is below {spec.low:g}")
+        elif spec.high is not None and bool((value > spec.high).any()):
+            wrong.append(f"{name} is above {spec.high:g}")
+    unknown = sorted(set(probe.observation.images) - set(probe.policy.cameras))
+    return "; ".join(wrong + ([f"no cameras of its own: {unknown}"] if unknown else []))
+
+
 def encode(probe: Probe) -> str:
     """Shapes and dtypes of the context."""
     policy, context, rows = probe.policy, probe.context, len(probe.observation)
-    tokens, width = policy.primary_view_shape
+    view = policy.primary_view(context)
     faults = {
         f"critic_features {tuple(context.critic_features.shape)}": (
             context.critic_features.shape == (rows, policy.critic_width)
         ),
-        f"vlm_features {tuple(context.vlm_features.shape)}": (
-            context.vlm_features.ndim == 3
-            and len(context.vlm_features) == rows
-            and context.vlm_features.shape[1] >= tokens
-            and context.vlm_features.shape[2] == width
-        ),
-        f"aux_visual_inputs {tuple(context.aux_visual_inputs.shape)}": (
-            context.aux_visual_inputs.ndim == 3 and len(context.aux_visual_inputs) == rows
-        ),
-        f"proprio {tuple(context.proprio.shape)}": (
-            context.proprio.ndim == 2 and len(context.proprio) == rows
-        ),
-        f"domain_id {tuple(context.domain_id.shape)}": context.domain_id.shape == (rows,),
+        f"primary view {tuple(view.shape)}": view.shape == (rows, *policy.primary_view_shape),
+    } | {
+        f"{name} {tuple(value.shape)}": value.ndim >= 1 and len(value) == rows
+        for name, value in context.tensors.items()
     }
     wrong = [text for text, holds in faults.items() if not holds]
-    for name in ("vlm_features", "aux_visual_inputs", "proprio", "critic_features"):
-        value: Tensor = getattr(context, name)
-        if value.dtype != torch.float32:
+    for name, value in parts(context).items():
+        if value.is_floating_point() and value.dtype != torch.float32:
             wrong.append(f"{name} is {value.dtype}")
         elif not bool(value.isfinite().all()):
             wrong.append(f"{name} is not finite")

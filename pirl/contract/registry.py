@@ -1,80 +1,85 @@
-"""Which policy types have a contract adapter. PI-RL is a recipe, never a policy type.
+"""Where policies come from: one kind per policy type, found by name, built in one place.
 
-Owns the list. Refuses everything else, also policies that LeRobot could build. Read
-`pirl.contract.xvla` next.
+Owns what a kind can do that needs a network; what it says about a config is `pirl.config.kinds.PolicyFacts`.
+PI-RL is a recipe, never a policy type. Refuses types that nobody installed, with the list of those that are.
+Imports no torch, so that a kind does not either. Read `pirl.doors` for how kinds are found and
+`pirl.contract.flow_policy` next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from lerobot.configs import PreTrainedConfig
-from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+from pirl.config.kinds import PolicyFacts, policy_facts
 
-from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.xvla import build_policy
-from pirl.errors import ConfigError, FieldError
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pirl.contract.flow_policy import FlowPolicy
+    from pirl.records import Observation
 
 
-class PolicyAdapter(Protocol):
-    """Builds a policy of one type behind the contract."""
+class PolicyKind(PolicyFacts):
+    """A policy type that the recipe trains; an entry point of the group `pirl.policies` names an instance."""
 
-    def __call__(
+    @abstractmethod
+    def build(
         self,
-        policy_config: PreTrainedConfig,
+        policy_config: Any,
         *,
         executed_dims: Sequence[int] | None,
         device: str | torch.device,
         seed: int,
+        train_scope: str,
     ) -> FlowPolicy:
-        """See `pirl.contract.xvla.build_policy`."""
-        ...
+        """The policy of a resolved config, on `device`, in eval mode; the global RNGs stay as they are.
+
+        `policy_config.pretrained_path` is loaded with strict keys; null is the only way to random weights,
+        which are then a function of `seed` alone.
+
+        Args:
+            train_scope: `transformer` (what turns noise into actions; the encoder is frozen) or `all`.
+
+        Raises:
+            EnvironmentNotReadyError, CheckpointError, MismatchError: the weights cannot be had or do not fit.
+            ContractError, ConfigError: RL cannot train such a policy.
+        """
+
+    @abstractmethod
+    def load_stock(self, folder: Path) -> nn.Module:
+        """The policy of a checkpoint folder as stock LeRobot loads it, strict keys."""
+
+    @abstractmethod
+    def stock_generate(self, stock: nn.Module, observation: Observation, noise: Tensor) -> Tensor:
+        """Environment chunk [B, C, A] of LeRobot's own sampler when it starts from `noise` [B, C, D]."""
 
 
-def _build_xvla(
-    policy_config: PreTrainedConfig,
-    *,
-    executed_dims: Sequence[int] | None,
-    device: str | torch.device,
-    seed: int,
-) -> FlowPolicy:
-    if not isinstance(policy_config, XVLAConfig):
-        raise _refusal(type(policy_config).__name__)
-    return build_policy(policy_config, executed_dims=executed_dims, device=device, seed=seed)
+def policy_kind(policy_type: str) -> PolicyKind:
+    """The kind of a policy type.
 
-
-ADAPTERS: Mapping[str, PolicyAdapter] = {"xvla": _build_xvla}
-"""Policy type -> adapter; the same types as `pirl.config.recipe.QUALIFIED_POLICIES`."""
+    Raises:
+        ConfigError: nobody offers one; the message lists those that are there.
+    """
+    return cast("PolicyKind", policy_facts(policy_type))
 
 
 def build_flow_policy(
-    policy_config: PreTrainedConfig,
+    policy_config: Any,
     *,
     executed_dims: Sequence[int] | None,
     device: str | torch.device,
     seed: int,
+    train_scope: str = "transformer",
 ) -> FlowPolicy:
-    """The policy of a config behind the contract, whatever its type.
-
-    Raises:
-        ConfigError: no adapter for the type; the message lists those that have one.
-    """
-    adapter = ADAPTERS.get(policy_config.type)
-    if adapter is None:
-        raise _refusal(policy_config.type)
-    return adapter(policy_config, executed_dims=executed_dims, device=device, seed=seed)
-
-
-def _refusal(policy_type: str) -> ConfigError:
-    return ConfigError(
-        [
-            FieldError(
-                field="policy.type",
-                value=policy_type,
-                expected=f"one of: {', '.join(ADAPTERS)} (flow policies with a contract adapter)",
-                fix="choose such a policy; PI-RL is named by recipe=pi-rl, never by policy.type",
-            )
-        ]
+    """The policy of a config behind the contract, whatever its type; see `PolicyKind.build`."""
+    return policy_kind(policy_config.type).build(
+        policy_config,
+        executed_dims=executed_dims,
+        device=device,
+        seed=seed,
+        train_scope=train_scope,
     )

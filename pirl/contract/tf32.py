@@ -1,6 +1,6 @@
 """TF32, which log-probs of metre-scale actions do not survive (`algorithm.md` 14.3).
 
-Owns the process-wide switch. Refuses to know policies. Read `pirl.contract.xvla_policy` next.
+Owns the process-wide switch. Refuses to know policies. Read `pirl.policies.xvla.policy` next.
 """
 
 from __future__ import annotations

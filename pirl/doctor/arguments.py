@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pirl.config.catalogue import ENVIRONMENTS
+from pirl import doors
 from pirl.config.command_line import Parser, word_of
 
 PROFILE_CONFIG = Path("configs/train_config_pirl_xvla_libero.json")
@@ -49,7 +49,7 @@ def init_parser() -> Parser:
     )
     add(
         "--env",
-        type=word_of(ENVIRONMENTS),
+        type=word_of(tuple(doors.BUILT_IN[doors.ENVS])),
         required=True,
         metavar="TYPE",
         help="libero or pirl_metaworld",

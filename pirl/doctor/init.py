@@ -10,18 +10,19 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import draccus
 
+from pirl import doors
 from pirl.config.check import check_config
 from pirl.config.command_line import parse
+from pirl.config.hub_cache import stored
 from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.policy_path import CONFIG_NAME, resolve_policy_path
-from pirl.config.recipe import QUALIFIED_POLICIES
-from pirl.config.starting import Start, read_start
+from pirl.config.weights_header import WEIGHTS_FILE, TensorHeader, read_header
 from pirl.doctor.arguments import init_parser
 from pirl.doctor.gpu import gpu_name
 from pirl.doctor.profile import EPISODE_LENGTH
@@ -35,7 +36,7 @@ from pirl.doctor.template import (
 )
 from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
-from pirl.resources import locate
+from pirl.resources import folder_or_id, locate
 
 _PLACES = ("", "pretrained_model", "checkpoints/last/pretrained_model")
 """Where a policy lies in its own folder, in a step of a run and in a run of `lerobot-train`."""
@@ -47,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
     source = find_policy(args.checkpoint)
     out: Path = args.out or Path(f"pirl_{args.task.replace('/', '_')}.yaml")
     _require_new(out)
-    policy, start = _read(source)
-    sizes = _sizes(policy, start, env_type=args.env, gpu=args.gpu)
+    policy, tensors = _read(source)
+    sizes = _sizes(policy, tensors, env_type=args.env, gpu=args.gpu)
     command = shlex.join(["pirl", "init", *argv])
     text = config_text(
         source,
@@ -75,8 +76,8 @@ def find_policy(given: str) -> str:
     return given
 
 
-def _read(source: str) -> tuple[Any, Start | None]:
-    """Config and file facts of the checkpoint.
+def _read(source: str) -> tuple[Any, Mapping[str, TensorHeader]]:
+    """Config of the checkpoint, and what its weights file holds where it is on this machine.
 
     Raises:
         ConfigError: there is none, or it is of a policy that the recipe does not train.
@@ -84,19 +85,21 @@ def _read(source: str) -> tuple[Any, Start | None]:
         EnvironmentNotReadyError: it is on the hub, and that cannot be reached.
     """
     tree = resolve_policy_path({"path": source})
-    if tree["type"] not in QUALIFIED_POLICIES:
+    known = doors.BUILT_IN[doors.POLICIES]
+    if tree["type"] not in known:
         raise _wrong(
             "--from",
             f"{source} ({tree['type']})",
-            f"a policy that the recipe trains: {', '.join(QUALIFIED_POLICIES)}",
+            f"a policy that the recipe trains: {', '.join(known)}",
             "give a checkpoint of such a policy",
         )
-    policy = draccus.decode(PreTrainedConfig, tree)
-    return policy, read_start(policy)
+    policy: Any = draccus.decode(PreTrainedConfig, tree)
+    start = folder_or_id(policy.pretrained_path)
+    file = stored(start, WEIGHTS_FILE, revision=policy.pretrained_revision)
+    return policy, {} if file is None else read_header(file)
 
 
-def _sizes(policy: Any, start: Start | None, *, env_type: str, gpu: bool) -> Sizes:
-    tensors = start.tensors if start is not None and start.tensors is not None else {}
+def _sizes(policy: Any, tensors: Mapping[str, TensorHeader], *, env_type: str, gpu: bool) -> Sizes:
     repeat, limit = (
         (1, EPISODE_LENGTH) if env_type == "libero" else (ACTION_REPEAT, EMBEDDED_LENGTH)
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 from pirl.config.after_init import image_features
 from pirl.config.check import check_config
+from pirl.config.kinds import policy_facts
 from pirl.config.sections import env_of, policy_of
 from pirl.config.strictjson import read_json_object
-from pirl.contract.domain import domain_id_of
 from pirl.doctor.arguments import PROFILE_CONFIG
 from pirl.doctor.check import Check, finding
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
@@ -91,7 +91,7 @@ def _checkpoint_checks(path: Path) -> list[Check]:
 def _domain(policy: Any) -> Check:
     name, wanted = f"{_NAME}domain_id", DOMAIN_ID if policy.pretrained_path else 0
     try:
-        found = domain_id_of(policy)
+        found = policy_facts(policy.type).identity(policy).get("domain_id")
     except CheckpointError as error:
         return finding(name, False, str(error), "download the checkpoint again")
     remedy = f"the preprocessor was saved for another robot: set domain_id {wanted} in it"

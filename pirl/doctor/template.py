@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pirl.config.after_init import image_features
+from pirl.config.kinds import policy_facts
 from pirl.config.rules_env import SIZES as BOUNDS
-from pirl.config.views import EMPTY_CAMERA_PREFIX
 from pirl.doctor.profile import CAMERAS, CONTROL_MODE, EPISODE_LENGTH
 from pirl.doctor.sizes import Sizes
 
@@ -130,7 +130,7 @@ def _metaworld(policy: Any, task: str) -> list[tuple[str, Any, str]]:
 
 def cameras(policy: Any) -> list[str]:
     """Names of the cameras that the policy looks at, without LeRobot's prefix."""
-    names = [n for n in image_features(policy) if not n.startswith(EMPTY_CAMERA_PREFIX)]
+    names = policy_facts(policy.type).cameras(policy)
     return [name.removeprefix(_IMAGES) for name in names]
 
 

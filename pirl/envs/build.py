@@ -1,6 +1,7 @@
-"""From an environment config to a vector environment: the one place that knows every simulator.
+"""From an environment config to a vector environment.
 
-Owns the choice of simulator and the checks before any process starts. Read `pirl.envs.vector` next.
+Owns the checks before any process starts; which simulator it is, its kind knows (`pirl.envs.kinds`). Read
+`pirl.envs.vector` next.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pirl.envs.base import EnvInfo, FrameSettings, SlotSettings
+from pirl.envs.base import EnvInfo, FrameSettings
 from pirl.envs.host import Deadlines
-from pirl.envs.metaworld_config import metaworld_info, metaworld_settings
+from pirl.envs.kinds import env_kind
 from pirl.envs.split import StateSplit
-from pirl.envs.vector import Codec, IdentityCodec, SlotVectorEnv, check_counts
+from pirl.envs.vector import SlotVectorEnv, check_counts
 from pirl.errors import ConfigError, FieldError
 
 if TYPE_CHECKING:
     from lerobot.envs.configs import EnvConfig
-
-SUPPORTED = ("libero", "pirl_metaworld")
 
 
 def describe_env(env_cfg: EnvConfig) -> EnvInfo:
@@ -28,22 +27,7 @@ def describe_env(env_cfg: EnvConfig) -> EnvInfo:
         ConfigError: the environment is not one that pirl drives, or names an unknown task.
         EnvironmentNotReadyError: its packages or assets are missing.
     """
-    if env_cfg.type == "pirl_metaworld":
-        return metaworld_info(env_cfg)
-    if env_cfg.type == "libero":
-        from pirl.envs.libero_config import libero_info
-
-        return libero_info(env_cfg)
-    raise ConfigError(
-        [
-            FieldError(
-                field="env.type",
-                value=env_cfg.type,
-                expected=f"one of {', '.join(SUPPORTED)}",
-                fix="choose a simulator that pirl drives",
-            )
-        ]
-    )
+    return env_kind(env_cfg.type).info(env_cfg)
 
 
 def make_vector_env(
@@ -69,25 +53,19 @@ def make_vector_env(
         EnvError: a worker did not start.
     """
     check_counts(num_envs, num_workers)
-    info = describe_env(env_cfg)
+    kind = env_kind(env_cfg.type)
+    info = kind.info(env_cfg)
     _check_cameras(image_keys, info.image_shapes)
-    frames = FrameSettings() if record_frames else None
-    settings: SlotSettings
-    codec: Codec
-    if info.kind == "pirl_metaworld":
-        settings = metaworld_settings(env_cfg, image_keys=image_keys, frames=frames)
-        codec = IdentityCodec()
-    else:
-        from pirl.envs.libero_config import libero_codec, libero_settings
-
-        settings = libero_settings(
-            env_cfg, image_keys=image_keys, frames=frames, stock_simulator=stock_simulator
-        )
-        codec = libero_codec()
+    settings = kind.settings(
+        env_cfg,
+        image_keys=image_keys,
+        frames=FrameSettings() if record_frames else None,
+        stock_simulator=stock_simulator,
+    )
     return SlotVectorEnv(
         settings,
         info=info,
-        codec=codec,
+        codec=kind.codec(),
         split=split,
         num_envs=num_envs,
         num_workers=num_workers,

@@ -1,6 +1,7 @@
-"""Demonstrations from the scripted experts of MetaWorld and LIBERO, slow and slightly disturbed.
+"""Demonstrations from scripted experts, slow and slightly disturbed.
 
-Owns their collection and their cut into action chunks. Refuses to know policies and losses. The
+Owns their collection and their cut into action chunks. Refuses to know policies, losses and simulators: whose
+experts these are is the environment's kind to say (`EnvKind.teacher`). The
 settings are explained in `docs/learning.md`: a policy trained on slow demonstrations is accurate but misses the
 time limit, which is what RL then mends. Read `pirl.envs.metaworld` and `pirl.envs.libero_expert` next.
 """
@@ -9,29 +10,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from pirl.envs.base import Array, EnvInfo, EnvObservation, SlotPlan
-from pirl.envs.build import describe_env
-from pirl.envs.libero import LiberoSlot
-from pirl.envs.libero_expert import policy_row, way_points
-from pirl.envs.metaworld import MAX_SIM_STEPS, MetaWorldSlot
-from pirl.envs.metaworld_config import metaworld_settings
+from pirl.envs.base import Array, ChunkResult, EnvInfo, EnvObservation, Slot, SlotPlan
+from pirl.envs.kinds import env_kind
 from pirl.envs.schedule import stream_seed
-from pirl.envs.split import DEMO_SEEDS, load_split
-from pirl.envs.vector import Codec, IdentityCodec
-from pirl.errors import ConfigError, EnvError, FieldError
+from pirl.envs.split import DEMO_SEEDS
+from pirl.envs.vector import Codec
+from pirl.errors import EnvError
 
 if TYPE_CHECKING:
     from lerobot.envs.configs import EnvConfig
 
 _logger = logging.getLogger(__name__)
-_MOST_NOISE_M = 0.05
-"""An expert that is thrown further than this at every step does not recover."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +87,7 @@ def collect_demos(
         EnvError: too many failures, with the counts, or a task without an expert.
         ConfigError: unknown task.
     """
-    teacher = _teacher(
+    teacher = env_kind(env_cfg.type).teacher(
         env_cfg,
         image_keys=image_keys,
         max_steps=max_steps,
@@ -127,72 +122,44 @@ def collect_demos(
     return demos
 
 
+class ExpertSlot(Slot, Protocol):
+    """A slot that knows what its scripted expert does now."""
+
+    def expert_action(self, *, speed: float = 1.0) -> Float32[Array, " B"]:
+        """The expert's action, its displacement scaled by `speed`, in the simulator's terms."""
+        ...
+
+    def step_chunk(self, actions: Float32[Array, "E B"], *, look: bool = True) -> ChunkResult:
+        """As `Slot.step_chunk`; without `look` the observation has no picture."""
+        ...
+
+
+def _unchanged(row: Array) -> Array:
+    return row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Teacher:
+class Teacher:
     """A simulator with a scripted expert, and what stands between it and the policy."""
 
-    slot: MetaWorldSlot | LiberoSlot
+    slot: ExpertSlot
     info: EnvInfo
     codec: Codec
-    policy_row: Callable[[Array], Array]
-    """A simulator action as the policy would give it."""
     plan: Callable[[int, int], SlotPlan]
     """Of the task with an id, the n-th episode."""
+    policy_row: Callable[[Array], Array] = _unchanged
+    """A simulator action as the policy would give it."""
 
 
-def _teacher(
-    env_cfg: EnvConfig,
-    *,
-    image_keys: Sequence[str],
-    max_steps: int,
-    split_file: str | None,
-    noise: float,
-    seed: int,
-) -> _Teacher:
-    info = describe_env(env_cfg)
-    if info.kind == "pirl_metaworld":
-        settings = replace(
-            metaworld_settings(env_cfg, image_keys=image_keys),
-            episode_length=min(max_steps, MAX_SIM_STEPS),
-            episode_lengths=None,
-        )
+def seeded_plans(info: EnvInfo, *, seed: int) -> Callable[[int, int], SlotPlan]:
+    """`Teacher.plan` where a seed is an initial state: seeds that no split contains."""
 
-        def seeded(task_id: int, number: int) -> SlotPlan:
-            start = stream_seed(seed, "demo", info.task_names[task_id])
-            state = DEMO_SEEDS[(start + number) % len(DEMO_SEEDS)]
-            return SlotPlan(task_id=task_id, init_state_id=state, seed=state)
+    def seeded(task_id: int, number: int) -> SlotPlan:
+        start = stream_seed(seed, "demo", info.task_names[task_id])
+        state = DEMO_SEEDS[(start + number) % len(DEMO_SEEDS)]
+        return SlotPlan(task_id=task_id, init_state_id=state, seed=state)
 
-        (slot,) = settings.make_slots(1)
-        assert isinstance(slot, MetaWorldSlot)
-        return _Teacher(
-            slot=slot, info=info, codec=IdentityCodec(), policy_row=lambda row: row, plan=seeded
-        )
-    from pirl.envs.libero_config import libero_codec, libero_settings
-
-    split = load_split(env_cfg.type, mode="train", split_file=split_file)
-    found = libero_settings(env_cfg, image_keys=image_keys)
-    libero = replace(found, tasks=tuple(replace(t, max_steps=max_steps) for t in found.tasks))
-    for task in info.task_names:
-        way_points(task)
-    if noise > _MOST_NOISE_M:
-        error = FieldError(
-            field="learn.warm_start.noise",
-            value=noise,
-            expected=f"at most {_MOST_NOISE_M} metres: LIBERO's actions are positions",
-            fix="use --params configs/learn_libero.yaml, or set it there",
-        )
-        raise ConfigError([error])
-
-    def listed(task_id: int, number: int) -> SlotPlan:
-        task = info.task_names[task_id]
-        place = stream_seed(seed, "demo", task) + number
-        drawn = stream_seed(seed, "demo-simulator", task, number) % 2**31
-        state = split.state(task, place % split.count(task))
-        return SlotPlan(task_id=task_id, init_state_id=state, seed=drawn)
-
-    (slot,) = libero.make_slots(1)
-    assert isinstance(slot, LiberoSlot)
-    return _Teacher(slot=slot, info=info, codec=libero_codec(), policy_row=policy_row, plan=listed)
+    return seeded
 
 
 def action_chunks(demo: Demo, *, chunk_size: int) -> DemoChunks:
@@ -203,7 +170,7 @@ def action_chunks(demo: Demo, *, chunk_size: int) -> DemoChunks:
 
 
 def _run_expert(
-    teacher: _Teacher, plan: SlotPlan, *, speed: float, noise: float, every: int, seed: int
+    teacher: Teacher, plan: SlotPlan, *, speed: float, noise: float, every: int, seed: int
 ) -> Demo | None:
     """One episode; None when the expert did not succeed."""
     task = teacher.info.task_names[plan.task_id]
@@ -216,7 +183,7 @@ def _run_expert(
     while True:
         action = teacher.slot.expert_action(speed=speed)
         disturbed = action.copy()
-        disturbed[:3] += rng.uniform(-noise, noise, size=3)
+        disturbed[:3] += rng.uniform(-noise, noise, size=len(disturbed[:3]))
         seen.append(teacher.codec.decode(observation))
         actions.append(teacher.policy_row(action))
         executed.append(disturbed)

@@ -124,7 +124,7 @@ class LiberoCodec:
 
     def decode(self, observation: EnvObservation) -> EnvObservation:
         """Turn the main image upright and build the 20-dim state; images stay uint8."""
-        from pirl.contract.xvla_libero import policy_observation
+        from pirl.policies.xvla.libero import policy_observation
 
         images, state = policy_observation(
             observation.images,
@@ -135,7 +135,7 @@ class LiberoCodec:
 
     def encode(self, chunk: Float32[Array, "*B 20"]) -> Float32[Array, "*B 7"]:
         """Rows of the ee6d action space to position, axis-angle and gripper sign."""
-        from pirl.contract.xvla_libero import libero_actions
+        from pirl.policies.xvla.libero import libero_actions
 
         rows = np.ascontiguousarray(chunk.reshape(-1, chunk.shape[-1]))
         return libero_actions(rows).reshape(*chunk.shape[:-1], ACTION_WIDTH)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl.config.strictjson import read_json
+from pirl.envs.kinds import env_kind
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
 
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from pirl.episodes import EpisodePlan
 
 MODES = ("train", "heldout", "all")
-LIBERO_STATES = 50
 DEMO_SEEDS = range(0, 2**20)
-"""MetaWorld seeds of demonstrations; no split mode contains them."""
+"""Seeds of demonstrations where a seed is the initial state; no split mode contains them."""
 TRAIN_SEEDS = range(2**20, 2**30)
 HELDOUT_SEEDS = range(2**30, 2**30 + 2**20)
 _ANY = "*"
@@ -98,22 +98,18 @@ def load_split(env_type: str, *, mode: str = "train", split_file: str | None = N
         raise ConfigError(
             [_wrong("runtime.split", mode, f"one of {', '.join(MODES)}", "correct it")]
         )
-    seeded = env_type == "pirl_metaworld"
+    kind = env_kind(env_type)
     rules = (
-        built_in(env_type) if split_file is None else read_rules(locate(split_file), seeded=seeded)
+        kind.split() if split_file is None else read_rules(locate(split_file), states=kind.states)
     )
-    return StateSplit(mode=mode, rules=rules, states_are_seeds=seeded)
+    return StateSplit(mode=mode, rules=rules, states_are_seeds=kind.states is None)
 
 
-def built_in(env_type: str) -> dict[str, StateRule]:
-    """The split used when no file is given."""
-    if env_type == "pirl_metaworld":
-        return {_ANY: StateRule(train=TRAIN_SEEDS, heldout=HELDOUT_SEEDS)}
-    return {_ANY: StateRule(train=range(40), heldout=range(40, LIBERO_STATES))}
-
-
-def read_rules(path: Path, *, seeded: bool) -> dict[str, StateRule]:
+def read_rules(path: Path, *, states: int | None) -> dict[str, StateRule]:
     """Parse and check a split file.
+
+    Args:
+        states: initial states of a task; None where seeds are the states.
 
     Raises:
         ConfigError: all problems of the file.
@@ -131,7 +127,7 @@ def read_rules(path: Path, *, seeded: bool) -> dict[str, StateRule]:
             source=path.name,
         )
     problems: list[FieldError] = []
-    limit = HELDOUT_SEEDS.stop if seeded else LIBERO_STATES
+    limit = HELDOUT_SEEDS.stop if states is None else states
     rules = {str(task): _rule(str(task), entry, limit, problems) for task, entry in tasks.items()}
     if problems:
         raise ConfigError(problems, source=path.name)

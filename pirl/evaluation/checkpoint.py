@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import draccus
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 
+from pirl import doors
 from pirl.config.policy_path import resolve_policy_path
-from pirl.config.starting import read_start, start_errors
 from pirl.config.train import PiRLTrainConfig, env_of
-from pirl.contract.xvla import XVLAFlowPolicy, build_policy
-from pirl.contract.xvla_inputs import real_cameras
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.registry import build_flow_policy, policy_kind
 from pirl.envs import EnvInfo, StateSplit, describe_env, load_split, make_vector_env
+from pirl.envs.kinds import env_kind
 from pirl.envs.schedule import evaluation_plans
 from pirl.errors import ConfigError, FieldError
 from pirl.evaluation.crashes import OnCrash, check_limit, crashed_record, reason_of
 from pirl.evaluation.episodes import OnEpisode, SimulatorCrashError, evaluate
 from pirl.records import EpisodePlan, EpisodeRecord
-from pirl.runtime.lockstep import FinishedEpisode, language_of
+from pirl.runtime.lockstep import FinishedEpisode
 from pirl.runtime.timers import StageTimers
 
 
@@ -51,8 +51,7 @@ class Protocol:
 class Evaluation:
     """Everything an evaluation needs, checked; no simulator has started."""
 
-    policy: XVLAFlowPolicy
-    policy_config: XVLAConfig
+    policy: FlowPolicy
     cfg: PiRLTrainConfig
     protocol: Protocol
     split: StateSplit
@@ -89,21 +88,23 @@ def prepare(
         EnvironmentNotReadyError: hub, packages or assets are missing.
     """
     tree = resolve_policy_path({"path": str(policy_path)})
-    policy_config = cast(XVLAConfig, draccus.decode(PreTrainedConfig, tree))
+    if doors.is_installed(doors.POLICIES, tree["type"]):
+        # LeRobot knows a config class once it is imported.
+        policy_kind(tree["type"]).config_class()
+    policy_config: Any = draccus.decode(PreTrainedConfig, tree)
     _check_fit(cfg, policy_config)
-    errors = start_errors(policy_config, read_start(policy_config))
+    errors = policy_kind(policy_config.type).start_errors(policy_config)
     if errors:
         raise ConfigError(errors, source="evaluation")
     split = load_split(env_of(cfg).type, mode=protocol.split, split_file=cfg.runtime.split_file)
     env = describe_env(env_of(cfg))
     plans = _schedule(protocol, env=env, split=split)
     torch.set_num_threads(cfg.runtime.torch_threads)
-    policy = build_policy(
+    policy = build_flow_policy(
         policy_config, executed_dims=cfg.pirl.executed_dims, device=device, seed=protocol.seed
     )
     return Evaluation(
         policy=policy,
-        policy_config=policy_config,
         cfg=cfg,
         protocol=protocol,
         split=split,
@@ -173,7 +174,7 @@ def _run_some(
         env_of(evaluation.cfg),
         num_envs=min(protocol.num_envs, len(plans)),
         num_workers=min(protocol.num_workers, len(plans)),
-        image_keys=real_cameras(evaluation.policy_config),
+        image_keys=evaluation.policy.cameras,
         split=evaluation.split,
         record_frames=protocol.record_frames,
         stock_simulator=evaluation.cfg.runtime.stock_simulator,
@@ -182,7 +183,6 @@ def _run_some(
             evaluation.policy,
             env=env,
             plans=plans,
-            language=language_of(evaluation.policy_config, env),
             seed=protocol.seed,
             timers=timers,
             on_episode=on_episode,
@@ -200,27 +200,23 @@ def _schedule(protocol: Protocol, *, env: EnvInfo, split: StateSplit) -> list[Ep
     )
 
 
-def _check_fit(cfg: PiRLTrainConfig, policy_config: XVLAConfig) -> None:
+def _check_fit(cfg: PiRLTrainConfig, policy_config: Any) -> None:
     """Every rule of a training config, with the checkpoint's own policy section in it.
 
-    `env.task` may list several LIBERO suites; training knows one, so each is judged alone.
+    `env.task` may list several suites; training knows one, so each is judged alone.
     """
     if cfg.recipe is None:
         raise _wrong("recipe", None, "pi-rl", "give a pi-rl config with --config_path")
     joined = deepcopy(cfg)
     joined.policy = policy_config
-    is_libero = env_of(cfg).type == "libero"
-    tasks = str(env_of(cfg).task).split(",") if is_libero else [env_of(cfg).task]
-    for task in tasks:
-        env_of(joined).task = task.strip() if is_libero else task
+    env = env_of(cfg)
+    kind = env_kind(env.type)
+    for task in kind.suites(env.task):
+        env_of(joined).task = task
         joined.validate()
-    if is_libero and env_of(cfg).episode_length is None:
-        raise _wrong(
-            "env.episode_length",
-            None,
-            "the time limit in control steps; LeRobot's limits per suite are shorter than X-VLA needs",
-            "pass --env.episode_length=800",
-        )
+    errors = kind.evaluation_errors(env)
+    if errors:
+        raise ConfigError(errors, source="evaluation")
 
 
 def _wrong(field: str, value: object, expected: str, fix: str) -> ConfigError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -18,12 +19,12 @@ from pirl.envs.base import VectorEnv
 from pirl.envs.schedule import stream_seed
 from pirl.errors import EnvError
 from pirl.records import EpisodePlan, EpisodeRecord
-from pirl.runtime.lockstep import FinishedEpisode, Language, Lockstep
+from pirl.runtime.lockstep import FinishedEpisode, Lockstep
 from pirl.runtime.timers import StageTimers
 
 STOCK_SAMPLER = PiRLConfig(variant="flow-sde", flow_sde=FlowSDEConfig())
-"""Native base and no noise after the start: bit for bit LeRobot's own sampler (`algorithm.md` I1), whatever
-recipe trained the policy. Its noise settings are never read."""
+"""No noise after the start: with the base that the policy names, LeRobot's own sampler (`algorithm.md` I1),
+whatever recipe trained the policy. Its noise settings are never read."""
 
 
 class SimulatorCrashError(EnvError):
@@ -42,7 +43,6 @@ def evaluate(
     *,
     env: VectorEnv,
     plans: Sequence[EpisodePlan],
-    language: Language,
     seed: int,
     version: int = 0,
     timers: StageTimers | None = None,
@@ -71,8 +71,7 @@ def evaluate(
         policy=policy,
         noise_head=None,
         env=env,
-        pirl=STOCK_SAMPLER,
-        language=language,
+        pirl=replace(STOCK_SAMPLER, base_sampler=policy.sampler),
         timers=timers or StageTimers(),
         stochastic=False,
     )

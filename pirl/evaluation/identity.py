@@ -10,7 +10,7 @@ from typing import Any
 
 from pirl.config.identity import ConfigIdentity, config_path_identity
 from pirl.config.train import encode_config
-from pirl.contract.xvla import architecture_digest, weights_digest
+from pirl.contract.digests import architecture_digest, weights_digest
 from pirl.envs.split import split_digest
 from pirl.evaluation.checkpoint import Evaluation
 from pirl.journal.environment import package_versions

@@ -106,7 +106,7 @@ def client_cases(gate: GateSession, step: StepWriter, host: Host) -> list[Case]:
         identities[name] = replace(
             host.identity, config_hash=other.identity.hash, **settings_of(other.cfg)
         )
-    for name in ("execution-horizon", "control-mode", "domain-id", "run-id"):
+    for name in ("execution-horizon", "control-mode", "policy-settings", "run-id"):
         identities[name] = CHANGES[name](host.identity)
     return [_client_case(gate, step, host, name, identity) for name, identity in identities.items()]
 

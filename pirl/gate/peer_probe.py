@@ -28,7 +28,7 @@ CHANGES: dict[str, Callable[[Identity], Identity]] = {
     "protocol-version": lambda i: replace(i, protocol_version=i.protocol_version + 1),
     "execution-horizon": lambda i: replace(i, executed_steps=i.executed_steps + 1),
     "control-mode": lambda i: replace(i, control_mode="another-mode"),
-    "domain-id": lambda i: replace(i, domain_id=i.domain_id + 1),
+    "policy-settings": lambda i: replace(i, policy_settings=f"{i.policy_settings} altered"),
     "run-id": lambda i: replace(i, run_id="another-run"),
 }
 """What is wrong in each case."""

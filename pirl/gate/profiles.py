@@ -17,6 +17,7 @@ import numpy as np
 from pirl.audit.records import files
 from pirl.config.check import CheckedConfig, check_config, write_resolved
 from pirl.config.jsonfile import read_config
+from pirl.config.kinds import policy_facts
 from pirl.config.recipe import VARIANTS
 from pirl.config.sections import env_of, policy_of
 from pirl.envs import EnvObservation, load_split, make_vector_env
@@ -134,13 +135,10 @@ def first_look(loaded: LoadedConfig) -> FirstLook:
         ConfigError: the policy's cameras are not the environment's.
         EnvironmentNotReadyError: the simulator does not start, or draws nothing.
     """
-    # LeRobot's class is here already: `loaded` holds its objects.
-    from pirl.contract.xvla_inputs import real_cameras
-
     cfg = loaded.cfg
     env_cfg = env_of(cfg)
     split = load_split(env_cfg.type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
-    cameras = tuple(real_cameras(policy_of(cfg)))
+    cameras = policy_facts(policy_of(cfg).type).cameras(policy_of(cfg))
     try:
         env = make_vector_env(env_cfg, num_envs=1, num_workers=1, image_keys=cameras, split=split)
     except EnvError as error:

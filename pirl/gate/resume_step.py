@@ -9,12 +9,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.audit.bundle import StepWriter
@@ -34,8 +34,9 @@ from pirl.checkpoint.locate import has_checkpoint, resolve_checkpoint
 from pirl.checkpoint.manifest import MANIFEST_NAME, verify_manifest
 from pirl.checkpoint.record import read_record
 from pirl.config.load import load_config
-from pirl.config.train import policy_of
-from pirl.contract.stock import stock_generate
+from pirl.config.train import env_of, policy_of
+from pirl.contract.registry import policy_kind
+from pirl.envs import EnvObservation, describe_env
 from pirl.errors import CheckpointError, ExitCode, MismatchError, PirlError
 from pirl.files import copy_tree, write_bytes
 from pirl.gate import forked
@@ -50,8 +51,7 @@ from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.procs import how_it_ended, wait_until
 from pirl.runtime.seat import role_of, seats_here
-from pirl.runtime.session import build_session
-from pirl.transport.schema import TensorSpec
+from pirl.runtime.session import Session, build_session
 
 RUN = "resumed"
 _LATER_WORK_S = 0.05
@@ -360,12 +360,11 @@ def _stock(*, step_dir: Path) -> StockLoad:
         algorithm=session.algorithm,
         run_dir=None,
     )
-    stock = XVLAPolicy.from_pretrained(folder, strict=True)
+    kind = policy_kind(policy_of(loaded.cfg).type)
+    stock = kind.load_stock(folder)
     ours, theirs = session.policy.module.state_dict(), stock.state_dict()
     spec = session.policy.spec
-    observation = _fixed_observation(
-        session.schema.state, policy_of(loaded.cfg).tokenizer_max_length
-    )
+    observation = _fixed_observation(session)
     rows = len(observation)
     # Both sides draw from generators of their own that begin alike.
     rngs, again = (
@@ -376,13 +375,13 @@ def _stock(*, step_dir: Path) -> StockLoad:
     sampled = sample_chunk(
         session.policy,
         session.policy.encode(observation),
-        pirl=loaded.cfg.pirl,
+        pirl=replace(loaded.cfg.pirl, base_sampler=session.policy.sampler),
         noise_head=session.algorithm.noise_head,
         rngs=rngs,
         stochastic=False,
     )
     mine = session.policy.postprocess(sampled.chunk).flatten()
-    other = stock_generate(stock, observation, noise).flatten()
+    other = kind.stock_generate(stock, observation, noise).flatten()
     return StockLoad(
         missing_keys=tuple(sorted(set(ours) - set(theirs))),
         unexpected_keys=tuple(sorted(set(theirs) - set(ours))),
@@ -391,19 +390,25 @@ def _stock(*, step_dir: Path) -> StockLoad:
     )
 
 
-def _fixed_observation(state: Mapping[str, TensorSpec], language_tokens: int) -> Observation:
-    """Two rows of reproducible pixels, states and words."""
+def _fixed_observation(session: Session) -> Observation:
+    """Two rows of reproducible pixels and states, told what the environment tells the policy."""
     rng = torch.Generator().manual_seed(0)
-    rows = 2
-    shapes = {name: tuple(spec.shape)[1:] for name, spec in state.items()}
-    images = {
-        name: torch.randint(0, 256, (rows, *shape), generator=rng, dtype=torch.uint8)
-        for name, shape in shapes.items()
-        if name != "observation.state"
-    }
-    return Observation(
-        images=images,
-        state=torch.rand(rows, *shapes["observation.state"], generator=rng),
-        input_ids=torch.randint(4, 20, (rows, language_tokens), generator=rng),
-        domain_id=torch.zeros(rows, dtype=torch.int64),
+    env = describe_env(env_of(session.loaded.cfg))
+    rows = [
+        EnvObservation(
+            images={
+                name: torch.randint(
+                    0, 256, env.image_shapes[name], generator=rng, dtype=torch.uint8
+                ).numpy()
+                for name in session.image_keys
+            },
+            state=torch.rand(env.state_width, generator=rng).numpy(),
+        )
+        for _ in range(2)
+    ]
+    return Observation.cat(
+        [
+            session.policy.prepare(row, env.instructions[i % len(env.instructions)])
+            for i, row in enumerate(rows)
+        ]
     )

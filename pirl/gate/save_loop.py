@@ -10,7 +10,6 @@ from pathlib import Path
 from pirl.checkpoint.load import load_checkpoint
 from pirl.checkpoint.save import save_checkpoint
 from pirl.config.load import load_config
-from pirl.config.train import env_of
 from pirl.guard import run_guarded
 from pirl.runtime.session import build_session
 
@@ -38,7 +37,6 @@ def main(argv: Sequence[str]) -> int:
             cfg=loaded.cfg,
             flow_policy=session.policy,
             algorithm=session.algorithm,
-            for_libero=env_of(loaded.cfg).type == "libero",
         )
     return 0
 

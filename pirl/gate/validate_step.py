@@ -31,7 +31,7 @@ from pirl.config.load import load_config
 from pirl.config.rules import rule_outcomes
 from pirl.config.train import encode_config, env_of, policy_of
 from pirl.contract.check import check_flow_policy
-from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
+from pirl.contract.digests import weights_digest
 from pirl.envs import describe_env, load_split
 from pirl.envs.split import StateRule
 from pirl.errors import ConfigError
@@ -284,16 +284,10 @@ def _look_at_environment(
     gate: GateSession, session: Session
 ) -> tuple[Observation, validate.FirstLook]:
     """Run one chunk of the episode that the gate began; the first real observation goes to the contract check."""
-    cfg = gate.loaded.cfg
     look = gate.look or first_look(gate.loaded)
     env, plan, raw = look.env, look.plan, look.observation
     try:
-        observation = Observation(
-            images={k: torch.from_numpy(v.copy()).unsqueeze(0) for k, v in raw.images.items()},
-            state=torch.from_numpy(raw.state).unsqueeze(0),
-            input_ids=tokenize_instruction(policy_of(cfg), env.instruction(plan.task_id)),
-            domain_id=torch.tensor([domain_id_of(policy_of(cfg))]),
-        )
+        observation = session.policy.prepare(raw, env.instruction(plan.task_id))
         width = session.policy.spec.model_dim
         rows = session.policy.spec.executed_steps
         still = session.policy.postprocess(torch.zeros(1, rows, width))[0].numpy()

@@ -1,19 +1,20 @@
 """A learner whose dropout eval mode cannot turn off: the control that the live parity check must stop.
 
-`python -m pirl.learning.dropout_learner` takes the arguments of `pirl.learner`. X-VLA's transformer carries
-dropout 0.1; with it the replayed log-prob is another random number than the recorded one, and PPO's ratio
+`python -m pirl.learning.dropout_learner` takes the arguments of `pirl.learner`. X-VLA's transformer, for one,
+carries dropout 0.1; with it the replayed log-prob is another random number than the recorded one, and PPO's ratio
 means nothing (`algorithm.md` D9, I13). The flags that the eval-mode guard reads look right here on purpose.
 """
 
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pirl.contract.xvla import XVLAFlowPolicy
+from pirl.contract.flow_policy import FlowPolicy
 from pirl.guard import run_guarded
 from pirl.runtime import learner
 from pirl.runtime.session import Session, build_session
@@ -31,12 +32,14 @@ class _StuckDropout(nn.Module):
         return F.dropout(x, self.p, training=True)
 
 
-def stick_dropout(policy: XVLAFlowPolicy) -> int:
-    """Replace every active dropout of the transformer; how many there were."""
-    transformer: nn.Module = policy.module.model.transformer
+def stick_dropout(policy: FlowPolicy) -> int:
+    """Replace every active dropout among what trains; how many there were."""
+    names = [name.split(".")[:-1] for name in policy.trained_parameters()]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    trained = policy.module.get_submodule(".".join(parts[0] for parts in shared))
     found = [
         (parent, name, child.p)
-        for parent in transformer.modules()
+        for parent in trained.modules()
         for name, child in parent.named_children()
         if isinstance(child, nn.Dropout) and child.p > 0
     ]

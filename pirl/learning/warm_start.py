@@ -1,4 +1,4 @@
-"""A policy to start from: scripted demonstrations, then LeRobot's own supervised X-VLA loss.
+"""A policy to start from: scripted demonstrations, then the supervised loss of LeRobot's own policy.
 
 Owns the supervised loop and what it is asked for. Refuses to know RL. Read `pirl.learning.proof` next.
 """
@@ -16,20 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from lerobot.utils.constants import ACTION
 from torch import Tensor
 from tqdm import tqdm
 
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
-from pirl.contract.xvla import (
-    XVLAFlowPolicy,
-    build_policy,
-    domain_id_of,
-    save_pretrained,
-    tokenize_instruction,
-)
-from pirl.contract.xvla_inputs import real_cameras
-from pirl.envs import describe_env
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.registry import build_flow_policy, policy_kind
+from pirl.envs import EnvObservation, describe_env
 from pirl.envs.demos import Demo, action_chunks, collect_demos
 from pirl.envs.schedule import stream_seed
 from pirl.errors import ConfigError, FieldError, NumericsError
@@ -55,26 +48,24 @@ class DemoSet:
         return len(self.actions)
 
 
-def demo_set(demos: Sequence[Demo], *, cfg: PiRLTrainConfig) -> DemoSet:
+def demo_set(demos: Sequence[Demo], *, policy: FlowPolicy) -> DemoSet:
     """One row per picture: what was seen, and the chunk the expert wanted from there on."""
-    policy = policy_of(cfg)
-    length = [len(demo.looked) for demo in demos]
-    tokens = {demo.instruction: tokenize_instruction(policy, demo.instruction) for demo in demos}
-    chunks = [
-        action_chunks(demo, chunk_size=policy.chunk_size).actions[demo.looked] for demo in demos
+    rows = policy.spec.chunk_size
+    chunks = [action_chunks(demo, chunk_size=rows).actions[demo.looked] for demo in demos]
+    seen = [
+        policy.prepare(
+            EnvObservation(
+                images={key: images[row] for key, images in demo.images.items()},
+                state=demo.states[step],
+            ),
+            demo.instruction,
+        )
+        for demo in demos
+        for row, step in enumerate(demo.looked)
     ]
-    observation = Observation(
-        images={
-            key: torch.from_numpy(np.concatenate([demo.images[key] for demo in demos]))
-            for key in demos[0].images
-        },
-        state=torch.from_numpy(np.concatenate([demo.states[demo.looked] for demo in demos])),
-        input_ids=torch.cat(
-            [tokens[demo.instruction].expand(n, -1) for demo, n in zip(demos, length, strict=True)]
-        ),
-        domain_id=torch.full((sum(length),), domain_id_of(policy)),
+    return DemoSet(
+        observation=Observation.cat(seen), actions=torch.from_numpy(np.concatenate(chunks))
     )
-    return DemoSet(observation=observation, actions=torch.from_numpy(np.concatenate(chunks)))
 
 
 def gather_demos(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int) -> list[Demo]:
@@ -97,12 +88,12 @@ def gather_demos(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int) -> lis
             env,
             num_episodes=settings.demos_per_task,
             seed=seed,
-            image_keys=real_cameras(policy_of(cfg)),
+            image_keys=policy_kind(policy_of(cfg).type).cameras(policy_of(cfg)),
             task_id=task_id,
             speed=settings.speed,
             noise=settings.noise,
             picture_every=settings.picture_every,
-            split_file=cfg.runtime.split_file if env.type == "libero" else None,
+            split_file=cfg.runtime.split_file,
         )
     ]
 
@@ -120,9 +111,9 @@ def _check_tasks(demos: Sequence[Demo], names: Sequence[str], settings: WarmStar
 
 
 def train_supervised(
-    policy: XVLAFlowPolicy, demos: DemoSet, settings: WarmStart, *, seed: int
+    policy: FlowPolicy, demos: DemoSet, settings: WarmStart, *, seed: int
 ) -> list[float]:
-    """Train every parameter on LeRobot's X-VLA loss, in place; the loss of every step.
+    """Train every parameter on the stock policy's own loss, in place; the loss of every step.
 
     Dropout is on here, as in `lerobot-train`; the policy is back in eval mode afterwards.
 
@@ -139,7 +130,7 @@ def train_supervised(
     rng = torch.Generator().manual_seed(stream_seed(seed, "warm-start"))
     module.train()
     try:
-        # X-VLA draws flow times, noise and dropout from the global generator.
+        # Stock policies draw flow times, noise and dropout from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "warm-start-noise"))
             for step in tqdm(
@@ -153,7 +144,7 @@ def train_supervised(
                 if not np.isfinite(losses[-1]):
                     raise NumericsError(f"supervised loss {losses[-1]} at step {step}")
     finally:
-        policy.eval_mode()
+        module.eval()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)
             parameter.grad = None
@@ -161,16 +152,14 @@ def train_supervised(
 
 
 def _step(
-    policy: XVLAFlowPolicy,
+    policy: FlowPolicy,
     demos: DemoSet,
     rows: Int64[Tensor, " M"],
     optimizer: torch.optim.Optimizer,
     *,
     clip: float,
 ) -> float:
-    batch = policy.stock_batch(demos.observation.index(rows))
-    batch[ACTION] = demos.actions[rows].to(policy.device)
-    loss, _ = policy.module.forward(batch)
+    loss, _ = policy.module(policy.demo_batch(demos.observation.index(rows), demos.actions[rows]))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.module.parameters(), clip)
@@ -189,16 +178,15 @@ def warm_start(cfg: PiRLTrainConfig, settings: WarmStart, *, seed: int, folder: 
         EnvError, NumericsError: as the parts.
     """
     torch.set_num_threads(cfg.runtime.torch_threads)
-    demos = demo_set(gather_demos(cfg, settings, seed=seed), cfg=cfg)
-    logger.info("%d demonstration frames", len(demos))
-    policy = build_policy(
+    shown = gather_demos(cfg, settings, seed=seed)
+    policy = build_flow_policy(
         policy_of(cfg), executed_dims=cfg.pirl.executed_dims, device="cpu", seed=seed
     )
+    demos = demo_set(shown, policy=policy)
+    logger.info("%d demonstration frames", len(demos))
     losses = train_supervised(policy, demos, settings, seed=seed)
     with writing(folder):
-        target = save_pretrained(
-            policy, folder / "pretrained_model", for_libero=env_of(cfg).type == "libero"
-        )
+        target = policy.save(folder / "pretrained_model", env_type=env_of(cfg).type)
     record = {"seed": seed, "frames": len(demos), "loss": losses[-20:], **asdict(settings)}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     return target

@@ -21,7 +21,7 @@ import numpy as np
 from pirl.config.arguments import actor_parser
 from pirl.config.command_line import parse
 from pirl.config.load import LoadedConfig, load_config
-from pirl.config.train import env_of, policy_of
+from pirl.config.train import env_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
 from pirl.envs.split import StateSplit, load_split
@@ -32,10 +32,11 @@ from pirl.journal.metric_log import JsonLines, MetricLog
 from pirl.ownership import owned
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.layout import RunFolder, run_root
-from pirl.runtime.lockstep import FinishedEpisode, language_of
+from pirl.runtime.lockstep import FinishedEpisode
 from pirl.runtime.mark import leave_mark
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.record import RunRecord, reason_of
+from pirl.runtime.rewards import build_reward
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.session import (
     Session,
@@ -107,8 +108,8 @@ class Actor:
                 num_actors=cfg.runtime.actors,
                 split=split,
             ),
-            language=language_of(policy_of(cfg), env),
             timers=self._timers,
+            reward=build_reward(cfg, env.info, device=cfg.runtime.actor_device),
             on_broken_off=self._broken_off.append,
         )
 

@@ -5,7 +5,7 @@ Owns the field placement of `algorithm.md` 13; knows no socket and no simulator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,36 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pirl.errors import TransportError
-from pirl.records import ActionSpec, DecisionBatch, Observation
+from pirl.records import FIELD_PREFIX, ActionSpec, DecisionBatch, Observation
 
 STATE_KEY = "observation.state"
-INPUT_IDS = "pirl_input_ids"
-DOMAIN_ID = "pirl_domain_id"
 _SIDES = ("observation", "next_observation")
 _FLAT = ("action", "reward", "terminated", "truncated")
 
 
-def observation_of(state: dict[str, Tensor], info: dict[str, Tensor]) -> Observation:
-    """The policy inputs of one transition side; language and domain travel beside the state."""
+def observation_of(
+    state: Mapping[str, Tensor], info: Mapping[str, Tensor], *, inputs: Iterable[str]
+) -> Observation:
+    """The policy inputs of one transition side; what is no picture and no state travels beside them.
+
+    Args:
+        inputs: names of the policy's further inputs (`FlowPolicy.inputs`).
+    """
     return Observation(
         images={name: value for name, value in state.items() if name != STATE_KEY},
         state=state[STATE_KEY],
-        input_ids=info[INPUT_IDS],
-        domain_id=info[DOMAIN_ID],
+        inputs={name: info[FIELD_PREFIX + name] for name in inputs},
     )
 
 
 def state_of(observation: Observation) -> dict[str, Tensor]:
-    """Inverse of `observation_of` without language and domain."""
+    """Pictures and state of an observation under LeRobot's keys."""
     return {**observation.images, STATE_KEY: observation.state}
+
+
+def inputs_of(observation: Observation) -> dict[str, Tensor]:
+    """Its further inputs, under the names by which they travel."""
+    return {FIELD_PREFIX + name: value for name, value in observation.inputs.items()}
 
 
 def build_transition(
@@ -79,8 +87,13 @@ def build_transition(
     )
 
 
-def build_batch(transitions: Sequence[Transition], *, policy_version: int) -> DecisionBatch:
+def build_batch(
+    transitions: Sequence[Transition], *, policy_version: int, inputs: Collection[str]
+) -> DecisionBatch:
     """All transitions sorted by (episode, chunk); arrival order is irrelevant.
+
+    Args:
+        inputs: as `observation_of`.
 
     Raises:
         TransportError: no transition, an episode with a gap or a repeated chunk, or an episode whose
@@ -98,8 +111,12 @@ def build_batch(transitions: Sequence[Transition], *, policy_version: int) -> De
     fields = {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
     pairs = list(zip(ordered, infos, strict=True))
     return DecisionBatch(
-        observation=Observation.cat([observation_of(t["state"], i) for t, i in pairs]),
-        next_observation=Observation.cat([observation_of(t["next_state"], i) for t, i in pairs]),
+        observation=Observation.cat(
+            [observation_of(t["state"], i, inputs=inputs) for t, i in pairs]
+        ),
+        next_observation=Observation.cat(
+            [observation_of(t["next_state"], i, inputs=inputs) for t, i in pairs]
+        ),
         action=torch.cat([t["action"] for t in ordered]),
         reward=torch.tensor([float(t["reward"]) for t in ordered]),
         terminated=torch.tensor([bool(t["done"]) for t in ordered]),
@@ -130,8 +147,8 @@ def packed(batch: DecisionBatch) -> bytes:
     for side in _SIDES:
         observation: Observation = getattr(batch, side)
         tensors |= {f"{side}/images/{name}": image for name, image in observation.images.items()}
-        for name in ("state", "input_ids", "domain_id"):
-            tensors[f"{side}/{name}"] = getattr(observation, name)
+        tensors |= {f"{side}/inputs/{name}": value for name, value in observation.inputs.items()}
+        tensors[f"{side}/state"] = observation.state
     return save({name: value.contiguous() for name, value in tensors.items()})
 
 
@@ -146,8 +163,7 @@ def unpacked(content: bytes) -> DecisionBatch:
         return Observation(
             images=below(f"{name}/images/"),
             state=tensors[f"{name}/state"],
-            input_ids=tensors[f"{name}/input_ids"],
-            domain_id=tensors[f"{name}/domain_id"],
+            inputs=below(f"{name}/inputs/"),
         )
 
     return DecisionBatch(

@@ -8,7 +8,7 @@ need, which come from the config and the environment. Form (keys, dtypes, shapes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,13 @@ from pirl.envs.base import EnvInfo
 from pirl.envs.schedule import EPISODES_PER_VERSION, first_episode_id, plan_episode
 from pirl.envs.split import StateSplit
 from pirl.errors import ContractError
-from pirl.records import ActionSpec, EpisodePlan, EpisodeRecord
+from pirl.records import FIELD_PREFIX, ActionSpec, EpisodePlan, EpisodeRecord
 from pirl.transport.refusal import RefusedMessageError
 
 SUM_TOLERANCE = 1e-5
 """Relative to the larger of 1 and the sum: float32 sums in another order differ by less."""
 
-_SAME_IN_AN_EPISODE = ("pirl_group_id", "pirl_domain_id", "pirl_input_ids")
+_GROUP = "pirl_group_id"
 
 type PlanOf = Callable[[int, int, int], EpisodePlan]
 """The episode that the schedule names for (policy version, rank, number in that version)."""
@@ -52,7 +52,9 @@ class RolloutBounds:
     """No rollout of one actor has more: the share, and one episode more in every slot."""
     max_held: int
     """`async`: decisions of one actor that wait for an update before it is held up."""
-    domain_id: int
+    constant: Sequence[str]
+    """Fields that no two decisions of an episode differ in: its group, and what the policy made of its
+    instruction."""
     task_names: Sequence[str]
     plan: PlanOf
     require_scored: Callable[[Mapping[str, Tensor]], None]
@@ -60,9 +62,18 @@ class RolloutBounds:
 
 
 def bounds_of(
-    cfg: PiRLTrainConfig, *, spec: ActionSpec, env: EnvInfo, split: StateSplit, domain_id: int
+    cfg: PiRLTrainConfig,
+    *,
+    spec: ActionSpec,
+    env: EnvInfo,
+    split: StateSplit,
+    inputs: Iterable[str],
 ) -> RolloutBounds:
-    """The bounds of one actor's rollouts under `cfg`."""
+    """The bounds of one actor's rollouts under `cfg`.
+
+    Args:
+        inputs: names of the policy's further inputs (`FlowPolicy.inputs`).
+    """
     runtime, pirl = cfg.runtime, cfg.pirl
     share = -(-runtime.rollout_chunks // runtime.actors)
     longest = env.max_decisions(spec.executed_steps)
@@ -92,7 +103,7 @@ def bounds_of(
         max_decisions=share + runtime.envs_per_actor * longest,
         # One actor alone can fill an update while its other slots are in the middle of episodes.
         max_held=runtime.rollout_chunks + 2 * runtime.envs_per_actor * longest,
-        domain_id=domain_id,
+        constant=(_GROUP, *(FIELD_PREFIX + name for name in inputs)),
         task_names=env.task_names,
         plan=plan,
         require_scored=_scored_check(spec, pirl),
@@ -295,12 +306,10 @@ def _ran_its_rows(decision: Decision, bounds: RolloutBounds | None) -> str | Non
 
 def _goes_on(decision: Decision, bounds: RolloutBounds | None) -> str | None:
     last = decision.before.last
-    if bounds is not None and int(decision.info["pirl_domain_id"]) != bounds.domain_id:
-        return f"domain {int(decision.info['pirl_domain_id'])}, the run has {bounds.domain_id}"
     if last is None:
         return None
     earlier = _info(last)
-    for name in _SAME_IN_AN_EPISODE:
+    for name in (_GROUP,) if bounds is None else bounds.constant:
         if name in earlier and not torch.equal(decision.info[name], earlier[name]):
             return f"{name} changes inside it"
     for name, tensor in decision.transition["state"].items():

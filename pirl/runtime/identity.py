@@ -11,11 +11,13 @@ from typing import Any, cast
 
 from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
-from pirl.config.views import view_count
-from pirl.contract.xvla import XVLAFlowPolicy, architecture_digest, domain_id_of
-from pirl.contract.xvla_inputs import real_cameras
-from pirl.envs import describe_env, load_split
+from pirl.contract.digests import architecture_digest
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.registry import policy_kind
+from pirl.envs import load_split
+from pirl.envs.kinds import env_kind
 from pirl.envs.split import split_digest
+from pirl.runtime.rewards import identity_of_reward
 from pirl.transport.identity import Identity
 
 _NOISE = ("base_sampler", "last_step_rule", "last_step_std", "noise_on_unused", "gripper_mode")
@@ -24,7 +26,7 @@ _IMAGES = "observation.images."
 
 
 def identity_of(
-    loaded: LoadedConfig, policy: XVLAFlowPolicy, *, config_path: str, run_id: str
+    loaded: LoadedConfig, policy: FlowPolicy, *, config_path: str, run_id: str
 ) -> Identity:
     """What learner and actor say about themselves, from the same bytes.
 
@@ -55,30 +57,19 @@ def settings_of(cfg: PiRLTrainConfig) -> dict[str, Any]:
         ConfigError, CheckpointError: as `identity_of`.
     """
     split = load_split(env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
-    policy = policy_of(cfg)
-    cameras = ",".join(name.removeprefix(_IMAGES) for name in real_cameras(policy))
+    env, policy = env_of(cfg), policy_of(cfg)
+    place, kind = env_kind(env.type), policy_kind(policy.type)
+    cameras = ",".join(name.removeprefix(_IMAGES) for name in kind.cameras(policy))
+    facts = kind.identity(policy)
     return {
-        "environment": _environment(cfg),
-        "control_mode": _control_mode(cfg),
-        "cameras": f"{cameras} of {view_count(policy)} views",
-        "domain_id": domain_id_of(policy),
+        "environment": place.place(env),
+        "control_mode": place.control_mode(env),
+        "cameras": f"{cameras} of {kind.views(policy)} views",
+        "policy_settings": " ".join(f"{name}={facts[name]}" for name in sorted(facts)),
+        "reward": identity_of_reward(cfg),
         "state_split": f"{split.mode} of {split_digest(split)[:16]}",
         "noise_settings": _noise_settings(cfg),
     }
-
-
-def _environment(cfg: PiRLTrainConfig) -> str:
-    env: Any = env_of(cfg)
-    if env.type == "libero":
-        chosen = "" if env.task_ids is None else f" tasks {env.task_ids}"
-        return f"libero/{env.task}{chosen}, limit {env.episode_length}"
-    return f"{env.type}/{'+'.join(describe_env(env).task_names)}, limit {env.episode_length}"
-
-
-def _control_mode(cfg: PiRLTrainConfig) -> str:
-    env: Any = env_of(cfg)
-    # MetaWorld knows displacements of the hand only.
-    return str(env.control_mode) if env.type == "libero" else "relative"
 
 
 def _noise_settings(cfg: PiRLTrainConfig) -> str:

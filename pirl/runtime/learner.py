@@ -34,7 +34,6 @@ from pirl.config.command_line import parse
 from pirl.config.load import LoadedConfig, load_config, write_resolved
 from pirl.config.preflight import preflight_summary
 from pirl.config.strictjson import parse_json
-from pirl.config.train import env_of
 from pirl.errors import (
     CheckpointError,
     ExitCode,
@@ -313,7 +312,12 @@ class Learner:
     def _update(self, taken: TakenRollouts) -> dict[str, float]:
         """One update; afterwards the version is one higher."""
         with self._timers.stage("preprocess"):
-            batch = self._team.share(build_batch(taken.transitions, policy_version=self._version))
+            batch = build_batch(
+                taken.transitions,
+                policy_version=self._version,
+                inputs=tuple(self._session.policy.inputs),
+            )
+            batch = self._team.share(batch)
         with self._timers.stage("update"):
             stats = self._session.algorithm.update(iter([batch]))
         self._store.consume()
@@ -389,7 +393,6 @@ class Learner:
             cfg=self._cfg,
             flow_policy=self._session.policy,
             algorithm=self._session.algorithm,
-            for_libero=env_of(self._cfg).type == "libero",
         )
         runtime = self._cfg.runtime
         prune(

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+from jaxtyping import Float32, UInt8
 from lerobot.utils.transition import Transition
 from torch import Tensor
 
@@ -21,12 +20,12 @@ from pirl.algorithm.chain import sample_chunk
 from pirl.algorithm.flow_noise import NoiseHead
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.xvla import domain_id_of, tokenize_instruction
-from pirl.envs.base import ChunkResult, EnvObservation, VectorEnv
+from pirl.envs.base import Array, ChunkResult, EnvObservation, VectorEnv
 from pirl.episodes import BrokenOffEpisode
 from pirl.errors import EnvError
 from pirl.records import EpisodePlan, EpisodeRecord, Observation, SampledChunk
-from pirl.runtime.batch import DOMAIN_ID, INPUT_IDS, build_transition, state_of
+from pirl.runtime.batch import build_transition, inputs_of, state_of
+from pirl.runtime.rewards import BoundedReward, ExecutedChunk
 from pirl.runtime.timers import StageTimers
 
 type Frame = UInt8[np.ndarray[Any, Any], "h w 3"]
@@ -53,40 +52,18 @@ class _Slot:
     """An environment slot with an episode under way."""
 
     plan: EpisodePlan
+    raw: EnvObservation
     observation: Observation
     transitions: list[Transition] = field(default_factory=list[Transition])
     frames: list[Frame] = field(default_factory=list[Frame])
     env_steps: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Language:
-    """Instruction tokens per task, computed once, and the embodiment's domain id."""
-
-    input_ids: Mapping[int, Tensor]
-    domain_id: int
-
-
-def language_of(policy_config: XVLAConfig, env: VectorEnv) -> Language:
-    """What `policy_config` makes of the instructions of every task of `env`.
-
-    Raises:
-        EnvironmentNotReadyError: the tokenizer cannot be had.
-        CheckpointError: the checkpoint's domain id cannot be read.
-    """
-    return Language(
-        input_ids={
-            task_id: tokenize_instruction(policy_config, env.instruction(task_id))
-            for task_id in range(len(env.task_names))
-        },
-        domain_id=domain_id_of(policy_config),
-    )
-
-
 class Lockstep:
     """Runs episodes in a vector environment under a policy; all active slots decide together.
 
-    `stochastic=False` is the policy's own sampler: start noise is random, nothing after it.
+    `stochastic=False` is the policy's own sampler: start noise is random, nothing after it. Without `reward` a
+    decision is worth what the environment says.
     """
 
     def __init__(
@@ -96,18 +73,18 @@ class Lockstep:
         noise_head: NoiseHead | None,
         env: VectorEnv,
         pirl: PiRLConfig,
-        language: Language,
         timers: StageTimers,
         stochastic: bool,
+        reward: BoundedReward | None = None,
         on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
         self._policy = policy
         self._noise_head = noise_head
         self._env = env
         self._pirl = pirl
-        self._language = language
         self._timers = timers
         self._stochastic = stochastic
+        self._reward = reward
         self._on_broken_off = on_broken_off
 
     def run(
@@ -176,17 +153,14 @@ class Lockstep:
             observations = self._env.reset(plans)
         with self._timers.stage("preprocess"):
             return {
-                index: _Slot(plan, self._observe(observations[index], plan.task_id))
+                index: _Slot(
+                    plan, observations[index], self._observe(observations[index], plan.task_id)
+                )
                 for index, plan in plans.items()
             }
 
     def _observe(self, raw: EnvObservation, task_id: int) -> Observation:
-        return Observation(
-            images={k: torch.from_numpy(v).unsqueeze(0) for k, v in raw.images.items()},
-            state=torch.from_numpy(raw.state).unsqueeze(0),
-            input_ids=self._language.input_ids[task_id],
-            domain_id=torch.tensor([self._language.domain_id]),
-        )
+        return self._policy.prepare(raw, self._env.instruction(task_id))
 
     def _step(
         self, slots: dict[int, _Slot], *, seed_of: ChunkSeed, version: int
@@ -205,7 +179,10 @@ class Lockstep:
         for row, index in enumerate(order):
             info = {name: value[row : row + 1].cpu() for name, value in sampled.fields.items()}
             action = sampled.chunk[row : row + 1, :rows].cpu()
-            self._append(slots[index], results[index], action=action, info=info, version=version)
+            paid = self._paid(slots[index], results[index], actions[row])
+            self._append(
+                slots[index], results[index], paid, action=action, info=info, version=version
+            )
         return results
 
     def _decide(self, observations: list[Observation], *, seeds: list[int]) -> SampledChunk:
@@ -228,10 +205,30 @@ class Lockstep:
                 stochastic=self._stochastic,
             )
 
+    def _paid(
+        self, slot: _Slot, result: ChunkResult, actions: Float32[Array, "E A"]
+    ) -> Float32[Array, " E"]:
+        """What the executed rows are worth."""
+        if self._reward is None:
+            return result.step_rewards
+        return self._reward(
+            ExecutedChunk(
+                before=slot.raw,
+                after=result.observation,
+                actions=actions,
+                step_rewards=result.step_rewards,
+                valid_steps=result.valid_steps,
+                terminated=result.terminated,
+                truncated=result.truncated,
+                instruction=self._env.instruction(slot.plan.task_id),
+            )
+        )
+
     def _append(
         self,
         slot: _Slot,
         result: ChunkResult,
+        paid: Float32[Array, " E"],
         *,
         action: Tensor,
         info: dict[str, Tensor],
@@ -248,15 +245,14 @@ class Lockstep:
             "pirl_episode_id": torch.tensor([slot.plan.episode_id]),
             "pirl_chunk_idx": torch.tensor([len(slot.transitions)]),
             "pirl_group_id": torch.tensor([slot.plan.group_id]),
-            INPUT_IDS: slot.observation.input_ids,
-            DOMAIN_ID: slot.observation.domain_id,
+            **inputs_of(slot.observation),
         }
         slot.transitions.append(
             build_transition(
                 state=state_of(slot.observation),
                 next_state=state_of(following),
                 action=action,
-                step_rewards=result.step_rewards,
+                step_rewards=paid,
                 valid_steps=result.valid_steps,
                 terminated=result.terminated,
                 truncated=result.truncated,
@@ -266,7 +262,7 @@ class Lockstep:
         )
         slot.frames.extend(result.frames)
         slot.env_steps += result.sim_steps
-        slot.observation = following
+        slot.raw, slot.observation = result.observation, following
 
     def _finish(self, slot: _Slot, last: ChunkResult, version: int) -> FinishedEpisode:
         plan = slot.plan

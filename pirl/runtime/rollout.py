@@ -17,7 +17,8 @@ from pirl.envs.schedule import plan_episode, stream_seed
 from pirl.envs.split import StateSplit
 from pirl.episodes import BrokenOffEpisode
 from pirl.records import EpisodePlan
-from pirl.runtime.lockstep import FinishedEpisode, Language, Lockstep
+from pirl.runtime.lockstep import FinishedEpisode, Lockstep
+from pirl.runtime.rewards import BoundedReward
 from pirl.runtime.timers import StageTimers
 
 
@@ -46,8 +47,8 @@ class RolloutCollector:
         env: VectorEnv,
         pirl: PiRLConfig,
         placement: Placement,
-        language: Language,
         timers: StageTimers | None = None,
+        reward: BoundedReward | None = None,
         on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
         self._lockstep = Lockstep(
@@ -55,9 +56,9 @@ class RolloutCollector:
             noise_head=noise_head,
             env=env,
             pirl=pirl,
-            language=language,
             timers=timers or StageTimers(),
             stochastic=True,
+            reward=reward,
             on_broken_off=on_broken_off,
         )
         self._env = env

@@ -18,17 +18,15 @@ from pirl.checkpoint.record import read_record
 from pirl.config.identity import canonical_json
 from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
-from pirl.contract.xvla import (
-    XVLAFlowPolicy,
-    build_policy,
-    weights_digest,
-)
-from pirl.contract.xvla_inputs import real_cameras
+from pirl.contract.digests import weights_digest
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.registry import build_flow_policy
 from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
 from pirl.runtime.door import RolloutBounds, bounds_of
 from pirl.runtime.identity import identity_of
+from pirl.runtime.rewards import bound_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
 
@@ -38,7 +36,7 @@ class Session:
     """The objects of one role."""
 
     loaded: LoadedConfig
-    policy: XVLAFlowPolicy
+    policy: FlowPolicy
     algorithm: PiRLAlgorithm
     identity: Identity
     image_keys: tuple[str, ...]
@@ -105,7 +103,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
     # Nothing in pirl draws from the global generators; they are seeded so that their state, which a
     # checkpoint carries, is a function of the config as well.
     set_seed(seed)
-    policy = build_policy(
+    policy = build_flow_policy(
         policy_of(cfg),
         executed_dims=cfg.pirl.executed_dims,
         device=device,
@@ -127,16 +125,14 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         loaded, policy, config_path=origin.config_path, run_id=run_id or origin.run_id
     )
     env = describe_env(env_of(cfg))
-    image_keys = tuple(real_cameras(policy_of(cfg)))
+    image_keys = policy.cameras
     schema = transition_schema(
         policy.spec,
         cfg.pirl,
         image_shapes={name: env.image_shapes[name] for name in image_keys},
         state_dim=env.state_width,
-        language_tokens=policy_of(cfg).tokenizer_max_length,
-        vocabulary=policy.vocabulary,
-        domains=policy_of(cfg).num_domains,
-        max_step_reward=env.max_step_reward,
+        inputs=policy.inputs,
+        max_step_reward=bound_of(cfg, env),
     )
     split = load_split(env_of(cfg).type, mode=cfg.runtime.split, split_file=cfg.runtime.split_file)
     return Session(
@@ -146,7 +142,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         identity=identity,
         image_keys=image_keys,
         schema=schema,
-        bounds=bounds_of(cfg, spec=policy.spec, env=env, split=split, domain_id=identity.domain_id),
+        bounds=bounds_of(cfg, spec=policy.spec, env=env, split=split, inputs=policy.inputs),
     )
 
 
@@ -155,7 +151,7 @@ def write_effective_config(path: Path, cfg: PiRLTrainConfig) -> None:
     write_text(path, canonical_json(cfg), encoding="ascii")
 
 
-def tensor_digests(policy: XVLAFlowPolicy) -> dict[str, dict[str, str]]:
+def tensor_digests(policy: FlowPolicy) -> dict[str, dict[str, str]]:
     """SHA-256 of every trained and every frozen parameter, by name."""
     groups = {"trained": policy.trained_parameters(), "frozen": policy.frozen_parameters()}
     return {

@@ -63,8 +63,10 @@ class Identity:
     """`absolute` or `relative`: what an action means to the robot."""
     cameras: str
     """The policy's cameras in its order, and how many views it has room for."""
-    domain_id: int
-    """Embodiment of X-VLA's soft prompt."""
+    policy_settings: str
+    """What else decides how the policy acts, `name=value` by name, as its kind tells it."""
+    reward: str
+    """What a decision is worth: `success`, or the reward that the config names and its settings."""
     state_split: str
     """Which initial states are in use, and the digest of the split they belong to."""
     noise_settings: str
@@ -88,7 +90,7 @@ class Identity:
         )
 
 
-_INTEGER_FIELDS = frozenset({"protocol_version", "denoising_steps", "executed_steps", "domain_id"})
+_INTEGER_FIELDS = frozenset({"protocol_version", "denoising_steps", "executed_steps"})
 _NAMES = tuple(f.name for f in fields(Identity))
 
 

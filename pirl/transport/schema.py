@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pirl.algorithm import recording
 from pirl.config.recipe import PiRLConfig
-from pirl.errors import TransportError
-from pirl.records import ActionSpec
+from pirl.errors import ContractError, FieldError, TransportError
+from pirl.records import FIELD_PREFIX, ActionSpec, TensorSpec
 from pirl.transport.refusal import RefusedMessageError
 
 _KEYS = frozenset(Transition.__annotations__)
@@ -27,41 +27,25 @@ MAX_MAGNITUDE = 1e4
 nats. Far above what occurs and far below what overflows in a network."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """One tensor: dtype, shape with the leading 1, and the inclusive range of its numbers."""
+def check_tensor(spec: TensorSpec, value: object, name: str) -> Tensor:
+    """`value`, if it is such a tensor.
 
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one such tensor."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def check(self, value: object, name: str) -> Tensor:
-        """`value`, if it is such a tensor.
-
-        Raises:
-            TransportError: says what differs.
-        """
-        if not isinstance(value, Tensor):
-            raise TransportError(f"{name} is {type(value).__name__}, not a tensor")
-        if value.dtype != self.dtype or tuple(value.shape) != self.shape:
-            raise TransportError(
-                f"{name} is {value.dtype} {tuple(value.shape)}, must be {self.dtype} {self.shape}"
-            )
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise RefusedMessageError("not_finite", f"{name} holds values that are not finite")
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if bool((value < low).any()) or bool((value > high).any()):
-            raise RefusedMessageError(
-                "out_of_range", f"{name} holds values outside {low:g}..{high:g}"
-            )
-        return value
+    Raises:
+        TransportError: says what differs.
+    """
+    if not isinstance(value, Tensor):
+        raise TransportError(f"{name} is {type(value).__name__}, not a tensor")
+    if value.dtype != spec.dtype or tuple(value.shape) != spec.shape:
+        raise TransportError(
+            f"{name} is {value.dtype} {tuple(value.shape)}, must be {spec.dtype} {spec.shape}"
+        )
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise RefusedMessageError("not_finite", f"{name} holds values that are not finite")
+    low = -math.inf if spec.low is None else spec.low
+    high = math.inf if spec.high is None else spec.high
+    if bool((value < low).any()) or bool((value > high).any()):
+        raise RefusedMessageError("out_of_range", f"{name} holds values outside {low:g}..{high:g}")
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +79,7 @@ class TransitionSchema:
         fields = _exact_dict(item, _KEYS, where)
         _check_tensors(fields["state"], self.state, f"{where} state")
         _check_tensors(fields["next_state"], self.state, f"{where} next_state")
-        self.action.check(fields["action"], f"{where} action")
+        check_tensor(self.action, fields["action"], f"{where} action")
         _check_tensors(fields["complementary_info"], self.info, f"{where} complementary_info")
         reward = fields["reward"]
         if type(reward) is not float or not math.isfinite(reward):
@@ -116,9 +100,7 @@ def transition_schema(
     *,
     image_shapes: Mapping[str, tuple[int, int, int]],
     state_dim: int,
-    language_tokens: int,
-    vocabulary: int | None = None,
-    domains: int | None = None,
+    inputs: Mapping[str, TensorSpec],
     max_step_reward: float = MAX_MAGNITUDE,
 ) -> TransitionSchema:
     """The schema of a recipe (`algorithm.md` 13.1).
@@ -126,10 +108,11 @@ def transition_schema(
     Args:
         image_shapes: `(3, h, w)` per `observation.images.*` key, uint8.
         state_dim: S, width of `observation.state`.
-        language_tokens: L.
-        vocabulary: token ids are below this; None leaves the upper end open.
-        domains: domain ids are below this; None leaves the upper end open.
-        max_step_reward: largest |reward| of one control action (`EnvInfo`).
+        inputs: what else the policy reads (`FlowPolicy.inputs`); each travels under `pirl_NAME`.
+        max_step_reward: largest |reward| of one control action.
+
+    Raises:
+        ContractError: an input of the policy has the name of a field of piRL's own.
     """
     float32, int64 = torch.float32, torch.int64
     rows, width = spec.executed_steps, spec.model_dim
@@ -145,19 +128,18 @@ def transition_schema(
         "pirl_chunk_idx": identifier,
         "pirl_valid_steps": TensorSpec(dtype=int64, shape=(1,), low=1, high=rows),
         "pirl_group_id": TensorSpec(dtype=int64, shape=(1,), low=-1, high=_MAX_ID),
-        "pirl_domain_id": TensorSpec(dtype=int64, shape=(1,), low=0, high=_below(domains)),
-        "pirl_input_ids": TensorSpec(
-            dtype=int64, shape=(1, language_tokens), low=0, high=_below(vocabulary)
-        ),
         "pirl_step_rewards": TensorSpec(
             dtype=float32, shape=(1, rows), low=-max_step_reward, high=max_step_reward
         ),
         "is_intervention": TensorSpec(dtype=int64, shape=(1,), low=0, high=1),
     }
+    info |= _chain_fields(spec, pirl)
+    told = {FIELD_PREFIX + name: tensor for name, tensor in inputs.items()}
+    _refuse_taken(sorted(told.keys() & info.keys()))
     return TransitionSchema(
         state=state,
         action=_numbers(1, rows, width),
-        info=info | _chain_fields(spec, pirl),
+        info=info | told,
         max_reward=rows * max_step_reward,
     )
 
@@ -198,8 +180,16 @@ def _numbers(*shape: int) -> TensorSpec:
     return TensorSpec(dtype=torch.float32, shape=shape, low=-MAX_MAGNITUDE, high=MAX_MAGNITUDE)
 
 
-def _below(count: int | None) -> int:
-    return _MAX_ID if count is None else count - 1
+def _refuse_taken(names: list[str]) -> None:
+    if not names:
+        return
+    clause = FieldError(
+        field="inputs",
+        value=names,
+        expected="names that no field of piRL's own has",
+        fix="rename the policy's inputs",
+    )
+    raise ContractError([clause])
 
 
 def _exact_dict(value: object, keys: frozenset[str], where: str) -> dict[str, object]:
@@ -214,4 +204,4 @@ def _exact_dict(value: object, keys: frozenset[str], where: str) -> dict[str, ob
 def _check_tensors(value: object, specs: Mapping[str, TensorSpec], where: str) -> None:
     tensors = _exact_dict(value, frozenset(specs), where)
     for name, spec in specs.items():
-        spec.check(tensors[name], f"{where} {name}")
+        check_tensor(spec, tensors[name], f"{where} {name}")

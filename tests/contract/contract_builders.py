@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from pirl.contract.tiny import tiny_metaworld_config, tiny_xvla_config
-from pirl.contract.xvla import XVLAFlowPolicy, build_policy, tokenize_instruction
-from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.policy import XVLAFlowPolicy
+from pirl.policies.xvla.processors import tokenize_instruction
+from pirl.policies.xvla.tiny import tiny_metaworld_config, tiny_xvla_config
+from pirl.policies.xvla.views import EMPTY_CAMERA_PREFIX
 from pirl.records import Observation
 
 INSTRUCTION = "put the white mug on the left plate"
@@ -68,8 +70,10 @@ def an_observation(config, *, rows=2, seed=0, size=64, domain_id=0):
             for key in cameras(config)
         },
         state=torch.randn(rows, config.max_state_dim, generator=rng),
-        input_ids=tokenize_instruction(config, INSTRUCTION).expand(rows, -1),
-        domain_id=torch.full((rows,), domain_id, dtype=torch.int64),
+        inputs={
+            "input_ids": tokenize_instruction(config, INSTRUCTION).expand(rows, -1),
+            "domain_id": torch.full((rows,), domain_id, dtype=torch.int64),
+        },
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from contract_builders import ALL_MODES, a_config, a_policy, an_observation
 from torch import nn
-from toy_policies import BROKEN, ToyPolicy, TwiceBroken, toy_observation
+from toy_policies import BROKEN, ToyPolicy, TwiceBroken, toy_observation, with_tensor
 
 from pirl.contract.check import (
     CLAUSES,
@@ -60,7 +60,9 @@ def encoding(**changes):
 
     def wrong(observation):
         got = encode(observation)
-        return replace(got, **{name: f(getattr(got, name)) for name, f in changes.items()})
+        if "critic_features" in changes:
+            return replace(got, critic_features=changes["critic_features"](got.critic_features))
+        return with_tensor(got, **changes)
 
     policy.encode = wrong
     return policy
@@ -76,6 +78,24 @@ def predicting(**changes):
         return replace(got, **{name: f(getattr(got, name)) for name, f in changes.items()})
 
     policy.predict = wrong
+    return policy
+
+
+def reading(*, without=None, **changes):
+    """The toy policy that declares other inputs than it is given."""
+    policy = ToyPolicy()
+    policy.inputs = {
+        name: replace(spec, **changes.get(name, {}))
+        for name, spec in policy.inputs.items()
+        if name != without
+    }
+    return policy
+
+
+def blind():
+    """The toy policy that names another camera."""
+    policy = ToyPolicy()
+    policy.cameras = ("observation.images.other",)
     return policy
 
 
@@ -113,12 +133,20 @@ FAULTS = {
     ),
     "requires_grad is off: head.bias": idle,
     "critic_features (2, 7)": lambda: encoding(critic_features=lambda v: v[:, 1:]),
-    "vlm_features (2, 1, 6)": lambda: encoding(vlm_features=lambda v: v[:, :1]),
-    "vlm_features (2, 2, 5)": lambda: encoding(vlm_features=lambda v: v[..., 1:]),
-    "aux_visual_inputs (2, 6)": lambda: encoding(aux_visual_inputs=lambda v: v[:, 0]),
+    "primary view (2, 1, 6)": lambda: encoding(vlm_features=lambda v: v[:, :1]),
+    "primary view (2, 2, 5)": lambda: encoding(vlm_features=lambda v: v[..., 1:]),
+    "aux_visual_inputs (1, 1, 6)": lambda: encoding(aux_visual_inputs=lambda v: v[:1]),
     "proprio (1, 2)": lambda: encoding(proprio=lambda v: v[:1]),
-    "proprio (2, 1, 2)": lambda: encoding(proprio=lambda v: v[:, None]),
-    "domain_id (2, 1)": lambda: encoding(domain_id=lambda v: v[:, None]),
+    "declares ['domain_id'], prepares": lambda: reading(without="input_ids"),
+    "input_ids is torch.int64 (2, 3), declared torch.int64 (2, 4)": lambda: reading(
+        input_ids={"shape": (1, 4)}
+    ),
+    "input_ids is torch.int64 (2, 3), declared torch.float32": lambda: reading(
+        input_ids={"dtype": torch.float32}
+    ),
+    "input_ids is above 0": lambda: reading(input_ids={"high": 0}),
+    "input_ids is below 2": lambda: reading(input_ids={"low": 2}),
+    "no cameras of its own": blind,
     "vlm_features is torch.float64": lambda: encoding(vlm_features=lambda v: v.double()),
     "proprio is not finite": lambda: encoding(proprio=lambda v: v / 0),
     "clean has shape (2, 4, 4)": lambda: predicting(clean=lambda v: v[..., 1:]),

@@ -14,8 +14,8 @@ from pirl.contract import check_shapes
 from pirl.contract.check import ClauseStatus, check_flow_policy
 from pirl.contract.check_probe import Probe, some
 from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
-from pirl.contract.xvla_policy import XVLAFlowPolicy
 from pirl.errors import ContractError
+from pirl.policies.xvla.policy import XVLAFlowPolicy
 
 
 def details(policy, rows=2):

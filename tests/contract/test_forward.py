@@ -1,4 +1,4 @@
-"""The PI-RL forward contract on the real X-VLA class, for both variants."""
+"""Losses of one batch on the real X-VLA class, for both variants."""
 
 import math
 
@@ -9,8 +9,7 @@ from contract_builders import a_config, a_policy, an_observation
 from pirl.algorithm.chain import sample_chunk
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig
 from pirl.config.recipe import FlowNoiseConfig, FlowSDEConfig, PiRLConfig
-from pirl.contract.forward import PiRLForward
-from pirl.contract.xvla import weights_digest
+from pirl.contract.digests import weights_digest
 from pirl.records import DecisionBatch
 
 VARIANTS = {
@@ -63,7 +62,6 @@ def a_batch(algorithm):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_call_gives_losses_and_metrics_and_changes_nothing(variant):
     algorithm = an_algorithm(variant)
-    assert isinstance(algorithm, PiRLForward)
     batch, policy = a_batch(algorithm), algorithm.policy
     before, rng = weights_digest(policy.module.state_dict()), torch.get_rng_state()
     got = algorithm.forward_batch(batch)

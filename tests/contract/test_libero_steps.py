@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pirl.contract.xvla_libero import libero_actions, policy_observation
+from pirl.policies.xvla.libero import libero_actions, policy_observation
 
 MAIN, WRIST = "observation.images.image", "observation.images.image2"
 TURNED = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)

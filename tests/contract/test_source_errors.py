@@ -7,8 +7,8 @@ import torch
 from contract_builders import a_config
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
-from pirl.contract import source
 from pirl.errors import CheckpointError, EnvironmentNotReadyError
+from pirl.policies.xvla import source
 
 MACHINE = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),

@@ -9,10 +9,10 @@ import sys
 import pytest
 from contract_builders import a_config
 
-from pirl.config.tokenizer import TOKENIZER_MAX_BYTES
-from pirl.contract.tiny import write_tiny_tokenizer
-from pirl.contract.xvla import tokenize_instruction
 from pirl.errors import EnvironmentNotReadyError
+from pirl.policies.xvla.processors import tokenize_instruction
+from pirl.policies.xvla.tiny import write_tiny_tokenizer
+from pirl.policies.xvla.tokenizer import TOKENIZER_MAX_BYTES
 
 CODE = "raise SystemExit('code of the tokenizer ran')\n"
 DEEP = "[" * 100_000

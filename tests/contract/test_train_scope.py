@@ -11,8 +11,8 @@ from pirl.algorithm.prepare import prepare
 from pirl.config.ranges import CHOICES
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.check import check_flow_policy
-from pirl.contract.xvla import XVLAFlowPolicy, weights_digest
-from pirl.contract.xvla_policy import TRAINED_PREFIXES
+from pirl.contract.digests import weights_digest
+from pirl.policies.xvla.policy import TRAINED_PREFIXES, XVLAFlowPolicy
 
 DIMS = range(10)
 
@@ -80,10 +80,10 @@ def test_encode_keeps_a_graph_only_when_asked_and_only_with_scope_all():
     observation = an_observation(config)
     wide = an_algorithm("all").policy
     narrow = an_algorithm("transformer").policy
-    assert not wide.encode(observation).vlm_features.requires_grad
-    assert not narrow.encode(observation, gradient=True).vlm_features.requires_grad
+    assert not wide.encode(observation).tensors["vlm_features"].requires_grad
+    assert not narrow.encode(observation, gradient=True).tensors["vlm_features"].requires_grad
     context = wide.encode(observation, gradient=True)
-    assert context.vlm_features.requires_grad
+    assert context.tensors["vlm_features"].requires_grad
     assert not context.critic_features.requires_grad
 
 

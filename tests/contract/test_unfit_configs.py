@@ -7,10 +7,10 @@ import torch
 from contract_builders import a_config, a_policy
 from lerobot.configs import NormalizationMode
 
-from pirl.contract.action_modes import ActionMode, action_mode_of, make_action_spec
-from pirl.contract.clauses import refuse_unfit_config
 from pirl.contract.digests import architecture_digest, weights_digest
 from pirl.errors import ConfigError, ContractError
+from pirl.policies.xvla.action_modes import ActionMode, action_mode_of, make_action_spec
+from pirl.policies.xvla.unfit import refuse_unfit_config
 
 
 def refused(**changes):

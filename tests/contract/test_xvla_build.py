@@ -13,19 +13,10 @@ from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, OBS_STATE
 from safetensors.torch import load_file, save_file
 
-from pirl.config.recipe import QUALIFIED_POLICIES
-from pirl.contract import source
+from pirl import doors
+from pirl.contract.digests import architecture_digest, weights_digest
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.processors import PREPROCESSOR_FILE, tokenizer_source
-from pirl.contract.registry import ADAPTERS, build_flow_policy
-from pirl.contract.stock import stock_batch
-from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
-from pirl.contract.xvla import (
-    architecture_digest,
-    build_policy,
-    domain_id_of,
-    weights_digest,
-)
+from pirl.contract.registry import build_flow_policy
 from pirl.errors import (
     CheckpointError,
     ConfigError,
@@ -34,6 +25,13 @@ from pirl.errors import (
     ExitCode,
     MismatchError,
 )
+from pirl.policies.xvla import source
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.domain import domain_id_of
+from pirl.policies.xvla.starting import PREPROCESSOR_FILE
+from pirl.policies.xvla.stock import stock_batch
+from pirl.policies.xvla.tiny import tiny_xvla_config, write_tiny_checkpoint
+from pirl.policies.xvla.tokenizer import tokenizer_source
 
 
 def digest(policy):
@@ -264,10 +262,6 @@ def test_weights_digest_sees_values_names_shapes_and_dtypes():
 # Which policies qualify
 
 
-def test_adapters_are_the_qualified_policies():
-    assert tuple(ADAPTERS) == QUALIFIED_POLICIES
-
-
 def test_the_registry_builds_xvla():
     policy = build_flow_policy(a_config(), executed_dims=None, device="cpu", seed=1)
     assert isinstance(policy, FlowPolicy)
@@ -291,7 +285,7 @@ def test_other_policies_are_refused_with_the_list_of_those_allowed(policy_type):
 
 @pytest.mark.parametrize("name", ["pi-rl", "pi_rl", "pirl"])
 def test_pi_rl_is_never_a_policy_type(name):
-    assert name not in ADAPTERS
+    assert not doors.is_installed(doors.POLICIES, name)
 
 
 # Full size
@@ -347,7 +341,7 @@ def test_the_full_size_policy_has_the_published_size_and_passes_the_adapter():
 
 
 def build_on_meta(policy):
-    from pirl.contract.xvla import XVLAFlowPolicy
+    from pirl.policies.xvla.policy import XVLAFlowPolicy
 
     return XVLAFlowPolicy(policy, executed_dims=range(10))
 
@@ -374,7 +368,7 @@ def test_a_path_that_is_no_hub_id_is_not_looked_for_on_the_hub(monkeypatch):
 
 def test_an_adapter_refuses_a_config_of_another_policy():
     with pytest.raises(ConfigError, match="SimpleNamespace"):
-        ADAPTERS["xvla"](SimpleNamespace(type="xvla"), executed_dims=None, device="cpu", seed=0)
+        build_flow_policy(SimpleNamespace(type="xvla"), executed_dims=None, device="cpu", seed=0)
 
 
 @pytest.mark.parametrize("key", [None, "embodiment"])
@@ -384,9 +378,9 @@ def test_a_stock_batch_has_the_observation_under_the_policys_keys(key):
     policy = a_policy(config)
     observation = an_observation(config, domain_id=3)
     for batch in (stock_batch(policy.module, observation), policy.stock_batch(observation)):
-        assert torch.equal(batch[key or "domain_id"], observation.domain_id)
+        assert torch.equal(batch[key or "domain_id"], observation.inputs["domain_id"])
         assert torch.equal(batch[OBS_STATE], observation.state)
-        assert torch.equal(batch[OBS_LANGUAGE_TOKENS], observation.input_ids)
+        assert torch.equal(batch[OBS_LANGUAGE_TOKENS], observation.inputs["input_ids"])
         assert len(batch) == 3 + len(observation.images)
 
 

@@ -1,7 +1,6 @@
 """Chains on the real X-VLA class: stock equality, parity, dropout, precision, gradients."""
 
 from copy import copy, deepcopy
-from dataclasses import fields as fields_of
 from functools import cache
 from unittest import mock
 
@@ -12,8 +11,8 @@ from contract_builders import a_config, a_policy, an_observation
 from pirl.algorithm.chain import recorded_log_prob, replay_log_prob, sample_chunk
 from pirl.algorithm.flow_noise import NoiseHead
 from pirl.config.recipe import FlowNoiseConfig, FlowSDEConfig, PiRLConfig
-from pirl.contract.xvla import XVLAFlowPolicy
 from pirl.errors import ContractError
+from pirl.policies.xvla.policy import XVLAFlowPolicy
 from pirl.records import Context, Prediction
 
 ROWS = 4
@@ -93,11 +92,11 @@ class InHalf(InDouble):
 
     def predict(self, context, x, t):
         half = Context(
-            **{
-                f.name: value.bfloat16() if value.is_floating_point() else value
-                for f in fields_of(context)
-                for value in [getattr(context, f.name)]
-            }
+            tensors={
+                name: value.bfloat16() if value.is_floating_point() else value
+                for name, value in context.tensors.items()
+            },
+            critic_features=context.critic_features,
         )
         with mock.patch.object(type(self.policy), "_guard"):
             got = self.policy.predict(half, x.bfloat16(), t.bfloat16())

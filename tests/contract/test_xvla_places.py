@@ -6,8 +6,8 @@ import pytest
 import torch
 from contract_builders import ALL_MODES, a_config, a_policy
 
-from pirl.contract.xvla import build_policy
-from pirl.contract.xvla_inputs import tokens_per_view
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.inputs import tokens_per_view
 
 
 def test_a_policy_is_built_on_the_device_that_was_asked_for():

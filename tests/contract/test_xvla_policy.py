@@ -11,11 +11,11 @@ from lerobot.policies.xvla.processor_xvla import (
 )
 from lerobot.utils.constants import ACTION
 
-from pirl.contract.processors import imagenet_normalize
-from pirl.contract.stock import stock_generate
-from pirl.contract.tiny import tiny_xvla_config
-from pirl.contract.xvla import XVLAFlowPolicy
 from pirl.errors import ConfigError, ContractError
+from pirl.policies.xvla.policy import XVLAFlowPolicy
+from pirl.policies.xvla.processors import imagenet_normalize
+from pirl.policies.xvla.stock import stock_generate
+from pirl.policies.xvla.tiny import tiny_xvla_config
 from pirl.records import Observation
 
 MAIN, WRIST = "observation.images.image", "observation.images.image2"
@@ -109,8 +109,10 @@ def test_unknown_cameras_are_refused_by_name():
             Observation(
                 images=images,
                 state=observation.state,
-                input_ids=observation.input_ids,
-                domain_id=observation.domain_id,
+                inputs={
+                    "input_ids": observation.inputs["input_ids"],
+                    "domain_id": observation.inputs["domain_id"],
+                },
             )
         )
 
@@ -347,7 +349,7 @@ def test_features_are_the_input_of_the_action_decoder():
     context = policy.encode(an_observation(config))
     got = policy.predict(context, noise(policy), torch.tensor([0.9, 0.2]))
     decoder = policy.module.model.transformer.action_decoder
-    assert torch.equal(decoder(got.features, context.domain_id), got.clean)
+    assert torch.equal(decoder(got.features, context.tensors["domain_id"]), got.clean)
 
 
 # Critic features (I44, algorithm.md 8.2)
@@ -358,12 +360,12 @@ def test_critic_features_are_the_stated_means():
     policy, observation = a_policy(config), an_observation(config)
     context = policy.encode(observation)
     tokens, width = policy.primary_view_shape
-    words = observation.input_ids[0] != 1
+    words = observation.inputs["input_ids"][0] != 1
     expected = torch.cat(
         [
-            context.vlm_features[0, :tokens].mean(dim=0),
-            context.vlm_features[0, tokens:][words].mean(dim=0),
-            context.aux_visual_inputs[0, :tokens].mean(dim=0),
+            context.tensors["vlm_features"][0, :tokens].mean(dim=0),
+            context.tensors["vlm_features"][0, tokens:][words].mean(dim=0),
+            context.tensors["aux_visual_inputs"][0, :tokens].mean(dim=0),
             observation.state[0],
         ]
     )
@@ -378,7 +380,10 @@ def test_padded_views_do_not_change_critic_features():
     two.module.load_state_dict(one.module.state_dict())
     observation = an_observation(plain)
     a, b = one.encode(observation), two.encode(observation)
-    assert b.aux_visual_inputs.shape[1] == a.aux_visual_inputs.shape[1] + one.primary_view_shape[0]
+    assert (
+        b.tensors["aux_visual_inputs"].shape[1]
+        == a.tensors["aux_visual_inputs"].shape[1] + one.primary_view_shape[0]
+    )
     assert torch.equal(a.critic_features, b.critic_features)
 
 
@@ -388,7 +393,10 @@ def test_pixels_of_an_empty_camera_are_never_read():
     noisy = dict(observation.images) | {EMPTY: observation.images[MAIN].flip(0)}
     context = policy.encode(observation)
     object.__setattr__(observation, "images", noisy)
-    assert torch.equal(policy.encode(observation).aux_visual_inputs, context.aux_visual_inputs)
+    assert torch.equal(
+        policy.encode(observation).tensors["aux_visual_inputs"],
+        context.tensors["aux_visual_inputs"],
+    )
 
 
 def test_a_missing_view_is_padded_with_zero_tokens_as_lerobot_pads_it():
@@ -397,8 +405,8 @@ def test_a_missing_view_is_padded_with_zero_tokens_as_lerobot_pads_it():
     object.__setattr__(observation, "images", {MAIN: observation.images[MAIN]})
     context = policy.encode(observation)
     tokens, width = policy.primary_view_shape
-    assert context.aux_visual_inputs.shape[1] == 2 * tokens
-    assert not context.aux_visual_inputs.any()
+    assert context.tensors["aux_visual_inputs"].shape[1] == 2 * tokens
+    assert not context.tensors["aux_visual_inputs"].any()
     assert not context.critic_features[:, 2 * width : 3 * width].any()
 
 
@@ -415,7 +423,7 @@ def test_padding_words_do_not_count():
     policy, observation = a_policy(config), an_observation(config)
     tokens, width = policy.primary_view_shape
     context = policy.encode(observation)
-    everything = context.vlm_features[:, tokens:].mean(dim=1)
+    everything = context.tensors["vlm_features"][:, tokens:].mean(dim=1)
     assert not torch.allclose(context.critic_features[:, width : 2 * width], everything)
 
 

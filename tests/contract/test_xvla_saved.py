@@ -16,9 +16,17 @@ from safetensors.torch import load_file
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.config.recipe import FlowSDEConfig, PiRLConfig
-from pirl.contract.processors import PREPROCESSOR_FILE, imagenet_normalize
-from pirl.contract.stock import stock_generate
-from pirl.contract.tiny import (
+from pirl.envs.metaworld_config import instructions
+from pirl.errors import EnvironmentNotReadyError
+from pirl.policies.xvla.domain import domain_id_of
+from pirl.policies.xvla.processors import (
+    imagenet_normalize,
+    make_saved_processors,
+    tokenize_instruction,
+)
+from pirl.policies.xvla.starting import PREPROCESSOR_FILE
+from pirl.policies.xvla.stock import stock_generate
+from pirl.policies.xvla.tiny import (
     LIBERO_WORDS,
     METAWORLD_TOKENIZER_PATH,
     METAWORLD_WORDS,
@@ -27,14 +35,6 @@ from pirl.contract.tiny import (
     write_tiny_checkpoint,
     write_tiny_tokenizer,
 )
-from pirl.contract.xvla import (
-    domain_id_of,
-    make_saved_processors,
-    save_pretrained,
-    tokenize_instruction,
-)
-from pirl.envs.metaworld_config import instructions
-from pirl.errors import EnvironmentNotReadyError
 
 MAIN, WRIST = "observation.images.image", "observation.images.image2"
 
@@ -48,7 +48,7 @@ def step_names(folder):
 def test_a_saved_policy_acts_alike_in_stock_lerobot(tmp_path, mode):
     config = a_config(mode)
     policy = a_policy(config, seed=7)
-    folder = save_pretrained(policy, tmp_path, for_libero=mode == "ee6d")
+    folder = policy.save(tmp_path, env_type="libero" if mode == "ee6d" else "pirl_metaworld")
     stock = XVLAPolicy.from_pretrained(folder, strict=True)
     observation, start = an_observation(config), noise(policy)
     assert torch.equal(
@@ -63,7 +63,7 @@ def test_a_saved_policy_acts_alike_in_stock_lerobot(tmp_path, mode):
 def test_a_chain_without_noise_is_what_stock_lerobot_acts_from_the_saved_policy(tmp_path, steps):
     config = a_config(num_denoising_steps=steps)
     policy = a_policy(config, seed=7)
-    folder = save_pretrained(policy, tmp_path, for_libero=True)
+    folder = policy.save(tmp_path, env_type="libero")
     observation, rows = an_observation(config), 2
     drawn = sample_chunk(
         policy,
@@ -93,7 +93,7 @@ def test_loading_and_saving_again_changes_nothing(tmp_path):
         loaded.pretrained_path = folder
         policy = a_policy(loaded)
         views.append(policy.module.config.num_image_views)
-        folder = save_pretrained(policy, tmp_path / turn, for_libero=True)
+        folder = policy.save(tmp_path / turn, env_type="libero")
     assert views == [3, 3, 3]
     first, last = (json.loads((tmp_path / n / "config.json").read_text()) for n in "03")
     first.pop("pretrained_path"), last.pop("pretrained_path")
@@ -110,8 +110,8 @@ def test_weights_file_holds_the_policy_and_nothing_of_pirl(tmp_path):
 
 def test_the_libero_preprocessor_leaves_out_exactly_the_two_image_steps(tmp_path):
     policy = a_policy()
-    libero = save_pretrained(policy, tmp_path / "libero", for_libero=True)
-    other = save_pretrained(policy, tmp_path / "other", for_libero=False)
+    libero = policy.save(tmp_path / "libero", env_type="libero")
+    other = policy.save(tmp_path / "other", env_type="pirl_metaworld")
     image_steps = ["xvla_image_to_float", "xvla_imagenet_normalize"]
     assert [n for n in step_names(other) if n in image_steps] == image_steps
     assert step_names(libero) == [n for n in step_names(other) if n not in image_steps]
@@ -151,7 +151,7 @@ def test_saved_processors_feed_stock_lerobot_what_pirl_encodes(tmp_path):
 
 def test_stock_image_steps_on_libero_would_normalise_twice(tmp_path):
     """The trap that `for_libero` avoids, in LeRobot's own words."""
-    folder = save_pretrained(a_policy(), tmp_path, for_libero=False)
+    folder = a_policy().save(tmp_path, env_type="pirl_metaworld")
     images = dict(an_observation(a_config()).images)
     with pytest.raises(ValueError, match=r"outside \[0, 255\] range"):
         lerobot_eval_batch(folder, images, robot_state(2))
@@ -165,7 +165,7 @@ def test_saved_processors_carry_the_domain_id_of_the_starting_checkpoint(tmp_pat
     pre.save_pretrained(tmp_path / "start")
     post.save_pretrained(tmp_path / "start")
     config.pretrained_path = tmp_path / "start"
-    folder = save_pretrained(a_policy(config), tmp_path / "next", for_libero=True)
+    folder = a_policy(config).save(tmp_path / "next", env_type="libero")
     steps = json.loads((folder / PREPROCESSOR_FILE).read_text())["steps"]
     ids = [s["config"]["domain_id"] for s in steps if s["registry_name"] == "xvla_add_domain_id"]
     assert ids == [3]
@@ -224,7 +224,7 @@ def test_pirl_finds_the_tokenizer_inside_a_moved_checkpoint_from_anywhere(tmp_pa
     config.pretrained_path = tmp_path / "there"
     assert torch.equal(tokenize_instruction(config, INSTRUCTION), expected)
     policy = a_policy(config)
-    folder = save_pretrained(policy, tmp_path / "again", for_libero=True)
+    folder = policy.save(tmp_path / "again", env_type="libero")
     saved = json.loads((folder / PREPROCESSOR_FILE).read_text())["steps"]
     names = [s["config"].get("tokenizer_name") for s in saved]
     assert [name for name in names if name] == [TOKENIZER_PATH]

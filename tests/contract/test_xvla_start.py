@@ -16,14 +16,16 @@ from safetensors.torch import load_file, save_file
 from pirl.config.check import check_config
 from pirl.config.load import load_config
 from pirl.config.policy_path import resolve_policy_path
-from pirl.config.starting import read_start, start_errors, start_table
-from pirl.config.tokenizer import tokenizer_size
 from pirl.config.validate import main as validate
-from pirl.config.views import view_count
-from pirl.contract.tiny import TOKENIZER_PATH, _write_tokenizer, write_tiny_checkpoint
-from pirl.contract.xvla import build_policy, domain_id_of, save_pretrained, tokenize_instruction
 from pirl.errors import CheckpointError, ConfigError
 from pirl.evaluation.main import main as evaluate
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.domain import domain_id_of
+from pirl.policies.xvla.processors import tokenize_instruction
+from pirl.policies.xvla.starting import read_start, start_errors, start_table
+from pirl.policies.xvla.tiny import TOKENIZER_PATH, _write_tokenizer, write_tiny_checkpoint
+from pirl.policies.xvla.tokenizer import tokenizer_size
+from pirl.policies.xvla.views import view_count
 from pirl.runtime.identity import settings_of
 
 SMOKE = "configs/train_config_pirl_libero_smoke.json"
@@ -90,7 +92,7 @@ def test_half_precision_checkpoint_is_cast_on_load_and_saved_in_float32(dtype, w
     assert cfg.policy.use_amp is False
     policy = built(cfg)
     assert all(p.dtype == torch.float32 for p in policy.module.parameters())
-    again = save_pretrained(policy, tmp_path / "again", for_libero=True)
+    again = policy.save(tmp_path / "again", env_type="libero")
     assert json.loads((again / "config.json").read_text())["dtype"] == "float32"
     saved = load_file(again / "model.safetensors")
     assert all(torch.equal(saved[name], tensor.float()) for name, tensor in cast.items())

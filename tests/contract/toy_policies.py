@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pirl.errors import ContractError, FieldError
-from pirl.records import ActionSpec, Context, Observation, Prediction
+from pirl.records import ActionSpec, Context, Observation, Prediction, TensorSpec
 
 PADDED = "observation.images.empty_camera_0"
 WIDTH = 6
@@ -36,9 +36,17 @@ def toy_observation(rows=2):
             )
         },
         state=torch.randn(rows, 2, generator=rng),
-        input_ids=torch.ones(rows, 3, dtype=torch.int64),
-        domain_id=torch.zeros(rows, dtype=torch.int64),
+        inputs={
+            "input_ids": torch.ones(rows, 3, dtype=torch.int64),
+            "domain_id": torch.zeros(rows, dtype=torch.int64),
+        },
     )
+
+
+def with_tensor(context, **changes):
+    """A context with some of its tensors altered."""
+    altered = {name: change(context.tensors[name]) for name, change in changes.items()}
+    return replace(context, tensors={**context.tensors, **altered})
 
 
 class ToyNet(nn.Module):
@@ -52,6 +60,9 @@ class ToyNet(nn.Module):
 class ToyPolicy:
     """Keeps every clause."""
 
+    cameras = ("observation.images.image",)
+    sampler = "native"
+    no_decay = frozenset()
     critic_width = WIDTH + 2
     feature_width = WIDTH
     primary_view_shape = (2, WIDTH)
@@ -60,6 +71,10 @@ class ToyPolicy:
 
     def __init__(self):
         self.spec = toy_spec()
+        self.inputs = {
+            "input_ids": TensorSpec(dtype=torch.int64, shape=(1, 3), low=0, high=9),
+            "domain_id": TensorSpec(dtype=torch.int64, shape=(1,), low=0, high=0),
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.module = ToyNet().eval()
@@ -82,10 +97,12 @@ class ToyPolicy:
     def context_of(self, observation):
         tokens = self.module.vlm(self.pooled(observation)).unsqueeze(1).repeat(1, 2, 1)
         return Context(
-            vlm_features=tokens,
-            aux_visual_inputs=tokens[:, :1],
-            proprio=observation.state,
-            domain_id=observation.domain_id,
+            tensors={
+                "vlm_features": tokens,
+                "aux_visual_inputs": tokens[:, :1],
+                "proprio": observation.state,
+                "domain_id": observation.inputs["domain_id"],
+            },
             critic_features=torch.cat([tokens.mean(dim=1), observation.state], dim=1),
         )
 
@@ -95,7 +112,10 @@ class ToyPolicy:
     def predict(self, context, x, t):
         self.guard()
         rows, steps, _ = x.shape
-        given = torch.cat([context.vlm_features.mean(dim=1), context.proprio, t[:, None]], dim=1)
+        given = torch.cat(
+            [context.tensors["vlm_features"].mean(dim=1), context.tensors["proprio"], t[:, None]],
+            dim=1,
+        )
         inputs = torch.cat([self.visible(x), given.unsqueeze(1).expand(rows, steps, -1)], dim=-1)
         features = self.module.body(inputs)
         return Prediction(clean=self.module.head(features), features=features)
@@ -111,6 +131,18 @@ class ToyPolicy:
 
     def demo_loss(self, batch, *, rng):
         return torch.zeros(())
+
+    def primary_view(self, context):
+        return context.tensors["vlm_features"]
+
+    def prepare(self, raw, instruction):
+        raise NotImplementedError
+
+    def demo_batch(self, observation, actions):
+        raise NotImplementedError
+
+    def save(self, folder, *, env_type):
+        raise NotImplementedError
 
 
 class WithoutDemoLoss(ToyPolicy):
@@ -184,7 +216,7 @@ class SigmoidInPlace(ToyPolicy):
 class EncodesAtRandom(ToyPolicy):
     def encode(self, observation, *, gradient=False):
         got = super().encode(observation, gradient=gradient)
-        return replace(got, vlm_features=got.vlm_features + 1e-6 * torch.rand(1))
+        return with_tensor(got, vlm_features=lambda v: v + 1e-6 * torch.rand(1))
 
 
 class PredictsAtRandom(ToyPolicy):
@@ -221,7 +253,7 @@ class EncodesWithAGraph(ToyPolicy):
 
     def encode(self, observation, *, gradient=False):
         got = super().encode(observation, gradient=gradient)
-        return replace(got, vlm_features=got.vlm_features * self.module.gain)
+        return with_tensor(got, vlm_features=lambda v: v * self.module.gain)
 
 
 class ReadsTheGripper(ToyPolicy):
@@ -263,8 +295,15 @@ class SharesFlowTime(ToyPolicy):
         return super().predict(context, x, t.mean().expand_as(t))
 
 
+class ReadsWhatNobodyPrepared(ToyPolicy):
+    def __init__(self):
+        super().__init__()
+        self.inputs["words"] = self.inputs.pop("input_ids")
+
+
 BROKEN = {
     WithoutDemoLoss: "protocol",
+    ReadsWhatNobodyPrepared: "inputs",
     ExecutesMoreThanItPredicts: "spec",
     RestsInTrainMode: "eval-mode",
     HalfPrecisionParameter: "precision",

@@ -18,10 +18,10 @@ from lerobot.datasets import LeRobotDataset
 from test_libero_run import SIZE, STOCK_EVAL
 
 from pirl.config.check import check_config
-from pirl.config.starting import read_start, start_table
-from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.envs.libero_assets import prepare_assets
 from pirl.errors import ExitCode
+from pirl.policies.xvla.starting import read_start, start_table
+from pirl.policies.xvla.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.runtime.launch import launch
 
 pytestmark = [

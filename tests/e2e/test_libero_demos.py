@@ -11,11 +11,11 @@ from lerobot.envs.configs import LiberoEnv as LiberoEnvConfig
 from test_lerobot_train import STOCK_TRAIN, python
 
 from pirl.cli import main
-from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.envs.base import SlotPlan
 from pirl.envs.libero_assets import prepare_assets
 from pirl.envs.libero_config import libero_codec, libero_settings
 from pirl.learning.dataset import read_demos
+from pirl.policies.xvla.tiny import tiny_xvla_config, write_tiny_checkpoint
 
 pytestmark = [
     pytest.mark.e2e,

@@ -12,11 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from pirl.config.load import load_config
 from pirl.config.train import env_of, policy_of
-from pirl.contract.xvla import build_policy, save_pretrained
-from pirl.contract.xvla_libero import libero_actions
 from pirl.envs.libero_assets import prepare_assets
 from pirl.envs.schedule import stream_seed
 from pirl.evaluation.checkpoint import Protocol, prepare, run
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.libero import libero_actions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libero, pytest.mark.slow]
 SEED = 5
@@ -65,7 +65,7 @@ def test_an_episode_equals_the_one_of_lerobots_evaluation(tmp_path):
         ["--env.task_ids=[2]", f"--env.episode_length={STEPS}"],
     ).cfg
     random = build_policy(policy_of(cfg), executed_dims=None, device="cpu", seed=1)
-    folder = save_pretrained(random, tmp_path / "policy", for_libero=True)
+    folder = random.save(tmp_path / "policy", env_type="libero")
     evaluation = prepare(
         folder, cfg, protocol=Protocol(episodes_per_task=1, seed=SEED), device="cpu"
     )

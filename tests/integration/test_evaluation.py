@@ -13,7 +13,6 @@ import torch
 
 from pirl.config.load import load_config, write_resolved
 from pirl.config.train import policy_of
-from pirl.contract.xvla import build_policy, save_pretrained
 from pirl.envs import make_vector_env
 from pirl.errors import ExitCode
 from pirl.evaluation import checkpoint as checkpoint_module
@@ -23,6 +22,7 @@ from pirl.evaluation.crashes import is_crashed
 from pirl.evaluation.main import main
 from pirl.guard import run_guarded
 from pirl.journal.media import BLANK_SPREAD, inspect_video
+from pirl.policies.xvla.build import build_policy
 
 pytestmark = pytest.mark.integration
 CONFIG = "configs/train_config_pirl_embedded.json"
@@ -38,7 +38,7 @@ def cfg():
 @pytest.fixture(scope="module")
 def checkpoint(cfg, tmp_path_factory):
     policy = build_policy(policy_of(cfg), executed_dims=None, device="cpu", seed=1)
-    return save_pretrained(policy, tmp_path_factory.mktemp("policy"), for_libero=False)
+    return policy.save(tmp_path_factory.mktemp("policy"), env_type="pirl_metaworld")
 
 
 def run(checkpoint, cfg, **changes):

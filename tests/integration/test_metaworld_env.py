@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pirl import doors
 from pirl.config.train import PiRLMetaWorldEnvConfig
 from pirl.envs import describe_env, load_split, make_vector_env
 from pirl.envs.base import FrameSettings, SlotPlan
-from pirl.envs.build import SUPPORTED
 from pirl.envs.demos import action_chunks, collect_demos
 from pirl.envs.metaworld import MetaWorldSettings
 from pirl.envs.schedule import evaluation_plans
@@ -280,7 +280,7 @@ def test_another_simulator_is_refused_by_name():
 
     with pytest.raises(ConfigError, match="pirl_metaworld"):
         describe_env(MetaworldEnv())
-    assert SUPPORTED == ("libero", "pirl_metaworld")
+    assert (*doors.BUILT_IN[doors.ENVS],) == ("libero", "pirl_metaworld")
 
 
 def test_demonstrations_repeat_and_stay_in_their_seed_range():

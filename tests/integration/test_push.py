@@ -53,7 +53,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cfg=run.cfg,
             flow_policy=run.policy,
             algorithm=run.algorithm,
-            for_libero=False,
         )
     learner = root / "learner"
     learner.mkdir()

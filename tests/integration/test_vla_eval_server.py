@@ -15,9 +15,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pirl.contract.stock import stock_generate
-from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
-from pirl.contract.xvla_libero import libero_actions, policy_observation
+from pirl.policies.xvla.libero import libero_actions, policy_observation
+from pirl.policies.xvla.stock import stock_generate
+from pirl.policies.xvla.tiny import tiny_xvla_config, write_tiny_checkpoint
 
 pytestmark = pytest.mark.integration
 

@@ -50,6 +50,7 @@ from sources import ROOT, compile_tree
 
 TARGETS = (
     "pirl/contract/*.py",
+    "pirl/policies/xvla/*.py",
     "pirl/runtime/batch.py",
     "pirl/runtime/lockstep.py",
     "pirl/runtime/store.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from plain_chain import Seen, Weights
@@ -128,26 +129,50 @@ class OraclePolicy:
         self.module = ToyModule(self.network.shapes, seed=seed).eval()
         self.critic_width, self.feature_width = STATE, WIDTH
         self.primary_view_shape = (PRIMARY_TOKENS, TOKEN_WIDTH)
+        self.inputs = ("input_ids", "domain_id")
+        tables = ("soft_prompt_hub", "action_encoder", "action_decoder")
+        self.no_decay = frozenset(
+            n for n in self.trained_parameters() if any(part in n for part in tables)
+        )
         self.device = torch.device("cpu")
         for name, parameter in self.module.named().items():
             parameter.requires_grad_(name in self.trained_parameters())
+
+    def prepare(self, raw: Any, instruction: str) -> Observation:
+        return Observation(
+            images={k: torch.from_numpy(v)[None] for k, v in raw.images.items()},
+            state=torch.from_numpy(raw.state)[None],
+            inputs={
+                "input_ids": torch.zeros(1, 2, dtype=torch.int64),
+                "domain_id": torch.tensor([0]),
+            },
+        )
 
     def encode(self, observation: Observation, *, gradient: bool = False) -> Context:
         with torch.set_grad_enabled(gradient):
             tokens = self.network.encode(self.module.named(), observation.state.double())
         return Context(
-            vlm_features=tokens,
-            aux_visual_inputs=tokens[:, :0],
-            proprio=observation.state,
-            domain_id=observation.domain_id,
+            tensors={
+                "vlm_features": tokens,
+                "aux_visual_inputs": tokens[:, :0],
+                "proprio": observation.state,
+                "domain_id": observation.inputs["domain_id"],
+            },
             critic_features=observation.state,
         )
 
     def predict(self, context: Context, x: Tensor, t: Tensor) -> Prediction:
         clean, features = self.network.denoise(
-            self.module.named(), context.vlm_features, context.domain_id, x.double(), t.double()
+            self.module.named(),
+            context.tensors["vlm_features"],
+            context.tensors["domain_id"],
+            x.double(),
+            t.double(),
         )
         return Prediction(clean=clean, features=features)
+
+    def primary_view(self, context: Context) -> Tensor:
+        return context.tensors["vlm_features"][:, : self.primary_view_shape[0]]
 
     def postprocess(self, chunk: Tensor) -> Tensor:
         return chunk.clone()
@@ -307,8 +332,7 @@ def an_observation(state: Tensor, domain: Tensor) -> Observation:
     return Observation(
         images={"observation.images.main": torch.zeros(rows, 3, 1, 1, dtype=torch.uint8)},
         state=state,
-        input_ids=torch.zeros(rows, 2, dtype=torch.int64),
-        domain_id=domain,
+        inputs={"input_ids": torch.zeros(rows, 2, dtype=torch.int64), "domain_id": domain},
     )
 
 

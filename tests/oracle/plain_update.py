@@ -591,7 +591,9 @@ def add(totals: dict[str, float], name: str, value: Real) -> None:
 
 def seen_by(observation: object, row: int) -> Seen:
     """One row of an observation batch."""
-    return Seen(state=observation.state[row].double(), domain=int(observation.domain_id[row]))
+    return Seen(
+        state=observation.state[row].double(), domain=int(observation.inputs["domain_id"][row])
+    )
 
 
 def outcomes_of(batch: DecisionBatch) -> list[Outcome]:

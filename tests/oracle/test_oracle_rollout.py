@@ -32,7 +32,6 @@ from plain_credit import (
 from plain_update import PlainLearner
 
 from pirl.runtime.batch import build_batch
-from pirl.runtime.lockstep import Language
 from pirl.runtime.rollout import Placement, RolloutCollector
 from pirl.runtime.timers import StageTimers
 
@@ -106,14 +105,13 @@ class World:
                 env=env,
                 pirl=self.pirl,
                 placement=Placement(seed=1, rank=0, num_actors=1, split=split),
-                language=Language(input_ids={0: torch.zeros(1, 2).long()}, domain_id=0),
                 timers=StageTimers(),
             )
             episodes = list(collector.collect(version=VERSION, min_decisions=18))
         transitions = [t for episode in episodes for t in episode.transitions]
         # Arrival order must not matter.
         random.Random(0).shuffle(transitions)
-        batch = build_batch(transitions, policy_version=VERSION)
+        batch = build_batch(transitions, policy_version=VERSION, inputs=policy.inputs)
         self.batch = replace(batch, reward=batch.reward.double())
         self.raw = self.cut()
 

@@ -55,6 +55,9 @@ def _resolves(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
     if (ROOT / "pirl" / module / f"{attribute}.py").is_file() or attribute in _SOURCES:
         return True
+    file = ROOT / "pirl" / module.replace(".", "/") / f"{attribute}.py"
+    if file.is_file():
+        return True
     places = [_SOURCES[module]] if module else list(_SOURCES.values())
     return any(re.search(rf"^ *(?:def|class) {attribute}\b", text, re.MULTILINE) for text in places)
 

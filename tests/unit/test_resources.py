@@ -14,9 +14,9 @@ import pytest
 
 from pirl import resources
 from pirl.config.load import load_config
-from pirl.contract.tiny import TOKENIZER_PATH
 from pirl.errors import EvidenceError
 from pirl.journal import environment
+from pirl.policies.xvla.tiny import TOKENIZER_PATH
 from pirl.resources import locate
 
 REPO = Path(__file__).parents[2]

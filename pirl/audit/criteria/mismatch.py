@@ -63,7 +63,7 @@ CLASSES = (
     _row("resume-other-variant", "variant"),
     _row("execution-horizon", "executed_steps", process=False),
     _row("control-mode", "control_mode", process=False),
-    _row("domain-id", "domain_id", process=False),
+    _row("policy-settings", "policy_settings", process=False),
     _row("noise-settings", "noise_settings", process=False),
     _row("cameras", "cameras", process=False),
     _row("suite", "environment", process=False),

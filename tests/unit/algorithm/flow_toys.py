@@ -52,10 +52,12 @@ def a_context(rows: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -
     rng = torch.Generator().manual_seed(seed)
     empty = torch.zeros(rows, 1, 1, dtype=dtype)
     return Context(
-        vlm_features=empty,
-        aux_visual_inputs=empty,
-        proprio=torch.randn(rows, 3, generator=rng, dtype=dtype),
-        domain_id=torch.zeros(rows, dtype=torch.int64),
+        tensors={
+            "vlm_features": empty,
+            "aux_visual_inputs": empty,
+            "proprio": torch.randn(rows, 3, generator=rng, dtype=dtype),
+            "domain_id": torch.zeros(rows, dtype=torch.int64),
+        },
         critic_features=torch.zeros(rows, 1, dtype=dtype),
     )
 
@@ -124,7 +126,7 @@ class MixingPolicy(ToyPolicy):
     def predict(self, context: Context, x: Tensor, t: Tensor) -> Prediction:
         seen = x.clone()
         seen[..., list(self.spec.hidden_gripper_dims)] = 0
-        inputs = torch.cat([seen.flatten(1), t[:, None], context.proprio], dim=1)
+        inputs = torch.cat([seen.flatten(1), t[:, None], context.tensors["proprio"]], dim=1)
         output = self.module(inputs.double())
         split = self.spec.chunk_size * self.spec.model_dim
         return Prediction(

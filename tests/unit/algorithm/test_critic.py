@@ -161,7 +161,7 @@ def test_the_critic_reads_pooled_features_tokens_time_or_executed_rows():
     context = policy.encode(an_observation(4, seed=1))
     assert torch.equal(inputs_of("vlm"), context.critic_features)
     tokens = inputs_of("vlm_tokens", chunk_idx=3)
-    assert torch.equal(tokens[:, :4], context.vlm_features[:, 0])
+    assert torch.equal(tokens[:, :4], context.tensors["vlm_features"][:, 0])
     assert torch.equal(tokens[:, 4:-1], context.critic_features)
     assert tokens[:, -1].tolist() == pytest.approx([1.3862944] * 4)
     start = torch.full((4, 3, 2), 0.5)

@@ -177,7 +177,8 @@ def an_optimizer(*, actor, tables, noise_head, critic):
     layers = {"body": a_layer(actor), "action_decoder": a_layer(tables)}
     trained = {f"{n}.{m}": p for n, layer in layers.items() for m, p in layer.named_parameters()}
     heads = {"noise_head": a_layer(noise_head), "critic": a_layer(critic)}
-    return make_optimizer(trained, **heads, pirl=a_recipe())
+    tables_of = [name for name in trained if name.startswith("action_decoder")]
+    return make_optimizer(trained, **heads, pirl=a_recipe(), no_decay=tables_of)
 
 
 def gradients(optimizer):

@@ -36,14 +36,14 @@ def test_observations_are_encoded_in_passes_of_one_size(rows, micro_batch, sizes
     policy, observation = Counting(), an_observation(rows, seed=1)
     context = encode(policy, observation, size=micro_batch)
     assert policy.passes == [(size, False) for size in sizes]
-    assert torch.equal(context.proprio, observation.state)
+    assert torch.equal(context.tensors["proprio"], observation.state)
 
 
 def test_some_rows_are_encoded_in_their_order():
     policy, observation = Counting(), an_observation(4, seed=1)
     context = encode_rows(policy, observation, torch.tensor([2, 0]), gradient=True)
     assert policy.passes == [(2, True)]
-    assert torch.equal(context.proprio, observation.state[[2, 0]])
+    assert torch.equal(context.tensors["proprio"], observation.state[[2, 0]])
 
 
 def test_padding_repeats_a_row_and_does_not_count():

@@ -15,10 +15,10 @@ from toys import Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig, metric_row
 from pirl.config.recipe import PiRLConfig
-from pirl.contract.tiny import tiny_xvla_config
-from pirl.contract.xvla import build_policy
 from pirl.errors import CheckpointError, ContractError, MismatchError, NumericsError
 from pirl.journal.metrics import METRICS
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.tiny import tiny_xvla_config
 from pirl.records import DecisionBatch, Observation
 
 VARIANTS = ("flow-sde", "flow-noise")
@@ -309,8 +309,10 @@ def tiny_observation(rows: int, *, seed: int) -> Observation:
     return Observation(
         images=images,
         state=torch.randn(rows, 20, generator=rng),
-        input_ids=torch.randint(4, 20, (rows, 6), generator=rng),
-        domain_id=torch.zeros(rows, dtype=torch.int64),
+        inputs={
+            "input_ids": torch.randint(4, 20, (rows, 6), generator=rng),
+            "domain_id": torch.zeros(rows, dtype=torch.int64),
+        },
     )
 
 

@@ -85,27 +85,38 @@ class ToyPolicy:
         self.feature_width = WIDTH
         self.primary_view_shape = (1, 4)
         self.trains_encoder = False
+        tables = ("soft_prompt_hub", "action_encoder", "action_decoder")
+        self.no_decay = frozenset(
+            n for n in self.trained_parameters() if any(part in n for part in tables)
+        )
         self.device = torch.device("cpu")
 
     @torch.no_grad()
     def encode(self, observation: Observation, *, gradient: bool = False) -> Context:
         tokens = self.module.vlm(observation.state.to(self.dtype)).float().unsqueeze(1)
         return Context(
-            vlm_features=tokens,
-            aux_visual_inputs=tokens[:, :0],
-            proprio=observation.state,
-            domain_id=observation.domain_id,
+            tensors={
+                "vlm_features": tokens,
+                "aux_visual_inputs": tokens[:, :0],
+                "proprio": observation.state,
+                "domain_id": observation.inputs["domain_id"],
+            },
             critic_features=observation.state,
         )
 
     def predict(self, context: Context, x: Tensor, t: Tensor) -> Prediction:
         visible = x.clone()
         visible[..., list(self.spec.hidden_gripper_dims)] = 0.0
-        inputs = torch.cat([visible.flatten(1), t[:, None], context.vlm_features[:, 0]], dim=1)
+        inputs = torch.cat(
+            [visible.flatten(1), t[:, None], context.tensors["vlm_features"][:, 0]], dim=1
+        )
         features = self.module.transformer["body"](inputs.to(self.dtype)).unflatten(1, (-1, WIDTH))
         return Prediction(
             clean=self.module.transformer["action_decoder"](features), features=features
         )
+
+    def primary_view(self, context: Context) -> Tensor:
+        return context.tensors["vlm_features"][:, : self.primary_view_shape[0]]
 
     def postprocess(self, chunk: Tensor) -> Tensor:
         return chunk.clone()
@@ -133,8 +144,10 @@ def an_observation(rows: int, *, seed: int | None = None) -> Observation:
     return Observation(
         images={"observation.images.main": torch.zeros(rows, 3, 2, 2, dtype=torch.uint8)},
         state=state,
-        input_ids=torch.zeros(rows, 2, dtype=torch.int64),
-        domain_id=torch.zeros(rows, dtype=torch.int64),
+        inputs={
+            "input_ids": torch.zeros(rows, 2, dtype=torch.int64),
+            "domain_id": torch.zeros(rows, dtype=torch.int64),
+        },
     )
 
 

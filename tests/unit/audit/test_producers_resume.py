@@ -21,6 +21,7 @@ from pirl.audit.judge import judge_criterion
 from pirl.audit.policy import CRITERIA
 from pirl.audit.records import files
 from pirl.checkpoint.manifest import verify_manifest, write_manifest
+from pirl.config.recipe import PiRLConfig
 from pirl.errors import CheckpointError, ExitCode
 from pirl.gate import resume_step
 from pirl.runtime.launch import LaunchResult
@@ -132,7 +133,7 @@ def step(monkeypatch, tmp_path, writer_of):
     """Runs the real step after `spoil` changed what happens."""
     world = World(tmp_path / "work")
     policy = SimpleNamespace(
-        module=SimpleNamespace(state_dict=lambda: {"a": 1}), encode=lambda _: None,
+        sampler="native", module=SimpleNamespace(state_dict=lambda: {"a": 1}), encode=lambda _: None,
         spec=SimpleNamespace(chunk_size=1, model_dim=1), postprocess=lambda chunk: chunk,
     )  # fmt: skip
     algorithm = SimpleNamespace(
@@ -145,7 +146,7 @@ def step(monkeypatch, tmp_path, writer_of):
     )
     runtime = SimpleNamespace(actors=0, host="127.0.0.1", total_updates=TOTAL)
     parallelism = SimpleNamespace(dp_replicate=1)
-    cfg = SimpleNamespace(runtime=runtime, pirl=None, parallelism=parallelism)
+    cfg = SimpleNamespace(runtime=runtime, pirl=PiRLConfig(), parallelism=parallelism)
     stock = SimpleNamespace(state_dict=lambda: dict.fromkeys(world.stock_keys))
     fakes = {
         "launch": world.launch,
@@ -155,11 +156,13 @@ def step(monkeypatch, tmp_path, writer_of):
         "load_config": lambda _: SimpleNamespace(cfg=cfg),
         "build_session": lambda *_, **__: session,
         "load_checkpoint": world.load_checkpoint,
-        "policy_of": lambda _: SimpleNamespace(tokenizer_max_length=1),
-        "XVLAPolicy": SimpleNamespace(from_pretrained=lambda *_, **__: stock),
+        "policy_of": lambda _: SimpleNamespace(type="xvla"),
+        "policy_kind": lambda _: SimpleNamespace(
+            load_stock=lambda _: stock,
+            stock_generate=lambda *_: torch.tensor(world.actions["stock"]),
+        ),
         "_fixed_observation": lambda *_: [0],
         "sample_chunk": lambda *_, **__: SimpleNamespace(chunk=torch.tensor(world.actions["pirl"])),
-        "stock_generate": lambda *_: torch.tensor(world.actions["stock"]),
         "time": SimpleNamespace(monotonic=lambda: world.now, sleep=lambda _: None),
     }
     for name, fake in fakes.items():

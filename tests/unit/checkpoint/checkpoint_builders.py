@@ -16,8 +16,9 @@ from pirl.checkpoint import RunState, SavedCheckpoint, load_checkpoint, save_che
 from pirl.checkpoint.manifest import write_manifest
 from pirl.config.recipe import FlowNoiseConfig, FlowSDEConfig, PiRLConfig, RuntimeConfig
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
-from pirl.contract.tiny import tiny_metaworld_config
-from pirl.contract.xvla import XVLAFlowPolicy, build_policy
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.policy import XVLAFlowPolicy
+from pirl.policies.xvla.tiny import tiny_metaworld_config
 
 TOKEN = "not-for-publication"
 
@@ -103,7 +104,6 @@ def save(run: Run, folder: Path, step: int) -> SavedCheckpoint:
         cfg=run.cfg,
         flow_policy=run.policy,
         algorithm=run.algorithm,
-        for_libero=False,
     )
 
 

@@ -37,6 +37,7 @@ HOST_LOCAL = {
     "runtime.trackers",
     "runtime.video_every",
     "policy.device",
+    "reward_model.device",
     "resume",
     "checkpoint_path",
 }

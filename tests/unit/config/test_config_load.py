@@ -25,8 +25,8 @@ from lerobot.rl.algorithms.sac.configuration_sac import SACAlgorithmConfig
 from pirl.config.load import load_config, write_resolved
 from pirl.config.preflight import preflight_summary
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
-from pirl.contract.tiny import tiny_metaworld_config, tiny_xvla_config
 from pirl.errors import ConfigError, EnvironmentNotReadyError, ExitCode
+from pirl.policies.xvla.tiny import tiny_metaworld_config, tiny_xvla_config
 
 
 @pytest.fixture

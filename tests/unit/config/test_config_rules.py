@@ -9,19 +9,16 @@ from config_builders import EMBEDDED, FLOW_NOISE, LIBERO, raw, refused, with_val
 from lerobot.envs.configs import LiberoEnv
 from lerobot.policies.xvla.action_hub import build_action_space
 
-from pirl.config.catalogue import (
-    ACTION_MODES,
-    LIBERO_CAMERAS,
-    LIBERO_SUITES,
-    METAWORLD_TASKS,
-)
 from pirl.config.load import load_config
 from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules import check_rules
-from pirl.config.rules_env import env_cameras
 from pirl.config.rules_runtime import INERT_FIELDS, is_loopback
 from pirl.config.train import PiRLTrainConfig, encode_config
 from pirl.config.view import View
+from pirl.envs.libero_rules import LIBERO_CAMERAS, LIBERO_SUITES
+from pirl.envs.libero_rules import cameras as libero_cameras
+from pirl.envs.metaworld_rules import METAWORLD_TASKS
+from pirl.policies.xvla.rules import ACTION_MODES
 
 FILES = {"embedded": EMBEDDED, "noise": FLOW_NOISE, "libero": LIBERO}
 
@@ -357,7 +354,7 @@ def test_libero_cameras_are_lerobots():
     assert env.camera_name.split(",") == list(LIBERO_CAMERAS)
     images = [name for name in env.features_map.values() if "images" in name]
     tree = {"env": {"type": "libero", "camera_name": env.camera_name}}
-    assert env_cameras(View(tree)) == images
+    assert libero_cameras(View(tree)) == images
 
 
 def test_libero_suites_are_lerobots():

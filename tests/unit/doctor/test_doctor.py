@@ -126,6 +126,7 @@ def test_wrong_environment_setting_names_the_missing_flag(tmp_path, change, name
 def test_wrong_embodiment_and_swapped_cameras_are_found(monkeypatch, tmp_path):
     first, second = doctor_profile.CAMERAS
     policy = SimpleNamespace(
+        type="xvla",
         pretrained_path=tmp_path,
         action_mode="ee6d",
         input_features={name: make_feature("VISUAL", (3, 8, 8)) for name in (second, first)},

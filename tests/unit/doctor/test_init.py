@@ -11,9 +11,9 @@ import pytest
 
 from pirl.cli import main
 from pirl.config.check import check_config
-from pirl.contract.tiny import tiny_xvla_config, write_tiny_checkpoint
 from pirl.doctor import init
 from pirl.doctor.sizes import Machine, fit
+from pirl.policies.xvla.tiny import tiny_xvla_config, write_tiny_checkpoint
 
 REPO = Path(__file__).resolve().parents[3]
 EMBEDDED = [

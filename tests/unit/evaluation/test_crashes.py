@@ -61,8 +61,6 @@ def run(monkeypatch):
 
         monkeypatch.setattr(checkpoint, "make_vector_env", simulators)
         monkeypatch.setattr(checkpoint, "evaluate", evaluate)
-        monkeypatch.setattr(checkpoint, "language_of", lambda *_: None)
-        monkeypatch.setattr(checkpoint, "real_cameras", lambda _: ())
         evaluation = SimpleNamespace(
             protocol=Protocol(
                 episodes_per_task=1, seed=0, num_envs=num_envs, num_workers=num_workers
@@ -72,7 +70,7 @@ def run(monkeypatch):
             cfg=SimpleNamespace(
                 env=SimpleNamespace(), runtime=SimpleNamespace(stock_simulator=False)
             ),
-            policy=None,
+            policy=SimpleNamespace(cameras=()),
             policy_config=None,
             split=None,
         )

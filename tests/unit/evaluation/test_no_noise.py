@@ -22,11 +22,11 @@ def test_an_evaluation_asks_for_the_native_sampler_without_noise(monkeypatch):
             return iter(())
 
     monkeypatch.setattr(episodes, "Lockstep", Recorder)
-    env = SimpleNamespace(task_names=("a",))
-    assert episodes.evaluate(policy=None, env=env, language=None, plans=(), seed=0) == []
+    env, policy = SimpleNamespace(task_names=("a",)), SimpleNamespace(sampler="euler")
+    assert episodes.evaluate(policy=policy, env=env, plans=(), seed=0) == []
     assert asked["stochastic"] is False
     assert asked["noise_head"] is None
-    assert asked["pirl"].base_sampler == "native"
+    assert asked["pirl"].base_sampler == "euler"
 
 
 @pytest.mark.parametrize("stochastic", [True, False])
@@ -38,15 +38,16 @@ def test_what_was_asked_for_reaches_the_sampler(monkeypatch, stochastic):
         noise_head=None,
         env=None,
         pirl=None,
-        language=None,
         timers=StageTimers(),
         stochastic=stochastic,
     )
     observation = Observation(
         images={},
         state=torch.zeros(1, 2),
-        input_ids=torch.zeros(1, 2, dtype=torch.int64),
-        domain_id=torch.zeros(1, dtype=torch.int64),
+        inputs={
+            "input_ids": torch.zeros(1, 2, dtype=torch.int64),
+            "domain_id": torch.zeros(1, dtype=torch.int64),
+        },
     )
     runner._decide([observation], seeds=[3])
     (options,) = calls

@@ -6,9 +6,9 @@ import pytest
 
 from pirl.config.load import load_config
 from pirl.config.train import env_of
-from pirl.contract.tiny import tiny_metaworld_config, tiny_xvla_config
 from pirl.errors import CheckpointError, ConfigError
 from pirl.evaluation.checkpoint import Protocol, prepare
+from pirl.policies.xvla.tiny import tiny_metaworld_config, tiny_xvla_config
 
 LIBERO = "configs/train_config_pirl_libero_smoke.json"
 EMBEDDED = "configs/train_config_pirl_embedded.json"

@@ -11,13 +11,14 @@ from torch import nn
 
 from pirl.config.load import load_config
 from pirl.config.train import policy_of
-from pirl.contract.xvla import XVLAFlowPolicy, build_policy
 from pirl.envs.demos import Demo
 from pirl.errors import ConfigError
 from pirl.learning.dataset import read_demos, write_demos
 from pirl.learning.dropout_learner import stick_dropout
 from pirl.learning.settings import WarmStart
 from pirl.learning.warm_start import demo_set, gather_demos, train_supervised
+from pirl.policies.xvla.build import build_policy
+from pirl.policies.xvla.policy import XVLAFlowPolicy
 
 CONFIG = "configs/train_config_pirl_learn_flow_sde.json"
 INSTRUCTION = "Press a button from the top"
@@ -51,17 +52,17 @@ def a_demo(length: int = 6, seed: int = 0, every: int = 1) -> Demo:
 
 
 def test_a_demo_set_has_one_row_per_control_step_and_repeats_the_last_action(cfg):
-    demos = demo_set([a_demo(6), a_demo(3, seed=1)], cfg=cfg)
+    demos = demo_set([a_demo(6), a_demo(3, seed=1)], policy=a_policy(cfg))
     assert len(demos) == 9
     assert demos.actions.shape == (9, 4, 4)
     last = torch.from_numpy(a_demo(6).actions[-1])
     assert torch.equal(demos.actions[5], last.expand(4, 4))
-    assert demos.observation.input_ids.shape == (9, 8)
+    assert demos.observation.inputs["input_ids"].shape == (9, 8)
 
 
 def test_a_demo_with_few_pictures_has_one_row_per_picture_and_every_action_in_its_chunks(cfg):
     demo = a_demo(7, every=3)
-    rows = demo_set([demo], cfg=cfg)
+    rows = demo_set([demo], policy=a_policy(cfg))
     assert len(rows) == 3
     assert torch.equal(rows.actions[1], torch.from_numpy(demo.actions[3:7]))
     assert torch.equal(rows.observation.state, torch.from_numpy(demo.states[[0, 3, 6]]))
@@ -99,7 +100,7 @@ def test_every_parameter_learns_and_only_the_transformer_trains_afterwards(cfg):
     policy = a_policy(cfg)
     before = {name: p.detach().clone() for name, p in policy.module.named_parameters()}
     losses = train_supervised(
-        policy, demo_set([a_demo()], cfg=cfg), WarmStart(steps=30, batch=8), seed=0
+        policy, demo_set([a_demo()], policy=a_policy(cfg)), WarmStart(steps=30, batch=8), seed=0
     )
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
     moved = {n for n, p in policy.module.named_parameters() if not torch.equal(p, before[n])}
@@ -113,7 +114,7 @@ def test_every_parameter_learns_and_only_the_transformer_trains_afterwards(cfg):
 
 
 def test_the_same_seed_gives_the_same_policy_and_the_global_stream_stays(cfg):
-    demos = demo_set([a_demo()], cfg=cfg)
+    demos = demo_set([a_demo()], policy=a_policy(cfg))
     settings = WarmStart(steps=3, batch=4)
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -128,7 +129,7 @@ def test_the_same_seed_gives_the_same_policy_and_the_global_stream_stays(cfg):
 
 def test_stuck_dropout_passes_the_eval_mode_guard_and_changes_every_answer(cfg):
     policy = a_policy(cfg)
-    demos = demo_set([a_demo(2)], cfg=cfg)
+    demos = demo_set([a_demo(2)], policy=a_policy(cfg))
     assert stick_dropout(policy) > 0
     policy.eval_mode()
     modules = policy.module.model.transformer.modules()

@@ -10,8 +10,7 @@ from torch import nn
 
 from pirl.config.recipe import FlowSDEConfig, PiRLConfig
 from pirl.envs.base import ChunkResult, EnvObservation
-from pirl.records import ActionSpec, Context, EpisodePlan, Prediction
-from pirl.runtime.lockstep import Language
+from pirl.records import ActionSpec, Context, EpisodePlan, Observation, Prediction
 
 DIMS, CHUNK, EXECUTED, STEPS = 2, 3, 2, 2
 SPEC = ActionSpec(
@@ -25,9 +24,8 @@ SPEC = ActionSpec(
     hidden_gripper_dims=(),
     group_of_dim=("other",) * DIMS,
 )
-LANGUAGE = Language(
-    input_ids={0: torch.tensor([[1, 2, 3]]), 1: torch.tensor([[4, 5, 6]])}, domain_id=7
-)
+WORDS = {"push it": torch.tensor([[1, 2, 3]]), "pull it": torch.tensor([[4, 5, 6]])}
+INPUTS = ("input_ids", "domain_id")
 
 
 def a_recipe(**knobs) -> PiRLConfig:
@@ -50,19 +48,28 @@ class StatePolicy:
     def __init__(self):
         self.rows: list[int] = []
 
+    def prepare(self, raw, instruction):
+        return Observation(
+            images={k: torch.from_numpy(v).unsqueeze(0) for k, v in raw.images.items()},
+            state=torch.from_numpy(raw.state).unsqueeze(0),
+            inputs={"input_ids": WORDS[instruction], "domain_id": torch.tensor([7])},
+        )
+
     def encode(self, observation, *, gradient=False):
         self.rows.append(len(observation))
         nothing = torch.zeros(len(observation), 1, 1)
         return Context(
-            vlm_features=nothing,
-            aux_visual_inputs=nothing,
-            proprio=observation.state,
-            domain_id=observation.domain_id,
+            tensors={
+                "vlm_features": nothing,
+                "aux_visual_inputs": nothing,
+                "proprio": observation.state,
+                "domain_id": observation.inputs["domain_id"],
+            },
             critic_features=nothing[:, 0],
         )
 
     def predict(self, context, x, t):
-        clean = context.proprio[:, None, :].expand_as(x) + 0 * x
+        clean = context.tensors["proprio"][:, None, :].expand_as(x) + 0 * x
         return Prediction(clean=clean, features=x[..., :1])
 
     def postprocess(self, chunk):

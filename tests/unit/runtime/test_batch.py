@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rollout_toys import SPEC
+from rollout_toys import INPUTS, SPEC
 
 from pirl.records import Observation
 from pirl.runtime.batch import build_batch, build_transition, observation_of, state_of
@@ -69,7 +69,7 @@ def test_a_decision_of_the_policy_is_no_intervention():
 def test_done_is_the_end_of_the_task_and_never_the_time_limit(terminated, truncated):
     made = a_transition(terminated=terminated, truncated=truncated)
     assert (made["done"], made["truncated"]) == (terminated, truncated)
-    batch = build_batch([made], policy_version=3)
+    batch = build_batch([made], policy_version=3, inputs=INPUTS)
     assert batch.terminated.tolist() == [terminated]
     assert batch.truncated.tolist() == [truncated]
 
@@ -78,15 +78,14 @@ def test_an_observation_survives_the_way_through_a_transition():
     observation = Observation(
         images={k: v for k, v in a_state(5).items() if k != "observation.state"},
         state=a_state(5)["observation.state"],
-        input_ids=words(7)["pirl_input_ids"],
-        domain_id=words(7)["pirl_domain_id"],
+        inputs={"input_ids": words(7)["pirl_input_ids"], "domain_id": words(7)["pirl_domain_id"]},
     )
-    again = observation_of(state_of(observation), words(7))
+    again = observation_of(state_of(observation), words(7), inputs=INPUTS)
     assert list(again.images) == list(observation.images)
     assert all(torch.equal(again.images[k], observation.images[k]) for k in again.images)
     assert torch.equal(again.state, observation.state)
-    assert torch.equal(again.input_ids, observation.input_ids)
-    assert torch.equal(again.domain_id, observation.domain_id)
+    assert torch.equal(again.inputs["input_ids"], observation.inputs["input_ids"])
+    assert torch.equal(again.inputs["domain_id"], observation.inputs["domain_id"])
 
 
 def test_every_field_of_a_batch_is_in_the_order_of_episode_and_chunk():
@@ -95,7 +94,7 @@ def test_every_field_of_a_batch_is_in_the_order_of_episode_and_chunk():
         a_transition(episode=1, chunk=0, rewards=(1.0, 0.0)),
         a_transition(episode=2, chunk=0, rewards=(2.0, 0.0)),
     ]
-    batch = build_batch(given, policy_version=9)
+    batch = build_batch(given, policy_version=9, inputs=INPUTS)
     assert batch.policy_version == 9
     assert batch.fields["pirl_episode_id"].tolist() == [1, 2, 2]
     assert batch.fields["pirl_chunk_idx"].tolist() == [0, 0, 1]
@@ -104,4 +103,4 @@ def test_every_field_of_a_batch_is_in_the_order_of_episode_and_chunk():
     assert batch.observation.state[:, 0].tolist() == [0.0, 0.0, 1.0]
     assert batch.next_observation.state[:, 0].tolist() == [1.0, 1.0, 2.0]
     assert batch.observation.images["observation.images.image2"][:, 0, 0, 0].tolist() == [1, 1, 2]
-    assert batch.next_observation.domain_id.tolist() == [8, 8, 8]
+    assert batch.next_observation.inputs["domain_id"].tolist() == [8, 8, 8]

@@ -44,14 +44,15 @@ def bounds(*, seed=5, pirl=None, **runtime):
             **({"actors": 3, "envs_per_actor": 4, "rollout_chunks": 100} | runtime)
         ),
     )
-    return bounds_of(cfg, spec=SPEC, env=ENV, split=SPLIT, domain_id=3)
+    return bounds_of(cfg, spec=SPEC, env=ENV, split=SPLIT, inputs=("words",))
 
 
 def test_sizes_are_the_actors_share_and_what_its_slots_may_add():
     found = bounds()
     assert (found.min_decisions, found.max_decisions) == (34, 34 + 4 * LONGEST)
     assert found.max_held == 100 + 2 * 4 * LONGEST
-    assert (found.executed_steps, found.sim_steps_per_action, found.domain_id) == (2, 5, 3)
+    assert (found.executed_steps, found.sim_steps_per_action) == (2, 5)
+    assert found.constant == ("pirl_group_id", "pirl_words")
     assert found.max_control_steps == ENV.max_control_steps
     assert found.task_names == ENV.task_names
 

@@ -42,7 +42,7 @@ BOUNDS = RolloutBounds(
     min_decisions=4,
     max_decisions=9,
     max_held=6,
-    domain_id=3,
+    constant=("pirl_group_id", "pirl_domain_id", "pirl_input_ids"),
     task_names=("press", "drawer"),
     plan=plan,
     require_scored=require_scored,
@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[Callable[[Rollout], None], str]] = {
     "version of the future": (set_info(0, pirl_version=[VERSION + 1]), "version_from_the_future"),
     "group changes": (set_info(1, pirl_group_id=[4]), "continuity"),
     "instruction changes": (set_info(1, pirl_input_ids=[[5, 7]]), "continuity"),
-    "other domain": (set_info(0, pirl_domain_id=[2]), "continuity"),
+    "domain changes": (set_info(1, pirl_domain_id=[2]), "continuity"),
     "other state": (set_field(1, state={"observation.state": torch.zeros(1, 2)}), "continuity"),
     "log-prob not scored": (
         lambda r: r.info(0).update(pirl_logprob_mask=torch.zeros(1, E, dtype=torch.bool)),

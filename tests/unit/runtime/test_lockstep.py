@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rollout_toys import EXECUTED, LANGUAGE, CountingEnv, StatePolicy, a_recipe
+from rollout_toys import EXECUTED, INPUTS, CountingEnv, StatePolicy, a_recipe
 
 from pirl.envs.schedule import plan_episode
 from pirl.envs.split import StateRule, StateSplit
 from pirl.errors import EnvError
 from pirl.records import EpisodePlan
-from pirl.runtime import lockstep
 from pirl.runtime.batch import build_batch
 from pirl.runtime.lockstep import Lockstep
 from pirl.runtime.rollout import Placement, RolloutCollector
@@ -50,7 +49,6 @@ def run(
         noise_head=None,
         env=env,
         pirl=a_recipe(),
-        language=LANGUAGE,
         timers=timers or StageTimers(),
         stochastic=stochastic,
         on_broken_off=on_broken_off,
@@ -73,7 +71,6 @@ def a_collector(env, *, rank=0, seed=5, num_actors=2, **recipe):
         env=env,
         pirl=a_recipe(**recipe),
         placement=Placement(seed=seed, rank=rank, num_actors=num_actors, split=SPLIT),
-        language=LANGUAGE,
         timers=StageTimers(),
     )
 
@@ -177,13 +174,15 @@ def test_replay_fields_are_those_of_the_decision_and_not_of_its_neighbour():
 
 def test_the_transitions_of_a_rollout_make_a_batch():
     episodes = run(CountingEnv(2), {0: a_plan(1), 1: a_plan(2, task_id=1)})
-    batch = build_batch([t for one in episodes.values() for t in one.transitions], policy_version=4)
+    batch = build_batch(
+        [t for one in episodes.values() for t in one.transitions], policy_version=4, inputs=INPUTS
+    )
     assert batch.policy_version == 4
     assert batch.observation.state.tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
     assert batch.next_observation.state.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    assert batch.observation.input_ids[:, 0].tolist() == [1, 1, 4, 4]
-    assert batch.next_observation.input_ids[:, 0].tolist() == [1, 1, 4, 4]
-    assert batch.observation.domain_id.tolist() == [7] * 4
+    assert batch.observation.inputs["input_ids"][:, 0].tolist() == [1, 1, 4, 4]
+    assert batch.next_observation.inputs["input_ids"][:, 0].tolist() == [1, 1, 4, 4]
+    assert batch.observation.inputs["domain_id"].tolist() == [7] * 4
     assert list(batch.observation.images) == ["observation.images.image"]
     assert batch.reward.tolist() == [0.0, 1.0, 0.0, 1.0]
     assert batch.terminated.tolist() == [False, True, False, True]
@@ -225,14 +224,6 @@ def test_every_stage_of_a_decision_is_timed():
     assert row["time/env_step_s"] == 4.0
     assert row["time/render_s"] == 8.0
     assert row["time/preprocess_s"] >= 16.0
-
-
-def test_language_is_that_of_the_environments_tasks(monkeypatch):
-    monkeypatch.setattr(lockstep, "tokenize_instruction", lambda config, text: (config, text))
-    monkeypatch.setattr(lockstep, "domain_id_of", lambda config: 3)
-    language = lockstep.language_of("config", CountingEnv())
-    assert language.input_ids == {0: ("config", "push it"), 1: ("config", "pull it")}
-    assert language.domain_id == 3
 
 
 # A rollout
@@ -356,7 +347,7 @@ def test_whoever_stops_listening_breaks_off_what_is_under_way():
     broken = []
     env = CountingEnv(2, lengths={6: 1, 7: 5})
     runner = Lockstep(
-        policy=StatePolicy(), noise_head=None, env=env, pirl=a_recipe(), language=LANGUAGE,
+        policy=StatePolicy(), noise_head=None, env=env, pirl=a_recipe(),
         timers=StageTimers(), stochastic=True, on_broken_off=broken.append,
     )  # fmt: skip
     plans = {0: a_plan(6), 1: a_plan(7)}

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from rollout_toys import INPUTS
 
 from pirl.errors import LinkClosedError, TransportError
 from pirl.runtime.batch import build_batch
@@ -452,8 +453,8 @@ def test_restored_counters_close_the_books():
 
 def test_a_batch_is_sorted_by_episode_and_chunk_whatever_the_arrival_order():
     data = an_episode(episode=5, length=3) + an_episode(episode=2, length=2)
-    forward = build_batch(data, policy_version=0)
-    backward = build_batch(list(reversed(data)), policy_version=0)
+    forward = build_batch(data, policy_version=0, inputs=INPUTS)
+    backward = build_batch(list(reversed(data)), policy_version=0, inputs=INPUTS)
     assert torch.equal(forward.observation.state, backward.observation.state)
     assert forward.fields["pirl_episode_id"].tolist() == [2, 2, 5, 5, 5]
 
@@ -463,18 +464,18 @@ def test_an_episode_with_a_gap_is_refused(missing: int):
     data = an_episode(length=3)
     del data[missing]
     with pytest.raises(TransportError, match="gap or a repeated"):
-        build_batch(data, policy_version=0)
+        build_batch(data, policy_version=0, inputs=INPUTS)
 
 
 def test_a_repeated_decision_is_refused():
     data = an_episode(length=2)
     with pytest.raises(TransportError, match="gap or a repeated"):
-        build_batch([*data, data[-1]], policy_version=0)
+        build_batch([*data, data[-1]], policy_version=0, inputs=INPUTS)
 
 
 def test_no_decision_is_no_batch():
     with pytest.raises(TransportError, match="no decision"):
-        build_batch([], policy_version=0)
+        build_batch([], policy_version=0, inputs=INPUTS)
 
 
 def test_counters_say_where_every_decision_went():

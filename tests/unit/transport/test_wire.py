@@ -28,6 +28,7 @@ from transport_builders import (
     flow_noise,
     flow_sde,
     same_tensors,
+    some_inputs,
     some_transitions,
     some_weights,
 )
@@ -223,7 +224,7 @@ def paper_schema(pirl: PiRLConfig) -> TransitionSchema:
         pirl,
         image_shapes={MAIN_IMAGE: (3, 256, 256), "observation.images.image2": (3, 256, 256)},
         state_dim=20,
-        language_tokens=64,
+        inputs=some_inputs(tokens=64),
     )
 
 
@@ -450,9 +451,7 @@ def test_numbers_outside_their_bounds_are_refused(name: str, value: float):
         flow_sde(),
         image_shapes={MAIN_IMAGE: (3, 8, 8)},
         state_dim=5,
-        language_tokens=7,
-        vocabulary=50,
-        domains=30,
+        inputs=some_inputs(words=50),
     )
     items = some_transitions(1, schema)
     info = items[0]["complementary_info"]

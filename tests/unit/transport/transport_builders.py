@@ -34,7 +34,8 @@ def an_identity(**changes: Any) -> Identity:
         "environment": "libero/libero_10, limit 520",
         "control_mode": "absolute",
         "cameras": "image,image2 of 3 views",
-        "domain_id": 3,
+        "policy_settings": "domain_id=3",
+        "reward": "success",
         "state_split": "train of 0123456789abcdef",
         "noise_settings": "noise_level=0.5 w_rule=sde",
     }
@@ -63,13 +64,21 @@ def flow_noise() -> PiRLConfig:
     return PiRLConfig(variant="flow-noise", flow_noise=FlowNoiseConfig())
 
 
+def some_inputs(*, tokens: int = 7, words: int = 2**31, domains: int = 30) -> dict[str, TensorSpec]:
+    """What a policy of several embodiments reads besides pictures and state."""
+    return {
+        "domain_id": TensorSpec(dtype=torch.int64, shape=(1,), low=0, high=domains - 1),
+        "input_ids": TensorSpec(dtype=torch.int64, shape=(1, tokens), low=0, high=words - 1),
+    }
+
+
 def a_schema(pirl: PiRLConfig | None = None, *, pixels: int = 8) -> TransitionSchema:
     return transition_schema(
         a_spec(),
         pirl or flow_sde(),
         image_shapes={MAIN_IMAGE: (3, pixels, pixels), WRIST_IMAGE: (3, pixels, pixels)},
         state_dim=5,
-        language_tokens=7,
+        inputs=some_inputs(),
     )
 
 

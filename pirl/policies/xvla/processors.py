@@ -1,7 +1,7 @@
 """Words, domain ids and the processor files of a checkpoint that stock LeRobot must be able to run.
 
 Owns tokenisation and what `policy_preprocessor.json` holds. Refuses
-to know weights. Read `pirl.contract.xvla` next.
+to know weights. Read `pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from pirl.config.strictjson import read_bytes, read_json_object
-from pirl.config.tokenizer import (
+from pirl.errors import EnvironmentNotReadyError
+from pirl.policies.xvla.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
+from pirl.policies.xvla.domain import domain_id_of as domain_id_of
+from pirl.policies.xvla.domain import first_line
+from pirl.policies.xvla.tokenizer import (
     TOKENIZER_ENDINGS,
     TOKENIZER_MAX_BYTES,
     require_vocabulary,
     tokenizer_folder,
     tokenizer_source,
 )
-from pirl.contract.domain import PREPROCESSOR_FILE as PREPROCESSOR_FILE
-from pirl.contract.domain import domain_id_of as domain_id_of
-from pirl.contract.domain import first_line
-from pirl.errors import EnvironmentNotReadyError
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 

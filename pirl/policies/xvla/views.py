@@ -14,6 +14,11 @@ EMPTY_CAMERA_PREFIX = "observation.images.empty_camera_"
 """LeRobot's name of a view that is padding by declaration; its pixels are never read."""
 
 
+def is_empty(name: str) -> bool:
+    """Whether a camera's pixels are never read."""
+    return name.startswith(EMPTY_CAMERA_PREFIX)
+
+
 def counted_once(names: Iterable[str], empty_cameras: int) -> Iterator[str]:
     """`names` without the features that `empty_cameras` stands for."""
     return (name for name in names if not _is_added(name, empty_cameras))

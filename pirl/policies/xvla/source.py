@@ -1,7 +1,7 @@
 """Where the weights of an X-VLA policy come from: a folder or a hub id, and nothing by accident.
 
 Owns finding, comparing and loading a checkpoint. Refuses to fall back to random weights and to load
-weights under another geometry than the one they were trained with. Read `pirl.contract.xvla` next.
+weights under another geometry than the one they were trained with. Read `pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations

@@ -1,44 +1,23 @@
-"""X-VLA policies built, saved and described: what the rest of pirl imports of `pirl.contract`.
+"""X-VLA policies built.
 
-Owns where weights come from and what a saved checkpoint folder holds. Refuses every way of getting
-random weights by accident. Read `pirl.contract.check` next.
+Owns where weights come from. Refuses every way of getting random weights by accident. Read
+`pirl.policies.xvla.policy` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
-from pirl.config.views import count_views_once
-from pirl.contract.clauses import refuse_unfit_config
-from pirl.contract.digests import architecture_digest, weights_digest
-from pirl.contract.processors import (
-    domain_id_of,
-    make_saved_processors,
-    save_processors,
-    tokenize_instruction,
-)
-from pirl.contract.source import load_policy
-from pirl.contract.tf32 import turn_off_tf32
-from pirl.contract.xvla_policy import EMPTY_CAMERA_PREFIX, XVLAFlowPolicy
 from pirl.errors import ConfigError, FieldError
-
-__all__ = [
-    "XVLAFlowPolicy",
-    "architecture_digest",
-    "build_policy",
-    "domain_id_of",
-    "make_saved_processors",
-    "save_pretrained",
-    "tokenize_instruction",
-    "turn_off_tf32",
-    "weights_digest",
-]
+from pirl.policies.xvla.policy import XVLAFlowPolicy
+from pirl.policies.xvla.source import load_policy
+from pirl.policies.xvla.unfit import refuse_unfit_config
+from pirl.policies.xvla.views import count_views_once
 
 
 def build_policy(
@@ -77,32 +56,6 @@ def build_policy(
         policy = XVLAPolicy(config) if config.pretrained_path is None else load_policy(config)
     policy.to(device)
     return XVLAFlowPolicy(policy, executed_dims=executed_dims, train_scope=train_scope)
-
-
-def save_pretrained(flow_policy: XVLAFlowPolicy, folder: str | Path, *, for_libero: bool) -> Path:
-    """Write what stock LeRobot needs: config, weights, processors, tokenizer. Nothing of pirl's
-    own.
-
-    Args:
-        for_libero: whether `lerobot-eval` will run its LIBERO processors, which normalise images
-            (`pirl.contract.processors`).
-    """
-    folder = Path(folder)
-    policy = flow_policy.module
-    policy.save_pretrained(folder)
-    config = deepcopy(policy.model.config)
-    # LeRobot adds a feature per empty camera when it builds a policy, and would count them twice on
-    # loading a config that already lists them: one more padded view, other actions.
-    config.input_features = {
-        name: feature
-        for name, feature in (config.input_features or {}).items()
-        if not name.startswith(EMPTY_CAMERA_PREFIX)
-    }
-    config.save_pretrained(folder)
-    save_processors(
-        config, folder, for_libero=for_libero, domain_id=domain_id_of(policy.model.config)
-    )
-    return folder
 
 
 def _require_geometry(config: XVLAConfig) -> None:

@@ -1,6 +1,6 @@
 """Where the words of a policy come from and how many there are, read without transformers.
 
-Owns the place of a tokenizer and its size. Refuses to tokenise: that is `pirl.contract.processors`.
+Owns the place of a tokenizer and its size. Refuses to tokenise: that is `pirl.policies.xvla.processors`.
 
 Limit: LeRobot resolves `tokenizer_name` against the working directory, then against the hub, and never
 against the checkpoint folder. A saved checkpoint therefore carries its tokenizer at the very relative path

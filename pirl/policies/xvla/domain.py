@@ -1,7 +1,7 @@
 """The embodiment that a checkpoint was trained for, read from its saved preprocessor without torch.
 
-Owns fetching `policy_preprocessor.json`; `pirl.config.starting` reads it. Read
-`pirl.contract.processors` for how it is written.
+Owns fetching `policy_preprocessor.json`; `pirl.policies.xvla.starting` reads it. Read
+`pirl.policies.xvla.processors` for how it is written.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pirl.config.starting import PREPROCESSOR_FILE as PREPROCESSOR_FILE
-from pirl.config.starting import no_domain_id, saved_domain_id
 from pirl.errors import ConfigError, EnvironmentNotReadyError
+from pirl.policies.xvla.starting import PREPROCESSOR_FILE as PREPROCESSOR_FILE
+from pirl.policies.xvla.starting import no_domain_id, saved_domain_id
 from pirl.resources import folder_or_id
 
 

@@ -2,7 +2,7 @@
 
 Owns the tiny geometry, its 128-word tokenizer and how a checkpoint of it is written. Refuses to be
 anything but a stock `XVLAConfig`: everything downstream treats it like the 0.9 B policy. Read
-`pirl.contract.xvla` next.
+`pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pirl.contract.xvla import build_policy, save_pretrained
+from pirl.policies.xvla.build import build_policy
 
 TOKENIZER_PATH = "configs/tokenizer_tiny"
 """Relative to the repository root, as LeRobot resolves names: against the working directory."""
@@ -227,4 +227,5 @@ def write_tiny_checkpoint(folder: str | Path, config: XVLAConfig, seed: int) -> 
     """A randomly initialised checkpoint in the format of the 0.9 B one; `ee6d` is saved for
     LIBERO."""
     policy = build_policy(config, executed_dims=None, device="cpu", seed=seed)
-    return save_pretrained(policy, folder, for_libero=config.action_mode == "ee6d")
+    env_type = "libero" if config.action_mode == "ee6d" else "pirl_metaworld"
+    return policy.save(Path(folder), env_type=env_type)

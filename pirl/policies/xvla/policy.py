@@ -2,38 +2,53 @@
 
 Owns how raw observations become tokens, which parameters train, and what X-VLA must not be when it
 is trained by RL (half precision, train mode, normalised actions). Refuses to know samplers, noise
-and losses. Read `pirl.contract.xvla` next.
+and losses. Read `pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
-from lerobot.utils.constants import OBS_LANGUAGE_TOKENS, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
-from pirl.contract.action_modes import action_mode_of, make_action_spec
-from pirl.contract.clauses import broken, refuse_unfit_config
-from pirl.contract.processors import imagenet_normalize
+from pirl.contract.clauses import broken
+from pirl.contract.flow_policy import RawObservation
 from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
-from pirl.contract.xvla_inputs import (
-    EMPTY_CAMERA_PREFIX,
+from pirl.policies.xvla.action_modes import action_mode_of, make_action_spec
+from pirl.policies.xvla.domain import domain_id_of
+from pirl.policies.xvla.inputs import (
+    DOMAIN_ID,
+    INPUT_IDS,
     check_image_size,
     check_observation,
     declared_view_shape,
     real_cameras,
     seen_views,
 )
-from pirl.records import ActionSpec, Context, Observation, Prediction
-
-__all__ = ["EMPTY_CAMERA_PREFIX", "TRAINED_PREFIX", "XVLAFlowPolicy"]
+from pirl.policies.xvla.processors import (
+    imagenet_normalize,
+    save_processors,
+    tokenize_instruction,
+)
+from pirl.policies.xvla.unfit import refuse_unfit_config
+from pirl.policies.xvla.views import is_empty
+from pirl.records import ActionSpec, Context, Observation, Prediction, TensorSpec
 
 TRAINED_PREFIX = "model.transformer."
+DOMAIN_TABLES = ("soft_prompt_hub", "action_encoder", "action_decoder")
+"""Parts of names of parameters with a row for every domain."""
+
+VLM, AUX, PROPRIO = "vlm_features", "aux_visual_inputs", "proprio"
+"""Names of a context's tensors, beside `domain_id`."""
 
 TRAINED_PREFIXES = {"transformer": TRAINED_PREFIX, "all": "model."}
 """What each `pirl.train_scope` trains, by the beginning of a parameter's name."""
@@ -78,7 +93,8 @@ class XVLAFlowPolicy:
             denoising_steps=config.num_denoising_steps,
             executed_dims=executed_dims,
         )
-        self._cameras = real_cameras(config)
+        self._cameras = tuple(real_cameras(config))
+        self._words: dict[str, Tensor] = {}
         florence: Any = policy.model.vlm.config
         self._pad_id = int(florence.text_config.pad_token_id)
         self._view_shape = declared_view_shape(policy.model)
@@ -103,6 +119,53 @@ class XVLAFlowPolicy:
         return self._policy
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """The real ones; LeRobot pads the rest."""
+        return self._cameras
+
+    @cached_property
+    def domain_id(self) -> int:
+        """Embodiment of the starting checkpoint: which soft prompt speaks.
+
+        Raises:
+            CheckpointError, ConfigError: its files do not say.
+        """
+        return domain_id_of(self._model.config)
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Token ids [1, L] below the vocabulary, and the one domain id of the run [1]."""
+        length, words = self._model.config.tokenizer_max_length, self.vocabulary
+        where = float(self.domain_id)
+        return {
+            DOMAIN_ID: TensorSpec(dtype=torch.int64, shape=(1,), low=where, high=where),
+            INPUT_IDS: TensorSpec(dtype=torch.int64, shape=(1, length), low=0, high=words - 1),
+        }
+
+    def prepare(self, raw: RawObservation, instruction: str) -> Observation:
+        """Pictures and state as they are; words as LeRobot's own tokenizer step makes them.
+
+        Raises:
+            EnvironmentNotReadyError, ConfigError: the tokenizer cannot be had or does not fit.
+            CheckpointError: the checkpoint's domain id cannot be read.
+        """
+        if instruction not in self._words:
+            self._words[instruction] = tokenize_instruction(self._model.config, instruction)
+        return Observation(
+            images={key: torch.from_numpy(v).unsqueeze(0) for key, v in raw.images.items()},
+            state=torch.from_numpy(raw.state).unsqueeze(0),
+            inputs={
+                INPUT_IDS: self._words[instruction],
+                DOMAIN_ID: torch.tensor([self.domain_id]),
+            },
+        )
+
+    @property
+    def sampler(self) -> str:
+        """X-VLA interpolates from the start noise anew at every step."""
+        return "native"
+
+    @property
     def critic_width(self) -> int:
         """F: primary view, text, further views (if the robot has any), proprio; all pooled."""
         pooled = 3 if len(self._cameras) > 1 else 2
@@ -120,8 +183,12 @@ class XVLAFlowPolicy:
 
     @property
     def primary_view_shape(self) -> tuple[int, int]:
-        """(tokens, Wv) of the primary view: the first tokens of `Context.vlm_features`."""
+        """(tokens, Wv) of the primary view: the first tokens of the VLM's features."""
         return self._view_shape
+
+    def primary_view(self, context: Context) -> Float[Tensor, "B T Wv"]:
+        """The first tokens of the VLM's features."""
+        return context.tensors[VLM][:, : self._view_shape[0]]
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +207,12 @@ class XVLAFlowPolicy:
             for name, parameter in self._policy.named_parameters()
             if name.startswith(self._trained_prefix)
         }
+
+    @property
+    def no_decay(self) -> frozenset[str]:
+        """The tables with a row per domain: rows of unused domains get no gradient."""
+        names = self.trained_parameters()
+        return frozenset(n for n in names if any(part in n for part in DOMAIN_TABLES))
 
     def frozen_parameters(self) -> Mapping[str, nn.Parameter]:
         """Everything else: all of `model.vlm.*`, or nothing with scope `all`."""
@@ -179,10 +252,12 @@ class XVLAFlowPolicy:
             )
         proprio = inputs["proprio"].to(dtype)
         return Context(
-            vlm_features=features["vlm_features"],
-            aux_visual_inputs=features["aux_visual_inputs"],
-            proprio=proprio,
-            domain_id=inputs["domain_id"],
+            tensors={
+                VLM: features[VLM],
+                AUX: features[AUX],
+                PROPRIO: proprio,
+                DOMAIN_ID: inputs["domain_id"],
+            },
             critic_features=self._pool(
                 features, proprio, inputs["input_ids"], views=len(seen_views(observation))
             ).detach(),
@@ -194,12 +269,13 @@ class XVLAFlowPolicy:
         """Clean chunk and action-token features; gradients reach the transformer, and `context`'s graph
         if it has one."""
         self._guard()
-        proprio, visible = self._model.action_space.preprocess(context.proprio, x)
+        encoded = context.tensors
+        proprio, visible = self._model.action_space.preprocess(encoded[PROPRIO], x)
         with _output_of(self._model.transformer.norm) as normed:
             clean = self._model.transformer(
-                domain_id=context.domain_id,
-                vlm_features=context.vlm_features,
-                aux_visual_inputs=context.aux_visual_inputs,
+                domain_id=encoded[DOMAIN_ID],
+                vlm_features=encoded[VLM],
+                aux_visual_inputs=encoded[AUX],
                 action_with_noise=visible,
                 proprio=proprio,
                 t=t,
@@ -233,11 +309,33 @@ class XVLAFlowPolicy:
         images = {key: observation.images[key].to(device) for key in seen_views(observation)}
         batch = imagenet_normalize(images)
         batch[OBS_STATE] = observation.state.to(device)
-        batch[OBS_LANGUAGE_TOKENS] = observation.input_ids.to(device)
-        batch[self._model.config.domain_feature_key or "domain_id"] = observation.domain_id.to(
-            device
-        )
+        batch[OBS_LANGUAGE_TOKENS] = observation.inputs[INPUT_IDS].to(device)
+        domain = observation.inputs[DOMAIN_ID].to(device)
+        batch[self._model.config.domain_feature_key or "domain_id"] = domain
         return batch
+
+    def demo_batch(
+        self, observation: Observation, actions: Float[Tensor, "B C A"]
+    ) -> dict[str, Tensor]:
+        """`stock_batch` and the demonstrated actions."""
+        return self.stock_batch(observation) | {ACTION: actions.to(self.device)}
+
+    def save(self, folder: Path, *, env_type: str) -> Path:
+        """Config, weights, processors, tokenizer. Nothing of pirl's own.
+
+        `lerobot-eval` runs LIBERO processors of its own, which normalise images; those that are saved for
+        `libero` do not (`pirl.policies.xvla.processors`).
+        """
+        self._policy.save_pretrained(folder)
+        config = deepcopy(self._model.config)
+        # LeRobot adds a feature per empty camera when it builds a policy, and would count them twice on
+        # loading a config that already lists them: one more padded view, other actions.
+        features = config.input_features or {}
+        config.input_features = {n: f for n, f in features.items() if not is_empty(n)}
+        config.save_pretrained(folder)
+        for_libero = env_type == "libero"
+        save_processors(config, folder, for_libero=for_libero, domain_id=self.domain_id)
+        return folder
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -263,7 +361,7 @@ class XVLAFlowPolicy:
                 "precision",
                 value="TF32 matrix products or convolutions",
                 expected="TF32 off: log-probs of metre-scale actions need full fp32",
-                fix="call pirl.contract.xvla.turn_off_tf32() after LeRobot turned it on",
+                fix="call pirl.contract.tf32.turn_off_tf32() after LeRobot turned it on",
             )
 
     def _pool(
@@ -271,7 +369,7 @@ class XVLAFlowPolicy:
     ) -> Tensor:
         """Critic features [B, F] (`algorithm.md` 8.2): padded words and views do not count."""
         tokens, width = self._view_shape
-        vlm, aux = features["vlm_features"], features["aux_visual_inputs"]
+        vlm, aux = features[VLM], features[AUX]
         words = (input_ids != self._pad_id).to(vlm.dtype).unsqueeze(-1)
         parts = [
             vlm[:, :tokens].mean(dim=1),

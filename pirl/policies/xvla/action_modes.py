@@ -1,7 +1,7 @@
 """Which model action dims mean what, per X-VLA action mode, and the spec that follows from it.
 
 Owns the table of `algorithm.md` 2 and the validation of `executed_dims`. Refuses to know any
-network. Read `pirl.contract.xvla` next.
+network. Read `pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations

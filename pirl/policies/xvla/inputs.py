@@ -1,33 +1,37 @@
 """Which observations an X-VLA policy accepts, and how many tokens an image of it has.
 
 Owns the refusals of observations that LeRobot would silently cut, skip or mistake. Refuses to
-normalise, pad or encode. Read `pirl.contract.xvla_policy` next.
+normalise, pad or encode. Read `pirl.policies.xvla.policy` next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAModel
 
-from pirl.config.views import EMPTY_CAMERA_PREFIX as EMPTY_CAMERA_PREFIX
 from pirl.contract.clauses import broken
+from pirl.policies.xvla.views import is_empty
 from pirl.records import Observation
+
+INPUT_IDS, DOMAIN_ID = "input_ids", "domain_id"
+"""What X-VLA reads besides pictures and state (`FlowPolicy.inputs`)."""
 
 
 def real_cameras(config: XVLAConfig) -> list[str]:
     """The policy's cameras in its order, without the empty ones."""
-    return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA_PREFIX)]
+    return [key for key in config.image_features if not is_empty(key)]
 
 
 def seen_views(observation: Observation) -> list[str]:
     """Cameras of an observation whose pixels count."""
-    return [key for key in observation.images if not key.startswith(EMPTY_CAMERA_PREFIX)]
+    return [key for key in observation.images if not is_empty(key)]
 
 
-def check_observation(observation: Observation, *, cameras: list[str], state_dim: int) -> None:
+def check_observation(observation: Observation, *, cameras: Sequence[str], state_dim: int) -> None:
     """Refuse an observation of another robot.
 
     Raises:
@@ -38,7 +42,7 @@ def check_observation(observation: Observation, *, cameras: list[str], state_dim
         raise broken(
             "observation",
             value=sorted(observation.images),
-            expected=f"one or more of the policy's cameras {cameras}",
+            expected=f"one or more of the policy's cameras {list(cameras)}",
             fix="match the environment's camera names with policy.input_features",
         )
     wrong = {

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pirl.contract.clauses import broken
-from pirl.contract.processors import imagenet_normalize
+from pirl.policies.xvla.inputs import DOMAIN_ID, INPUT_IDS
+from pirl.policies.xvla.processors import imagenet_normalize
 from pirl.records import Observation
 
 
@@ -27,8 +28,9 @@ def stock_batch(policy: XVLAPolicy, observation: Observation) -> dict[str, Tenso
     device = policy.model.transformer.pos_emb.device
     batch = imagenet_normalize({key: image.to(device) for key, image in observation.images.items()})
     batch[OBS_STATE] = observation.state.to(device)
-    batch[OBS_LANGUAGE_TOKENS] = observation.input_ids.to(device)
-    batch[policy.model.config.domain_feature_key or "domain_id"] = observation.domain_id.to(device)
+    batch[OBS_LANGUAGE_TOKENS] = observation.inputs[INPUT_IDS].to(device)
+    domain = observation.inputs[DOMAIN_ID].to(device)
+    batch[policy.model.config.domain_feature_key or "domain_id"] = domain
     return batch
 
 
