@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 
 import pytest
 from test_criteria import BY_NAME, change, change_line, set_metric, set_to
@@ -11,10 +12,12 @@ from test_criteria import BY_NAME, change, change_line, set_metric, set_to
 from pirl.audit.criteria.learning import MUST_BE_FINITE, is_of
 from pirl.audit.criteria.mismatch import case_problems
 from pirl.audit.criterion import Verdict
-from pirl.audit.judge import judge_criterion
-from pirl.audit.records import files
+from pirl.audit.judge import judge_criterion, judge_gate
+from pirl.audit.raw import RawRecords
+from pirl.audit.records import files, smoke, validate
 from pirl.audit.records.files import MISMATCH, RESUME, SMOKE, VALIDATE
 from pirl.journal import media
+from pirl.journal.codec import hints
 from pirl.journal.media import Clip
 
 PASSED, FAILED, NOT_RUN = Verdict.PASSED, Verdict.FAILED, Verdict.NOT_RUN
@@ -102,6 +105,9 @@ EDGES = {
         (FAILED, 1)),
     "a lost episode is counted on both ways": (
         "smoke/episodes_unaccounted", learner(episodes_received=23), (FAILED, 2)),
+    "an episode that no update used": (
+        "smoke/episodes_unaccounted",
+        change_line(SMOKE, "episodes.jsonl", set_to(end="interrupted", reward=None, update=None)), (FAILED, 1)),
     "hooks of a process are unknown": (
         "smoke/checks_disabled", change_line(SMOKE, "processes.jsonl", set_to(hooks=None)), (FAILED, 1)),
     "the start of a process is unknown": (
@@ -190,3 +196,28 @@ def test_two_frames_are_a_video(raw, monkeypatch):
 
 def test_an_environment_is_of_a_suite_that_it_begins_with():
     assert not is_of(", limit 95", "libero/libero_10")
+
+
+def test_a_criterion_without_a_threshold_of_its_own_on_the_gpu_keeps_the_other():
+    criterion = BY_NAME["smoke/updates"]
+    assert criterion.threshold_for("cuda/float32") == criterion.threshold == 2
+
+
+def test_the_verdict_is_about_the_recorded_variant_config_and_numerics(raw):
+    change(VALIDATE, "settings.json", set_to(numerics="cuda/float32"))(raw.root)
+    verdict = judge_gate(raw)
+    config = raw.one(files.CONFIG)
+    assert (verdict.variant, verdict.config_path) == (config.variant, config.path)
+    (parity,) = (r for r in verdict.results[SMOKE] if r.name == "smoke/parity_max_abs")
+    assert (verdict.numerics, parity.threshold) == ("cuda/float32", 0.1)
+
+
+def test_every_task_is_counted_by_itself(libero_bundle):
+    shown = [outcome.to_json() for outcome in judge_gate(RawRecords(libero_bundle)).episodes]
+    assert [(o["successes"], o["episodes"]) for o in shown] == [(12, 24), (7, 12), (5, 12)]
+    assert shown[0]["wilson_95"] == [0.3143, 0.6857]
+
+
+def test_types_of_a_record_are_those_of_its_page():
+    assert hints(smoke.Handshake)["learner"] == smoke.Claims
+    assert hints(validate.Settings)["noise"] == Mapping[str, validate.Scalar | tuple[float, ...]]
