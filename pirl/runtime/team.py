@@ -72,6 +72,7 @@ class Team:
         self._stop = stop
         self._gone: dict[int, str] = {}
         self._has_asked = False
+        self._listeners: list[threading.Thread] = []
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
