@@ -52,6 +52,10 @@ BENCHMARKS = {
         what="processes killed while they save: LeRobot's checkpoints against pirl's",
         smoke=("--kills", "2", "--every-call", "0", "--stock-kills", "1"),
     ),
+    "memory": Benchmark(
+        what="memory of a learner: predicted before a run against what the process took",
+        smoke=("--sizes", "small", "--rows", "8"),
+    ),
     "chaos": Benchmark(what="whole runs under kills, stalls, damage and lies", smoke=("--short",)),
 }
 

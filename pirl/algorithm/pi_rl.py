@@ -21,7 +21,7 @@ from torch.optim import AdamW, Optimizer
 from pirl.algorithm.critic import Critic, ValueBuffer
 from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.flow_noise import NoiseHead
-from pirl.algorithm.networks import build_networks
+from pirl.algorithm.networks import Networks, build_networks
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_optimizer
 from pirl.algorithm.prepare import Prepared, prepare
@@ -126,6 +126,11 @@ class PiRLAlgorithm(RLAlgorithm):
     def noise_head(self) -> NoiseHead | None:
         """The std network; None with Flow-SDE."""
         return self._nets.noise_head
+
+    @property
+    def networks(self) -> Networks:
+        """What trains."""
+        return self._nets
 
     @property
     def updates(self) -> int:

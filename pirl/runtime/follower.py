@@ -21,6 +21,7 @@ from pirl.errors import ExitCode, FieldMismatch, MismatchError, ParityError
 from pirl.ownership import owned
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.mark import leave_mark
+from pirl.runtime.memory import require_memory
 from pirl.runtime.record import RunRecord, reason_of
 from pirl.runtime.seat import Seat, device_of
 from pirl.runtime.session import Session
@@ -99,6 +100,7 @@ def run_follower(
                 algorithm=session.algorithm,
                 run_dir=None,
             )
+        require_memory(session, processes=seat.size)
         code = _follow(session, team)
         team.leave()
         record.facts["updates"] = session.algorithm.updates

@@ -49,6 +49,7 @@ from pirl.runtime.follower import meet, run_follower
 from pirl.runtime.layout import RunFolder, open_run_folder
 from pirl.runtime.live import NoWatchers, OpenWatchers, WatchedRun, Watchers, nobody
 from pirl.runtime.mark import leave_mark
+from pirl.runtime.memory import require_memory
 from pirl.runtime.metrics import episode_metrics, system_metrics
 from pirl.runtime.pace import Pace
 from pirl.runtime.record import RunRecord, reason_of
@@ -487,6 +488,7 @@ def run_learner(
             if loaded.cfg.resume:
                 learner.restore(resolve_checkpoint(loaded.source_path))
             learner.require_space()
+            require_memory(session, processes=seat.size)
             if not loaded.cfg.resume:
                 write_resolved(loaded.cfg, folder.root / "train_config.json")
             return learner.run()

@@ -41,11 +41,14 @@ def own_seat() -> Seat:
     """By the environment; one process where it says nothing.
 
     Raises:
-        ConfigError: a variable is no number, or the rank is not one of them.
+        ConfigError: a variable is missing or no number, or the rank is not one of them.
     """
     size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
     if not 0 <= rank < size:
         raise _refused("RANK", rank, f"0 <= RANK < WORLD_SIZE ({size})")
+    for name in ("MASTER_ADDR", "MASTER_PORT") if size > 1 and RENDEZVOUS not in os.environ else ():
+        if not os.environ.get(name):
+            raise _refused(name, os.environ.get(name), "where the processes meet")
     return Seat(rank=rank, size=size, local_rank=_number("LOCAL_RANK", rank))
 
 

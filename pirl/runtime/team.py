@@ -36,6 +36,8 @@ _NEVER = timedelta(days=365)
 """Of groups whose waits have a deadline of their own here."""
 _POLL_S = 0.002
 _GOODBYE_S = 5.0
+_HEARD_S = 0.5
+"""After a collective failed, a process that is gone is heard of by name within this time."""
 _ASKS_TO_STOP, _IS_DONE = 1, 2
 """What a process says to the first one beside the commands."""
 
@@ -70,6 +72,7 @@ class Team:
         self._stop = stop
         self._gone: dict[int, str] = {}
         self._has_asked = False
+        self._listeners: list[threading.Thread] = []
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
@@ -264,6 +267,10 @@ class Team:
             yield
         except RuntimeError as error:
             lines = str(error).splitlines() or [type(error).__name__]
+            end = time.monotonic() + _HEARD_S
+            while self._listeners and not self._gone and time.monotonic() < end:
+                time.sleep(_POLL_S)
+            self.require_all()
             raise LinkClosedError(
                 f"learner process {self.rank}: {what}: another learner process is gone, or silent for "
                 f"{self._wait_s:g} s (runtime.replica_timeout_s): {lines[0]}"

@@ -170,5 +170,9 @@ def test_a_process_that_is_lost_in_the_middle_of_an_update_ends_it(
         )
         assert forked.wait(first, DEADLINE_S) == 0, (tmp_path / "0.log").read_text()
     seen = json.loads(out.read_text())
-    assert "another learner process is gone, or silent for 4 s" in seen["text"]
+    said = {
+        "dies": "learner process 1 is gone",
+        "silent": "another learner process is gone, or silent for 4 s",
+    }
+    assert said[fault] in seen["text"]
     assert (seen["asked"], seen["seconds"] < at_most_s) == (3, True), seen
