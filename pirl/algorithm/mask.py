@@ -19,9 +19,6 @@ from pirl.decision import INTERVENTION, VALID_STEPS
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec
 
-VALID_STEPS = VALID_STEPS
-INTERVENTION = INTERVENTION
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionMasks:
