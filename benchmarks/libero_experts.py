@@ -22,7 +22,7 @@ from pirl.envs.base import SlotPlan
 from pirl.envs.libero import LiberoSlot
 from pirl.envs.libero_config import libero_settings
 from pirl.envs.libero_expert import EXPERTS
-from pirl.envs.libero_kind import LiberoKind
+from pirl.envs.libero_kind import LIBERO_STATES
 
 
 def count(task: str, *, limit: int) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def count(task: str, *, limit: int) -> dict[str, Any]:
     (slot,) = libero_settings(cfg, image_keys=()).make_slots(1)
     assert isinstance(slot, LiberoSlot)
     lengths: dict[int, int] = {}
-    for state in range(LiberoKind.states):
+    for state in range(LIBERO_STATES):
         slot.reset(SlotPlan(task_id=0, init_state_id=state, seed=state))
         for step in range(1, limit + 1):
             result = slot.step_chunk(slot.expert_action()[None])
@@ -45,9 +45,9 @@ def count(task: str, *, limit: int) -> dict[str, Any]:
     steps = list(lengths.values())
     return {
         "task": task,
-        "episodes": LiberoKind.states,
+        "episodes": LIBERO_STATES,
         "successes": len(lengths),
-        "failed": [state for state in range(LiberoKind.states) if state not in lengths],
+        "failed": [state for state in range(LIBERO_STATES) if state not in lengths],
         "limit": limit,
         "steps": [min(steps), int(statistics.median(steps)), max(steps)] if steps else None,
     }

@@ -27,7 +27,16 @@ from pirl.algorithm.log_prob import (
     step_kl,
 )
 from pirl.algorithm.mask import decision_masks
-from pirl.algorithm.recording import (
+from pirl.algorithm.recording import RecordedSteps, read_steps
+from pirl.algorithm.transition import (
+    StepTables,
+    build_tables,
+    flow_sde_settings,
+    transition,
+)
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.decision import (
     CARRIED,
     CHAIN,
     DENOISE_INDEX,
@@ -39,18 +48,8 @@ from pirl.algorithm.recording import (
     X_K,
     X_LAST,
     X_NEXT,
-    RecordedSteps,
-    read_steps,
     stores_all_steps,
 )
-from pirl.algorithm.transition import (
-    StepTables,
-    build_tables,
-    flow_sde_settings,
-    transition,
-)
-from pirl.config.recipe import PiRLConfig
-from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec, Context, SampledChunk
 

@@ -17,6 +17,7 @@ from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, replay
 from pirl.algorithm.prepare import Prepared
 from pirl.config.recipe import PiRLConfig
+from pirl.decision import CHUNK_INDEX, DENOISE_INDEX, EPISODE_ID, VERSION
 from pirl.errors import NumericsError, ParityError
 from pirl.hooks import disabled
 
@@ -98,9 +99,9 @@ def require_finite(named: Mapping[str, Tensor], *, what: str) -> None:
 
 def _describe(prepared: Prepared, row: int) -> str:
     fields = prepared.fields
-    episode, chunk = int(fields["pirl_episode_id"][row]), int(fields["pirl_chunk_idx"][row])
-    step = f"k={int(fields['pirl_denoise_idx'][row])}" if "pirl_denoise_idx" in fields else "all k"
-    version = int(fields["pirl_version"][row])
+    episode, chunk = int(fields[EPISODE_ID][row]), int(fields[CHUNK_INDEX][row])
+    step = f"k={int(fields['pirl_denoise_idx'][row])}" if DENOISE_INDEX in fields else "all k"
+    version = int(fields[VERSION][row])
     where = f"decision: row {row}, episode {episode}, chunk {chunk}, {step}"
     return f"{where}, acted under version {version}"
 
@@ -116,7 +117,7 @@ def _gaps(
 ) -> dict[int, float]:
     """The largest gap of every episode that is beyond the tolerance somewhere."""
     found: dict[int, float] = {}
-    episodes = prepared.fields["pirl_episode_id"].reshape(-1)[rows]
+    episodes = prepared.fields[EPISODE_ID].reshape(-1)[rows]
     for episode, gap in zip(episodes.tolist(), per_row.tolist(), strict=True):
         if gap > tolerance:
             found[episode] = max(found.get(episode, 0.0), gap)

@@ -19,6 +19,7 @@ from pirl.algorithm.networks import Networks, encode
 from pirl.algorithm.replicas import Replicas, own_rows, owned_among
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.decision import CHAIN, CHUNK_INDEX, GROUP_ID, NOISE
 from pirl.records import Context, DecisionBatch
 
 
@@ -59,7 +60,7 @@ def assign_credit(
     if nets.critic is None:
         return _group_credit(batch, layout=layout, fields=fields, valid=valid, pirl=pirl)
     start = first_state(fields)
-    chunk_idx = fields["pirl_chunk_idx"].reshape(-1)
+    chunk_idx = fields[CHUNK_INDEX].reshape(-1)
     own = own_rows(replicas, len(batch)).to(start.device)
     inputs = replicas.gather_rows(
         critic_input(nets.policy, context, pirl=pirl, chunk_idx=chunk_idx[own], start=start[own]),
@@ -166,7 +167,7 @@ def _group_credit(
     groups = grpo_advantages(
         layout,
         reward=reward,
-        group_id=fields["pirl_group_id"],
+        group_id=fields[GROUP_ID],
         finished=(batch.terminated | batch.truncated).to(valid.device),
         group_size=pirl.group_size,
         reward_filter=pirl.reward_filter,
@@ -209,4 +210,4 @@ def explained_variance(value: Float[Tensor, " B"], target: Float[Tensor, " B"]) 
 
 def first_state(fields: Mapping[str, Tensor]) -> Float[Tensor, "B C D"]:
     """x_0 of every recorded chain."""
-    return fields["pirl_noise"] if "pirl_noise" in fields else fields["pirl_chain"][:, 0]
+    return fields[NOISE] if NOISE in fields else fields[CHAIN][:, 0]

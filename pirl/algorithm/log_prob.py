@@ -18,15 +18,10 @@ from torch.nn import functional
 from pirl.algorithm import gaussian
 from pirl.algorithm.gaussian import GaussianStep
 from pirl.algorithm.mask import DecisionMasks, decision_masks
-from pirl.algorithm.recording import (
-    LOG_PROB,
-    LOG_PROB_LAST,
-    LOG_PROB_MASK,
-    RecordedSteps,
-    recorded_step_index,
-)
+from pirl.algorithm.recording import RecordedSteps, recorded_step_index
 from pirl.algorithm.transition import flow_noise_settings
 from pirl.config.recipe import PiRLConfig
+from pirl.decision import LOG_PROB, LOG_PROB_LAST, LOG_PROB_MASK
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec
 

@@ -15,11 +15,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pirl.config.recipe import LastStepStd, PiRLConfig
+from pirl.decision import INTERVENTION, VALID_STEPS
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec
-
-VALID_STEPS = "pirl_valid_steps"
-INTERVENTION = "is_intervention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

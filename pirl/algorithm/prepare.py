@@ -22,6 +22,7 @@ from pirl.algorithm.optim import swap_values
 from pirl.algorithm.replicas import Part, Replicas, agreed, own_rows, spread
 from pirl.algorithm.seeding import Stream, seeded_generator
 from pirl.config.recipe import PiRLConfig
+from pirl.decision import CHUNK_INDEX, EPISODE_ID, VERSION
 from pirl.errors import NumericsError
 from pirl.records import Context, DecisionBatch, Observation
 
@@ -91,7 +92,7 @@ def prepare(
     """
     device = nets.policy.device
     size = min(pirl.micro_batch, len(batch))
-    lag = batch.policy_version - batch.fields["pirl_version"].reshape(-1)
+    lag = batch.policy_version - batch.fields[VERSION].reshape(-1)
     if bool((lag < 0).any()):
         raise NumericsError(
             f"{int((lag < 0).sum())} decisions acted under a version after {batch.policy_version}, "
@@ -105,7 +106,7 @@ def prepare(
         context = Part(encoded, replicas.size)
         recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
         behaviour = reduce_log_prob(recorded, mask=mask, level=pirl.logprob_level)
-        layout = episode_layout(fields["pirl_episode_id"], fields["pirl_chunk_idx"])
+        layout = episode_layout(fields[EPISODE_ID], fields[CHUNK_INDEX])
         credit = assign_credit(
             nets,
             batch,

@@ -1,6 +1,6 @@
 """What the actor records of a decision, and how it is read back.
 
-Owns names and shapes of the chain's `pirl_*` fields (`algorithm.md` 13.1). Refuses to know networks
+Owns reading the chain's fields back; their names and shapes are in `pirl.decision`. Refuses to know networks
 and how anything is sampled or scored. Read `pirl.algorithm.chain` next.
 """
 
@@ -14,18 +14,20 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pirl.config.recipe import PiRLConfig
+from pirl.decision import (
+    CARRIED,
+    CHAIN,
+    DENOISE_INDEX,
+    GRIPPER,
+    LOG_PROB,
+    NOISE,
+    X_K,
+    X_LAST,
+    X_NEXT,
+    stores_all_steps,
+)
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec
-
-DENOISE_INDEX, NOISE = "pirl_denoise_idx", "pirl_noise"
-X_K, X_NEXT = "pirl_x_k", "pirl_x_next"
-CHAIN = "pirl_chain"
-CARRIED = "pirl_carried"
-"""[K, C, D]: noise carried into each step; only with `stochastic_steps=all` and the native base."""
-X_LAST, GRIPPER = "pirl_x_last", "pirl_gripper"
-LOG_PROB, LOG_PROB_MASK = "pirl_logprob", "pirl_logprob_mask"
-LOG_PROB_LAST = "pirl_logprob_last"
-"""[E, D]: the last step's part of a Flow-Noise log-prob, to be removed on rows that never ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +44,6 @@ class RecordedSteps:
     """x_{K-1}; only with a Bernoulli gripper and S = 1, where it needs its own network pass."""
     gripper: Float[Tensor, "B E G"] | None
     """Drawn gripper states, 0 or 1; only with a Bernoulli gripper."""
-
-
-def stores_all_steps(pirl: PiRLConfig) -> bool:
-    """Whether every denoising step is stochastic and recorded (S = K), or one of them (S = 1)."""
-    if pirl.is_flow_noise:
-        return True
-    return pirl.flow_sde is not None and pirl.flow_sde.stochastic_steps == "all"
 
 
 def read_steps(spec: ActionSpec, pirl: PiRLConfig, fields: Mapping[str, Tensor]) -> RecordedSteps:

@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from typing import Any
 import draccus
 from draccus.utils import is_choice_type
 
+from pirl import doors
 from pirl.config import lerobot_fields, recipe
 from pirl.config.arguments import config_parser
 from pirl.config.command_line import meant, parse
 from pirl.config.installed import lerobot_folder
+from pirl.config.kinds import admit
 from pirl.config.ranges import CHOICES, RANGES
 from pirl.config.rules_env import SIZES
 from pirl.config.rules_runtime import INERT_FIELDS
@@ -100,6 +102,8 @@ def field_names() -> list[str]:
 @cache
 def all_fields() -> tuple[Field, ...]:
     """Every field that a config of the recipe can set."""
+    # The one built-in choice that LeRobot does not declare.
+    admit({"reward_model": {"type": "time_cost"}})
     return tuple(_fields_of(lerobot_fields.PiRLTrainConfig, prefix="", only="", holder=None))
 
 
@@ -136,12 +140,18 @@ def _choices_of(section: Any, name: str) -> Iterator[Field]:
         name=f"{name}.type",
         type="text",
         default="",
-        bound="one of " + ", ".join(known) if known else "",
+        bound="one of " + ", ".join(_names(name, known)) if known else "",
         meaning="" if known else f"Recipe {recipe.RECIPE} does not read `{name}`.",
         only="",
     )
     for choice, cls in known.items():
         yield from _fields_of(cls, prefix=f"{name}.", only=f"{name}.type={choice}", holder=None)
+
+
+def _names(section: str, known: Iterable[str]) -> Iterable[str]:
+    """Choices of a section; of policies, environments and rewards also what is only loaded when it is named."""
+    group = {"policy": doors.POLICIES, "env": doors.ENVS, "reward_model": doors.REWARDS}
+    return (*doors.BUILT_IN[group[section]], "an installed one") if section in group else known
 
 
 def _meaning(cls: type, leaf: str, name: str) -> str:
@@ -184,6 +194,9 @@ def _meanings(cls: type) -> dict[str, str]:
             file, _, declared = place.partition(":")
             files.append((root / file, declared))
     files.append((Path(recipe.__file__).with_name("train.py"), cls.__name__))
+    own = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if own is not None and cls.__module__ != lerobot_fields.__name__:
+        files.append((Path(own), cls.__name__))
     found: dict[str, str] = {}
     for file, declared in files:
         found |= _written(file).get(declared, {})

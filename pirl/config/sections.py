@@ -31,7 +31,7 @@ def env_of(cfg: Any) -> Any:
 
 
 def policy_of(cfg: Any) -> Any:
-    """The policy config of a config that was checked; an `XVLAConfig` today."""
+    """The policy config of a config that was checked; its class depends on its type."""
     if cfg.policy is None:
         raise ConfigError([_absent("policy")])
     return cfg.policy

@@ -1,1 +1,1 @@
-"""What piRL needs of a policy, executable; and X-VLA behind it."""
+"""What piRL needs of a policy, as a protocol and as a program; and who builds one."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pirl.envs.libero_config import LiberoCodec
     from pirl.envs.split import StateRule
 
+LIBERO_STATES = 50
+"""Initial states that LIBERO ships per task."""
+
 _MOST_NOISE_M = 0.05
 """An expert that is thrown further than this at every step does not recover."""
 
@@ -31,7 +34,7 @@ class LiberoKind(EnvKind):
     """LeRobot's `libero`."""
 
     rules = libero_rules.RULES
-    states: int | None = 50
+    states: int | None = LIBERO_STATES
 
     def config_class(self) -> type:
         """LeRobot's `LiberoEnv` config."""
@@ -74,7 +77,7 @@ class LiberoKind(EnvKind):
         """LIBERO ships 50 initial states per task: 0-39 train, 40-49 are held out."""
         from pirl.envs.split import StateRule
 
-        return {"*": StateRule(train=range(40), heldout=range(40, self.states))}
+        return {"*": StateRule(train=range(40), heldout=range(40, LIBERO_STATES))}
 
     def place(self, env_cfg: Any) -> str:
         """Suite, chosen tasks and time limit."""

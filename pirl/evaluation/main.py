@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pirl import doors
 from pirl.config.command_line import parse
 from pirl.config.jsonfile import TRAIN_CONFIG_NAME, follow_last
 from pirl.config.load import LoadedConfig, load_config
@@ -51,7 +52,11 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.policy_path is None:
         raise _usage("--policy_path", "a pretrained_model folder or a hub id", "pass it")
-    ignored = [token for token in overrides if token.startswith("--policy.")]
+    ignored = [
+        token
+        for token in overrides
+        if token.startswith("--policy.") and not token.partition("=")[0].endswith(doors.DISCOVER)
+    ]
     if ignored:
         raise _usage(
             ignored[0],

@@ -15,6 +15,7 @@ from lerobot.utils.transition import Transition
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pirl.decision import CHUNK_INDEX, EPISODE_ID, INTERVENTION, STEP_REWARDS, VALID_STEPS
 from pirl.errors import TransportError
 from pirl.records import FIELD_PREFIX, ActionSpec, DecisionBatch, Observation
 
@@ -80,9 +81,9 @@ def build_transition(
         truncated=truncated,
         complementary_info={
             **info,
-            "pirl_valid_steps": torch.tensor([valid_steps]),
-            "pirl_step_rewards": rewards,
-            "is_intervention": torch.tensor([0]),
+            VALID_STEPS: torch.tensor([valid_steps]),
+            STEP_REWARDS: rewards,
+            INTERVENTION: torch.tensor([0]),
         },
     )
 
@@ -103,7 +104,7 @@ def build_batch(
         raise TransportError("an update was asked for with no decision in the store")
     # The wire admits tensors only (`pirl.transport.schema`).
     infos: list[dict[str, Any]] = [dict(t.get("complementary_info") or {}) for t in transitions]
-    keys = [(int(i["pirl_episode_id"]), int(i["pirl_chunk_idx"])) for i in infos]
+    keys = [(int(i[EPISODE_ID]), int(i[CHUNK_INDEX])) for i in infos]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     _check_contiguous([keys[row] for row in order])
     ordered = [transitions[row] for row in order]

@@ -19,6 +19,7 @@ from torch import Tensor
 from pirl.algorithm.log_prob import recorded_log_prob
 from pirl.config.recipe import PiRLConfig
 from pirl.config.train import PiRLTrainConfig
+from pirl.decision import CHUNK_INDEX, EPISODE_ID, GROUP_ID, STEP_REWARDS, VALID_STEPS
 from pirl.envs.base import EnvInfo
 from pirl.envs.schedule import EPISODES_PER_VERSION, first_episode_id, plan_episode
 from pirl.envs.split import StateSplit
@@ -29,7 +30,6 @@ from pirl.transport.refusal import RefusedMessageError
 SUM_TOLERANCE = 1e-5
 """Relative to the larger of 1 and the sum: float32 sums in another order differ by less."""
 
-_GROUP = "pirl_group_id"
 
 type PlanOf = Callable[[int, int, int], EpisodePlan]
 """The episode that the schedule names for (policy version, rank, number in that version)."""
@@ -103,7 +103,7 @@ def bounds_of(
         max_decisions=share + runtime.envs_per_actor * longest,
         # One actor alone can fill an update while its other slots are in the middle of episodes.
         max_held=runtime.rollout_chunks + 2 * runtime.envs_per_actor * longest,
-        constant=(_GROUP, *(FIELD_PREFIX + name for name in inputs)),
+        constant=(GROUP_ID, *(FIELD_PREFIX + name for name in inputs)),
         task_names=env.task_names,
         plan=plan,
         require_scored=_scored_check(spec, pirl),
@@ -165,7 +165,7 @@ class Decision:
     @property
     def valid_steps(self) -> int:
         """Control actions executed."""
-        return int(self.info["pirl_valid_steps"]) if "pirl_valid_steps" in self.info else 0
+        return int(self.info[VALID_STEPS]) if VALID_STEPS in self.info else 0
 
 
 @dataclass(slots=True)
@@ -198,7 +198,7 @@ class Rollout:
         if limit is not None and len(self.transitions) >= limit:
             said = "announced" if self.announced is not None else "a rollout can have"
             raise RefusedMessageError("surplus", f"more than the {limit} decisions that {said}")
-        number = int(_info(transition)["pirl_episode_id"])
+        number = int(_info(transition)[EPISODE_ID])
         episode = self.arrived.setdefault(number, Episode(self.rank, self.version, number))
         episode.add(transition, bounds)
         self.transitions.append(transition)
@@ -261,12 +261,12 @@ def _belongs(decision: Decision, bounds: RolloutBounds | None) -> str | None:
 
 
 def _follows(decision: Decision, _: RolloutBounds | None) -> str | None:
-    chunk, wanted = int(decision.info["pirl_chunk_idx"]), decision.before.decisions
+    chunk, wanted = int(decision.info[CHUNK_INDEX]), decision.before.decisions
     return f"chunk {chunk} again" if chunk < wanted else None
 
 
 def _has_no_gap(decision: Decision, _: RolloutBounds | None) -> str | None:
-    chunk, wanted = int(decision.info["pirl_chunk_idx"]), decision.before.decisions
+    chunk, wanted = int(decision.info[CHUNK_INDEX]), decision.before.decisions
     return f"chunk {chunk} where chunk {wanted} must follow" if chunk > wanted else None
 
 
@@ -280,7 +280,7 @@ def _ends_one_way(decision: Decision, _: RolloutBounds | None) -> str | None:
 
 
 def _sums_up(decision: Decision, _: RolloutBounds | None) -> str | None:
-    steps = decision.info.get("pirl_step_rewards")
+    steps = decision.info.get(STEP_REWARDS)
     if steps is None:
         return None
     total, said = float(steps.double().sum()), decision.transition["reward"]
@@ -288,7 +288,7 @@ def _sums_up(decision: Decision, _: RolloutBounds | None) -> str | None:
 
 
 def _ran_its_rows(decision: Decision, bounds: RolloutBounds | None) -> str | None:
-    steps = decision.info.get("pirl_step_rewards")
+    steps = decision.info.get(STEP_REWARDS)
     if steps is None:
         return None
     valid, rows = decision.valid_steps, steps.shape[-1]
@@ -309,7 +309,7 @@ def _goes_on(decision: Decision, bounds: RolloutBounds | None) -> str | None:
     if last is None:
         return None
     earlier = _info(last)
-    for name in (_GROUP,) if bounds is None else bounds.constant:
+    for name in (GROUP_ID,) if bounds is None else bounds.constant:
         if name in earlier and not torch.equal(decision.info[name], earlier[name]):
             return f"{name} changes inside it"
     for name, tensor in decision.transition["state"].items():
@@ -445,7 +445,7 @@ def _has_group(episode: Episode, record: EpisodeRecord, bounds: RolloutBounds | 
         return None
     number = record.episode_id - first_episode_id(episode.rank, episode.version)
     wanted = bounds.plan(episode.version, episode.rank, number).group_id
-    found = int(_info(episode.last)["pirl_group_id"])
+    found = int(_info(episode.last)[GROUP_ID])
     return None if found == wanted else f"group {found}, the schedule says {wanted}"
 
 

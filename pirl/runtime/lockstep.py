@@ -20,6 +20,7 @@ from pirl.algorithm.chain import sample_chunk
 from pirl.algorithm.flow_noise import NoiseHead
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.decision import CHUNK_INDEX, EPISODE_ID, GROUP_ID, VERSION
 from pirl.envs.base import Array, ChunkResult, EnvObservation, VectorEnv
 from pirl.episodes import BrokenOffEpisode
 from pirl.errors import EnvError
@@ -241,10 +242,10 @@ class Lockstep:
         with self._timers.stage("preprocess"):
             following = self._observe(result.observation, slot.plan.task_id)
         identifiers = {
-            "pirl_version": torch.tensor([version]),
-            "pirl_episode_id": torch.tensor([slot.plan.episode_id]),
-            "pirl_chunk_idx": torch.tensor([len(slot.transitions)]),
-            "pirl_group_id": torch.tensor([slot.plan.group_id]),
+            VERSION: torch.tensor([version]),
+            EPISODE_ID: torch.tensor([slot.plan.episode_id]),
+            CHUNK_INDEX: torch.tensor([len(slot.transitions)]),
+            GROUP_ID: torch.tensor([slot.plan.group_id]),
             **inputs_of(slot.observation),
         }
         slot.transitions.append(

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from lerobot.utils.transition import Transition
 
+from pirl.decision import CHUNK_INDEX, EPISODE_ID
 from pirl.files import require_space
 from pirl.runtime.batch import STATE_KEY
 from pirl.runtime.store import TakenRollouts
@@ -78,8 +79,8 @@ def frames_of(transitions: Sequence[Transition], episode_id: int) -> list[Frame]
     mine: list[tuple[int, Transition]] = []
     for transition in transitions:
         info: dict[str, Any] = dict(transition.get("complementary_info") or {})
-        if int(info["pirl_episode_id"]) == episode_id:
-            mine.append((int(info["pirl_chunk_idx"]), transition))
+        if int(info[EPISODE_ID]) == episode_id:
+            mine.append((int(info[CHUNK_INDEX]), transition))
     ordered = [transition for _, transition in sorted(mine, key=lambda pair: pair[0])]
     states = [t["state"] for t in ordered] + [t["next_state"] for t in ordered[-1:]]
     return [_frame(state) for state in states]

@@ -18,6 +18,7 @@ from typing import Any
 
 from lerobot.utils.transition import Transition
 
+from pirl.decision import EPISODE_ID, VERSION
 from pirl.errors import LinkClosedError
 from pirl.records import EpisodeRecord
 from pirl.runtime.door import Rollout, RolloutBounds
@@ -447,4 +448,4 @@ class RolloutStore:
 def _identifiers(transition: Transition) -> tuple[int, int]:
     """Policy version and episode id."""
     info = transition.get("complementary_info") or {}
-    return int(info["pirl_version"]), int(info["pirl_episode_id"])
+    return int(info[VERSION]), int(info[EPISODE_ID])

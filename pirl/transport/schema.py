@@ -1,7 +1,7 @@
 """What a transition may look like: every key, dtype, shape and range, known before one arrives.
 
-Owns the field table of `algorithm.md` 13.1 as a check. Refuses to know bytes and sockets. Read
-`pirl.transport.wire` next.
+Owns the check; the fields are those of `pirl.decision` and the policy's own inputs. Refuses to know bytes and
+sockets. Read `pirl.transport.wire` next.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ import torch
 from lerobot.utils.transition import Transition
 from torch import Tensor
 
-from pirl.algorithm import recording
 from pirl.config.recipe import PiRLConfig
+from pirl.decision import MAX_MAGNITUDE, decision_fields
 from pirl.errors import ContractError, FieldError, TransportError
 from pirl.records import FIELD_PREFIX, ActionSpec, TensorSpec
 from pirl.transport.refusal import RefusedMessageError
 
 _KEYS = frozenset(Transition.__annotations__)
-_MAX_ID = 2**62
-MAX_MAGNITUDE = 1e4
-"""Largest |x| of a state, an action, a chain or an element's log-prob: metres, radians, flow units,
-nats. Far above what occurs and far below what overflows in a network."""
 
 
 def check_tensor(spec: TensorSpec, value: object, name: str) -> Tensor:
@@ -114,26 +110,13 @@ def transition_schema(
     Raises:
         ContractError: an input of the policy has the name of a field of piRL's own.
     """
-    float32, int64 = torch.float32, torch.int64
     rows, width = spec.executed_steps, spec.model_dim
     state = {
         name: TensorSpec(dtype=torch.uint8, shape=(1, *shape))
         for name, shape in image_shapes.items()
     }
     state["observation.state"] = _numbers(1, state_dim)
-    identifier = TensorSpec(dtype=int64, shape=(1,), low=0, high=_MAX_ID)
-    info = {
-        "pirl_version": identifier,
-        "pirl_episode_id": identifier,
-        "pirl_chunk_idx": identifier,
-        "pirl_valid_steps": TensorSpec(dtype=int64, shape=(1,), low=1, high=rows),
-        "pirl_group_id": TensorSpec(dtype=int64, shape=(1,), low=-1, high=_MAX_ID),
-        "pirl_step_rewards": TensorSpec(
-            dtype=float32, shape=(1, rows), low=-max_step_reward, high=max_step_reward
-        ),
-        "is_intervention": TensorSpec(dtype=int64, shape=(1,), low=0, high=1),
-    }
-    info |= _chain_fields(spec, pirl)
+    info = decision_fields(spec, pirl, max_step_reward=max_step_reward)
     told = {FIELD_PREFIX + name: tensor for name, tensor in inputs.items()}
     _refuse_taken(sorted(told.keys() & info.keys()))
     return TransitionSchema(
@@ -142,37 +125,6 @@ def transition_schema(
         info=info | told,
         max_reward=rows * max_step_reward,
     )
-
-
-def _chain_fields(spec: ActionSpec, pirl: PiRLConfig) -> dict[str, TensorSpec]:
-    """The replay fields that the recipe's sampler records (`pirl.algorithm.recording`)."""
-    steps, rows, width = spec.denoising_steps, spec.executed_steps, spec.model_dim
-    chunk = (spec.chunk_size, width)
-    every_step_is_a_sample = recording.stores_all_steps(pirl) and not pirl.is_flow_noise
-    samples = (1, steps, rows, width) if every_step_is_a_sample else (1, rows, width)
-    found = {
-        recording.LOG_PROB: _numbers(*samples),
-        recording.LOG_PROB_MASK: TensorSpec(dtype=torch.bool, shape=samples),
-    }
-    one = _numbers(1, *chunk)
-    if recording.stores_all_steps(pirl):
-        found[recording.CHAIN] = _numbers(1, steps + 1, *chunk)
-        if pirl.is_flow_noise:
-            found[recording.LOG_PROB_LAST] = _numbers(1, rows, width)
-        elif pirl.base_sampler == "native":
-            found[recording.CARRIED] = _numbers(1, steps, *chunk)
-    else:
-        found[recording.DENOISE_INDEX] = TensorSpec(
-            dtype=torch.int64, shape=(1,), low=0, high=steps - 1
-        )
-        found |= {recording.NOISE: one, recording.X_K: one, recording.X_NEXT: one}
-    if pirl.gripper_mode == "bernoulli":
-        found[recording.GRIPPER] = TensorSpec(
-            dtype=torch.uint8, shape=(1, rows, len(spec.gripper_dims)), low=0, high=1
-        )
-        if not recording.stores_all_steps(pirl):
-            found[recording.X_LAST] = one
-    return found
 
 
 def _numbers(*shape: int) -> TensorSpec:

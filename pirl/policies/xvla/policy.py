@@ -136,7 +136,7 @@ class XVLAFlowPolicy:
     def inputs(self) -> Mapping[str, TensorSpec]:
         """Token ids [1, L] below the vocabulary, and the one domain id of the run [1]."""
         length, words = self._model.config.tokenizer_max_length, self.vocabulary
-        where = float(self.domain_id)
+        where = self.domain_id
         return {
             DOMAIN_ID: TensorSpec(dtype=torch.int64, shape=(1,), low=where, high=where),
             INPUT_IDS: TensorSpec(dtype=torch.int64, shape=(1, length), low=0, high=words - 1),

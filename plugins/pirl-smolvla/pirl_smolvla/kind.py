@@ -30,6 +30,7 @@ FIXED: Mapping[str, tuple[object, str]] = {
     "policy.load_vlm_weights": (False, "the VLM's weights are those of the checkpoint"),
     "policy.rtc_config": (None, "a chunk depends on one observation"),
     "policy.prefix_length": (-1, "every token of the prefix is one that was seen"),
+    "pirl.base_sampler": ("euler", "LeRobot samples SmolVLA so"),
     "pirl.train_scope": ("transformer", "the last VLM layers have no gradient to be trained by"),
     "pirl.gripper_mode": ("last_step", "SmolVLA has no gripper logit"),
 }
@@ -91,7 +92,6 @@ class SmolVLAKind(PolicyKind):
         """See `pirl_smolvla.policy.build_policy`."""
         from pirl_smolvla.policy import build_policy
 
-        del train_scope
         return build_policy(policy_config, executed_dims=executed_dims, device=device, seed=seed)
 
     def load_stock(self, folder: Path) -> nn.Module:

@@ -92,8 +92,7 @@ def stock_batch(observation: Observation, *, device: torch.device) -> dict[str, 
 class SmolVLAFlowPolicy:
     """SmolVLA behind the contract; everything but `TRAINED` is frozen."""
 
-    sampler, no_decay = "euler", frozenset[str]()
-    trains_encoder = False
+    sampler, no_decay, trains_encoder = "euler", frozenset[str](), False
 
     def __init__(
         self, policy: SmolVLAPolicy, *, executed_dims: Sequence[int] | None = None
@@ -174,7 +173,6 @@ class SmolVLAFlowPolicy:
         Raises:
             ContractError: train mode, TF32, or pictures of a camera that the policy has not.
         """
-        del gradient
         self._guard()
         unknown = sorted(set(observation.images) - set(self.cameras))
         if unknown or not observation.images:
@@ -265,7 +263,6 @@ class SmolVLAFlowPolicy:
 
     def save(self, folder: Path, *, env_type: str) -> Path:
         """Weights, config and processors, as LeRobot writes them."""
-        del env_type
         self.module.save_pretrained(folder)
         for pipeline in make_smolvla_pre_post_processors(self.module.config):
             pipeline.save_pretrained(folder)

@@ -215,6 +215,7 @@ def test_an_observation_of_another_robot_is_refused(config):
         ("policy", "prefix_length", 64),
         ("policy", "num_steps", 0),
         ("policy", "n_action_steps", 4),
+        ("pirl", "base_sampler", "native"),
         ("pirl", "train_scope", "all"),
         ("pirl", "gripper_mode", "bernoulli"),
         ("pirl", "executed_dims", [0, 2]),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rollout_toys import SPEC, a_recipe
 
-from pirl.algorithm.recording import DENOISE_INDEX, LOG_PROB, LOG_PROB_MASK
 from pirl.config.recipe import RuntimeConfig
+from pirl.decision import DENOISE_INDEX, LOG_PROB, LOG_PROB_MASK
 from pirl.envs.base import EnvInfo
 from pirl.envs.schedule import plan_episode
 from pirl.envs.split import StateRule, StateSplit
