@@ -7,7 +7,7 @@ Owns the count of saved tensors. Refuses to know how much there is; `pirl.runtim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,5 +64,5 @@ def row_bytes(
 
 
 def _bytes(context: Context) -> int:
-    tensors: list[Tensor] = [getattr(context, field.name) for field in fields(context)]
+    tensors = (*context.tensors.values(), context.critic_features)
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -14,15 +14,14 @@ import psutil
 import torch
 
 from pirl.algorithm.memory import row_bytes
+from pirl.decision import VALID_STEPS
 from pirl.errors import EnvironmentNotReadyError
 from pirl.files import human_bytes
 from pirl.records import Observation
-from pirl.runtime.batch import INPUT_IDS, STATE_KEY
+from pirl.runtime.batch import STATE_KEY
 from pirl.runtime.session import Session
 
 logger = logging.getLogger(__name__)
-
-_VALID_STEPS = "pirl_valid_steps"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +67,16 @@ def learner_memory(session: Session, *, rows: int, processes: int) -> LearnerMem
     cfg, schema, algorithm = session.loaded.cfg, session.schema, session.algorithm
     pirl = cfg.pirl
     zeros = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in schema.info.items()}
-    zeros[_VALID_STEPS].fill_(session.policy.spec.executed_steps)
+    zeros[VALID_STEPS].fill_(session.policy.spec.executed_steps)
     state = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in schema.state.items()}
+    inputs = {
+        name: torch.full(spec.shape, spec.low or 0, dtype=spec.dtype)
+        for name, spec in session.policy.inputs.items()
+    }
     observation = Observation(
         images={name: value for name, value in state.items() if name != STATE_KEY},
         state=state[STATE_KEY],
-        input_ids=zeros[INPUT_IDS],
-        domain_id=torch.tensor([session.identity.domain_id]),
+        inputs=inputs,
     )
     row = row_bytes(algorithm.networks, pirl, observation=observation, recorded=zeros)
     trained = sum(p.numel() * p.element_size() for p in algorithm.networks.parameters().values())
