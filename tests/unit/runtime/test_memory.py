@@ -66,8 +66,10 @@ def test_a_pass_of_eight_rows_keeps_eight_times_what_is_measured_on_one(variant)
     observation = Observation(
         images={n: t for n, t in state.items() if n != "observation.state"},
         state=state["observation.state"],
-        input_ids=info["pirl_input_ids"],
-        domain_id=torch.zeros(8, dtype=torch.int64),
+        inputs={
+            "input_ids": info["pirl_input_ids"],
+            "domain_id": torch.zeros(8, dtype=torch.int64),
+        },
     )
     with torch.no_grad():
         context = encode(policy, observation, size=8)
