@@ -8,6 +8,7 @@ from test_forward import VARIANTS, a_batch
 from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig, metric_row
 from pirl.algorithm.prepare import prepare
+from pirl.algorithm.replicas import ALONE
 from pirl.config.ranges import CHOICES
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.check import check_flow_policy
@@ -102,7 +103,9 @@ def test_later_epochs_see_the_vlm_of_now():
     algorithm = an_algorithm("all")
     batch = a_batch(algorithm)
     nets = algorithm._nets
-    prepared = prepare(nets, batch, pirl=algorithm.config.pirl, seed=0, reference=None)
+    prepared = prepare(
+        nets, batch, pirl=algorithm.config.pirl, seed=0, reference=None, replicas=ALONE
+    )
     at_start = algorithm.forward_batch(batch).metrics["update/approx_kl"]
     assert at_start == pytest.approx(0.0, abs=1e-6)
     disturb_the_vlm(algorithm)

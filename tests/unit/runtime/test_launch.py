@@ -93,7 +93,7 @@ def test_run_ends_with_the_code_of_what_ended_it_and_soon(
 def test_an_actor_that_does_not_end_after_its_learner_fails_the_run(clock):
     code, reason = watch(clock, (0, 5.0), (0, 5.0), (0, NEVER))
     assert (code, clock.now) == (ExitCode.CHECK_FAILED, pytest.approx(35.0, abs=0.2))
-    assert reason == "the end of the actors after their learner's did not come within 30 s"
+    assert reason == "the end of the other processes after their learner's did not come within 30 s"
 
 
 def test_a_run_that_is_told_to_stop_is_interrupted_at_once(clock):
