@@ -39,13 +39,16 @@ def main() -> int:
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rows", type=int, default=ROWS, help="decisions of the update")
+    parser.add_argument(
+        "--recompute", type=int, default=0, help="pirl.recompute_activations; default: off"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        sys.stdout.write(json.dumps(measure(args.one, args.rows)) + "\n")
+        sys.stdout.write(json.dumps(measure(args.one, args.rows, args.recompute)) + "\n")
         return 0
-    found = [_in_process(size, args.rows) for size in args.sizes]
+    found = [_in_process(size, args.rows, args.recompute) for size in args.sizes]
     if args.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
@@ -54,8 +57,9 @@ def main() -> int:
     return int(any(row["off"] > LIMIT for row in found))
 
 
-def _in_process(size: str, rows: int) -> dict[str, Any]:
+def _in_process(size: str, rows: int, recompute: int) -> dict[str, Any]:
     argv = [sys.executable, str(Path(__file__)), "--one", size, "--rows", str(rows)]
+    argv += ["--recompute", str(recompute)]
     done = subprocess.run(
         argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=_DEADLINE_S, check=True
     )
@@ -69,7 +73,7 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def measure(size: str, rows: int) -> dict[str, Any]:
+def measure(size: str, rows: int, recompute: int) -> dict[str, Any]:
     """One size, in this process."""
     import torch
 
@@ -85,6 +89,7 @@ def measure(size: str, rows: int) -> dict[str, Any]:
         f"--pirl.micro_batch={MICRO_BATCH}",
         f"--pirl.global_batch={MICRO_BATCH}",
         f"--runtime.rollout_chunks={rows}",
+        f"--pirl.recompute_activations={recompute}",
     ]
     loaded = load_config(CONFIG, overrides)
     session = build_session(loaded, device="cpu", run_id="memory")
@@ -111,6 +116,7 @@ def measure(size: str, rows: int) -> dict[str, Any]:
     return {
         "size": size,
         "rows": rows,
+        "recompute_activations": recompute,
         "trained_values": sum(p.numel() for p in algorithm.networks.parameters().values()),
         "torch": str(torch.__version__),
         "built_mib": built / 2**20,

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pirl.algorithm.denoise import Noise, Trace, run_chain
 from pirl.algorithm.draws import Draws, draw_decision, draw_initial, stochastic_step
@@ -51,7 +52,7 @@ from pirl.decision import (
     stores_all_steps,
 )
 from pirl.errors import ContractError, FieldError
-from pirl.records import ActionSpec, Context, SampledChunk
+from pirl.records import ActionSpec, Context, Prediction, SampledChunk
 
 __all__ = [
     "ReducedLogProb",
@@ -136,10 +137,10 @@ def replay_log_prob(
     """Log-prob of recorded decisions under the policy's current weights, with gradients.
 
     One batched network call: B rows in hybrid mode (2B with a Bernoulli gripper), B*K when every
-    step is recorded. In hybrid mode, and with `stochastic_steps=all` under the native base, the
-    recorded x_k and carried noise are constants: the gradient is that of the recorded steps only (a
-    semi-gradient, `algorithm.md` 5), although the carried noise of a later step was computed from
-    earlier predictions.
+    step is recorded; or pieces of it (`pirl.recompute_activations`). In hybrid mode, and with
+    `stochastic_steps=all` under the native base, the recorded x_k and carried noise are constants:
+    the gradient is that of the recorded steps only (a semi-gradient, `algorithm.md` 5), although the
+    carried noise of a later step was computed from earlier predictions.
 
     Args:
         context: encoded observations; must be the ones the actor saw.
@@ -158,7 +159,12 @@ def replay_log_prob(
     _check_noise_head(pirl, noise_head)
     tables = build_tables(spec, pirl, dtype=steps.x.dtype, device=steps.x.device)
     law, last_clean = _replay_steps(
-        policy, context, steps=steps, tables=tables, noise_head=noise_head
+        policy,
+        context,
+        steps=steps,
+        tables=tables,
+        noise_head=noise_head,
+        held=pirl.recompute_activations,
     )
     return score_steps(
         spec,
@@ -177,6 +183,7 @@ def _replay_steps(
     steps: RecordedSteps,
     tables: StepTables,
     noise_head: NoiseHead | None,
+    held: int,
 ) -> tuple[GaussianStep, Float[Tensor, "B C D"]]:
     """Law [B, S, C, D] of the recorded steps, and the prediction of the last of them.
 
@@ -191,7 +198,10 @@ def _replay_steps(
         row = torch.cat([row, row])
         x = torch.cat([x, steps.x_last])
         time = torch.cat([time, tables.time[-2].expand(rows)])
-    prediction = policy.predict(context if len(row) == rows else context.index(row), x, time)
+    if held and len(row) > held:
+        prediction = _predict_in_pieces(policy, context, row, x, time, most=held)
+    else:
+        prediction = policy.predict(context if len(row) == rows else context.index(row), x, time)
     clean = prediction.clean.to(x.dtype)
     learned = None if noise_head is None else noise_head(prediction.features).to(x.dtype)
     law = transition(
@@ -206,6 +216,38 @@ def _replay_steps(
     by_step = GaussianStep(mean=law.mean.unflatten(0, shape), std=law.std.unflatten(0, shape))
     last_clean = clean[count:] if steps.x_last is not None else clean.unflatten(0, shape)[:, -1]
     return by_step, last_clean
+
+
+def _predict_in_pieces(
+    policy: FlowPolicy,
+    context: Context,
+    row: Int64[Tensor, " N"],
+    x: Float[Tensor, "N C D"],
+    time: Float[Tensor, " N"],
+    *,
+    most: int,
+) -> Prediction:
+    """N predictions in equal pieces of at most `most`, whose activations are computed again when needed.
+
+    Equal, because kernels of GPUs differ between batch sizes and the ratio must start at one; a pass
+    without gradients takes the same pieces for the same reason.
+    """
+    count = next(n for n in range(-(-len(row) // most), len(row) + 1) if len(row) % n == 0)
+
+    def predict(some: Tensor, start: Tensor, at: Tensor) -> Prediction:
+        return policy.predict(context.index(some), start, at)
+
+    parts: list[Prediction] = [
+        # Nothing of eval mode draws: the generators' states need not be kept.
+        checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled()
+        else predict(*piece)
+        for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True)
+    ]
+    return Prediction(
+        clean=torch.cat([part.clean for part in parts]),
+        features=torch.cat([part.features for part in parts]),
+    )
 
 
 def _record(

@@ -7,12 +7,13 @@ Owns the count of saved tensors. Refuses to know how much there is; `pirl.runtim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pirl.algorithm.networks import Networks, encode_rows, replay
+from pirl.algorithm.recording import read_steps
 from pirl.config.recipe import PiRLConfig
 from pirl.records import Context, Observation
 
@@ -23,8 +24,10 @@ class RowBytes:
 
     context: int
     """Kept for the whole update."""
+    predictions: int
+    """Calls of the network that the row needs."""
     activations: int
-    """Kept from the forward pass to the backward pass of the micro-batch that the row is in."""
+    """Kept of all of them from the forward to the backward pass, unless they are computed again."""
 
 
 def row_bytes(
@@ -48,6 +51,7 @@ def row_bytes(
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    steps = read_steps(nets.policy.spec, pirl, recorded)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
         # Held until all is counted: an address that was freed would be another tensor's.
         replayed = replay(
@@ -55,12 +59,16 @@ def row_bytes(
             context,
             {name: value.to(nets.policy.device) for name, value in recorded.items()},
             rows=rows.to(nets.policy.device),
-            pirl=pirl,
+            pirl=replace(pirl, recompute_activations=0),
             observation=observation,
         )
     total = sum(saved.values())
     del replayed
-    return RowBytes(context=_bytes(context), activations=total)
+    return RowBytes(
+        context=_bytes(context),
+        predictions=steps.step.shape[1] + (steps.x_last is not None),
+        activations=total,
+    )
 
 
 def _bytes(context: Context) -> int:

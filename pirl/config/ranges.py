@@ -89,6 +89,7 @@ RANGES: dict[str, Range] = {
     "pirl.update_epochs": Range(1, 1000),
     "pirl.global_batch": _COUNT,
     "pirl.micro_batch": _COUNT,
+    "pirl.recompute_activations": Range(0, MAX_COUNT, "predictions; 0 is off"),
     "pirl.value_hidden": _WIDTH,
     "pirl.value_epochs": Range(0, 1000),
     "pirl.value_buffer_updates": Range(1, 1000),

@@ -173,6 +173,10 @@ class PiRLConfig:
     """Decisions per optimiser step."""
     micro_batch: int = 128
     """Decisions per backward pass; divides `global_batch`."""
+    recompute_activations: int = 0
+    """Predictions (decisions times recorded steps) whose activations are held at once: a backward
+    pass computes them again, in equal pieces of at most so many; 0 holds those of a micro-batch.
+    """
 
     value_hidden: tuple[int, ...] = (1024, 512, 256)
     """Widths of the critic's hidden layers."""

@@ -83,13 +83,15 @@ def learner_memory(session: Session, *, rows: int, processes: int) -> LearnerMem
     published = sum(t.numel() * t.element_size() for t in algorithm.published_like().values())
     weights = sum(t.numel() * t.element_size() for t in session.policy.module.state_dict().values())
     own = -(-rows // processes)
+    predictions = min(pirl.micro_batch, rows) * row.predictions
+    held = min(predictions, pirl.recompute_activations or predictions)
     seen = sum(spec.num_bytes for spec in schema.state.values())
     return LearnerMemory(
         # Several processes sum them in one buffer, which the gradients then are views of.
         gradients=trained,
         moments=2 * trained,
         contexts=2 * own * row.context,
-        activations=min(pirl.micro_batch, rows) * row.activations,
+        activations=held * row.activations // row.predictions,
         # A store holds each picture once, a batch as what was seen and as what came next.
         batch=rows * (schema.bytes_per_transition + schema.bytes_per_transition + seen),
         published=3 * published,
@@ -129,6 +131,7 @@ def _require(where: str, need: int, free: int, account: LearnerMemory) -> None:
         return
     raise EnvironmentNotReadyError(
         f"an update does not fit into {where}: needs {human_bytes(need)}, {human_bytes(free)} free ({account})",
-        remedy="lower pirl.micro_batch (activations) or runtime.rollout_chunks (contexts, batch), or share the "
-        "rows out with more learner processes (parallelism.dp_replicate)",
+        remedy="set pirl.recompute_activations or lower pirl.micro_batch (activations), lower "
+        "runtime.rollout_chunks (contexts, batch), or share the rows out with more learner processes "
+        "(parallelism.dp_replicate)",
     )

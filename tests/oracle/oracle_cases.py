@@ -186,6 +186,8 @@ CASES: dict[str, Case] = {
     "epochs": sde(update_epochs=4),
     "minibatches": sde(global_batch=7, micro_batch=7),
     "micro-batches": noise(global_batch=6, micro_batch=2, entropy_bonus=0.1, kl_beta=0.3),
+    "recomputed": noise(recompute_activations=3, global_batch=6, micro_batch=3),
+    "recomputed-one-step": sde(recompute_activations=1, gripper_mode="bernoulli"),
     "one-minibatch": sde(global_batch=64, micro_batch=4, update_epochs=1),
     # The critic.
     "vlm-tokens": sde(value_source="vlm_tokens", bootstrap_on_truncation=True),

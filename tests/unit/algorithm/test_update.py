@@ -640,3 +640,51 @@ def test_every_pass_that_is_compared_has_the_same_number_of_rows(monkeypatch):
     algorithm.update(iter([batch]))
     # Eleven decisions: three anchor passes, then two epochs of minibatches of six and five.
     assert sizes == [4] * (3 + 2 * 4)
+
+
+class Pieces(ToyPolicy):
+    """Writes down how many predictions each call has, and whether a graph was kept."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.calls: list[tuple[int, bool]] = []
+
+    def predict(self, context, x, t):
+        self.calls.append((len(x), torch.is_grad_enabled()))
+        return super().predict(context, x, t)
+
+
+def pieces_of(variant: str, **knobs: object) -> tuple[PiRLAlgorithm, Pieces]:
+    policy = Pieces(
+        chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16, dtype=torch.float64
+    )
+    pirl = a_recipe(variant, global_batch=6, micro_batch=6, **knobs)
+    return an_algorithm(policy, pirl), policy
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("most", [4, 6, 1])
+def test_activations_are_held_for_equal_pieces_and_the_gradient_is_the_same(variant, most):
+    whole, _ = pieces_of(variant)
+    parts, policy = pieces_of(variant, recompute_activations=most)
+    batch = a_batch(whole)
+    gradients = []
+    for algorithm in (whole, parts):
+        _, losses = losses_of(algorithm, batch)
+        policy.calls.clear()
+        losses.total.backward()
+        gradients.append(gradient(algorithm))
+    # The eleven rows of this one minibatch have no divisor but 1; Flow-Noise has 4 predictions each.
+    held = {count for count, _ in policy.calls}
+    assert held == ({4 if most >= 4 else 1} if variant == "flow-noise" else {1})
+    assert len(policy.calls) == (44 if variant == "flow-noise" else 11) // max(held)
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-9, rtol=1e-9)
+
+    batch = a_batch(parts)
+    policy.calls.clear()
+    row = metric_row(parts.update(iter([batch])))
+    assert row["update/ratio_first_max_abs"] == 0.0
+    predictions = 6 * (4 if variant == "flow-noise" else 1)
+    expected = next(n for n in range(min(most, predictions), 0, -1) if predictions % n == 0)
+    assert {count for count, _ in policy.calls} == {expected}

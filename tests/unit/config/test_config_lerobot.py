@@ -19,12 +19,12 @@ from pirl.config.train import PiRLTrainConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError
 
 HASHES = {
-    "embedded": "e9879f417a8859e1bc5c6550cccbead117d257484731add897131bcb90c52583",
-    "embedded_flow_noise": "d79516387a0006843ed3ea2c898391f7f54daa1f0f486f5598c483816db2e99f",
-    "learn_flow_noise": "00c73aea262d6b635d5bdd4c9d2daa4b1589722bb6d602e466618226e4e16b0b",
-    "learn_flow_sde": "0b4acc7ba9416085a77c081c242f7917965829341200da3df109aa97bd3488e1",
-    "learn_imprecise": "32977d43df706da57aa809a55ad814b92d0699dfd20ed998b93240fa7c5e9761",
-    "libero_smoke": "4d6410681e2418bb3be0d956827b1fa18587fc42d27bd93710b06a198e221c85",
+    "embedded": "2791b5dcf3c7e0f3c1e0caab50bc28054319e5a84b24ae8ac2846db2c46e2f64",
+    "embedded_flow_noise": "e7b2c1d9ede3d28e63d333a517e2a15ea81780966de129e0179e8a5e2d2b2a2f",
+    "learn_flow_noise": "70eda7d321b9ae53677469db1354033a0fb95083c3f95d2eb2816c0daf90ef29",
+    "learn_flow_sde": "1deca00df9b59a4111c2677ef0d8a66d35bd044428a04aa5762d3a98c486fcb0",
+    "learn_imprecise": "380eb668e685aff1fc96daf091ecb78a3eeefffccf5e3ebfc325f2eaae6c6bcd",
+    "libero_smoke": "fc036c9267fc55450f5bf0836a9cc54c654ed695f3f81b70b5e7017569a197c1",
 }
 """What learner, actors, evidence and checkpoints of these configs compare; a change is a line of CHANGELOG.md."""
 

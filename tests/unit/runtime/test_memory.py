@@ -130,3 +130,15 @@ def test_an_accelerator_is_asked_for_what_lies_on_it(session, monkeypatch):
         require_memory(fake, processes=1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (account.device, 0))
     assert require_memory(fake, processes=1) is account
+
+
+@pytest.mark.parametrize("variant", CONFIGS)
+def test_activations_that_are_computed_again_are_counted_by_the_piece(variant):
+    whole, pieces = (
+        learner_memory(
+            a_session(variant, f"--pirl.recompute_activations={most}"), rows=64, processes=1
+        ).activations
+        for most in (0, 2)
+    )
+    # Eight rows of one prediction, or of two steps.
+    assert pieces == whole * 2 // (16 if variant == "flow-noise" else 8)
