@@ -8,23 +8,24 @@ from collections.abc import Iterator
 
 import pytest
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.rewards import RewardModelConfig
 from lerobot.envs.configs import EnvConfig
 from plugin_builders import install
 
 from pirl import doors
 from pirl.config import lerobot_fields
 
-_MIRRORS = (lerobot_fields.PreTrainedConfig, lerobot_fields.EnvConfig, EnvConfig, PreTrainedConfig)
-_taken_out: list[dict[str, type]] = [{} for _ in _MIRRORS]
-"""Choices that the plug-ins added, between two files: a module registers once, when it is imported."""
+OURS = ("pirl_smolvla", "pirl_pointreach")
+_MIRRORS = (
+    *(lerobot_fields.PreTrainedConfig, lerobot_fields.EnvConfig, lerobot_fields.RewardModelConfig),
+    *(PreTrainedConfig, EnvConfig, RewardModelConfig),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Both plug-ins, for the tests of a file of this folder and for nobody after them."""
+    """Both plug-ins, for the tests of one file of this folder and for nobody after them."""
     before = [dict(mirror.get_known_choices()) for mirror in _MIRRORS]
-    for mirror, added in zip(_MIRRORS, _taken_out, strict=True):
-        mirror.get_known_choices().update(added)
     places = install(tmp_path_factory.mktemp("site"))
     sys.path[:0] = places
     doors._offers.cache_clear()
@@ -35,6 +36,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     for place in places:
         sys.path.remove(place)
     doors._offers.cache_clear()
-    for mirror, known, added in zip(_MIRRORS, before, _taken_out, strict=True):
-        for name in mirror.get_known_choices().keys() - known.keys():
-            added[name] = mirror.get_known_choices().pop(name)
+    doors._load.cache_clear()
+    for mirror, known in zip(_MIRRORS, before, strict=True):
+        choices = mirror.get_known_choices()
+        for name in choices.keys() - known.keys():
+            # LeRobot's own classes stay where LeRobot registered them.
+            if mirror.__module__.startswith("pirl") or choices[name].__module__.startswith("pirl"):
+                del choices[name]
+    for name in [name for name in sys.modules if name.startswith(OURS)]:
+        # A class joins LeRobot's registry when its module is imported.
+        del sys.modules[name]
