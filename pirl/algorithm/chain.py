@@ -9,6 +9,7 @@ Everything here is fp32 (the dtype of the recorded fields), whatever the network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -239,7 +240,9 @@ def _predict_in_pieces(
 
     parts: list[Prediction] = [
         # Nothing of eval mode draws: the generators' states need not be kept.
-        checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
+        cast(
+            "Prediction", checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
+        )
         if torch.is_grad_enabled()
         else predict(*piece)
         for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True)
