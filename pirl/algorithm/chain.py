@@ -9,6 +9,7 @@ Everything here is fp32 (the dtype of the recorded fields), whatever the network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -238,13 +239,14 @@ def _predict_in_pieces(
     def predict(some: Tensor, start: Tensor, at: Tensor) -> Prediction:
         return policy.predict(context.index(some), start, at)
 
-    parts: list[Prediction] = [
-        # Nothing of eval mode draws: the generators' states need not be kept.
-        checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
-        if torch.is_grad_enabled()
-        else predict(*piece)
-        for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True)
-    ]
+    parts: list[Prediction] = []
+    for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True):
+        if torch.is_grad_enabled():
+            # Nothing of eval mode draws: the generators' states need not be kept.
+            again: Any = checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
+            parts.append(again)
+        else:
+            parts.append(predict(*piece))
     return Prediction(
         clean=torch.cat([part.clean for part in parts]),
         features=torch.cat([part.features for part in parts]),
