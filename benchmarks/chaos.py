@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -170,7 +171,9 @@ def _memory(trials: Sequence[Trial]) -> list[str]:
 
 def page(trials: Sequence[Trial], command: str) -> str:
     """`docs/chaos.md`."""
-    return PAGE.format(command=command, cores=os.cpu_count(), table=table(trials))
+    head = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
+    return PAGE.format(command=command, cores=os.cpu_count(), commit=commit, table=table(trials))
 
 
 PAGE = """# Chaos: what was done to whole runs, and what failed
@@ -179,7 +182,8 @@ PAGE = """# Chaos: what was done to whole runs, and what failed
 {command}
 ```
 
-On a machine with {cores} cores that had other work. Written by the command; what each word means:
+At commit {commit}, on a machine with {cores} cores that had other work. Written by the command; what each word
+means:
 
 - A run is a learner and two actors in processes of their own, `sync` mode, six updates, a checkpoint after each,
   with a toy simulator inside the actor; everything else is what a run has. A killed learner is resumed from its
@@ -199,7 +203,10 @@ On a machine with {cores} cores that had other work. Written by the command; wha
   is resident memory seen from outside, after a warm-up; 5 % more is a failure. A *pickled* interaction is what a
   stock LeRobot actor sends: it is counted and never loaded, every other message is refused.
 
-{table}"""
+{table}
+Memory of the learner: nothing is kept of a refused message. What the table shows is memory that the allocator and
+gRPC have taken once; `tests/integration/test_hostile_peers.py` counts the Python objects, which do not grow.
+"""
 
 
 def _path(text: str) -> Path:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, State
 
 from pirl.audit.criterion import Verdict
 from pirl.gate.main import gate_overrides, run_steps, why_it_ended
@@ -26,8 +27,8 @@ def phase2_gate(
     variant: Literal["flow-sde", "flow-noise"] = "flow-sde",
     profile: Literal["auto", "libero", "embedded"] = "auto",
     out: str | None = None,
-) -> str:
-    """Run the gate; returns the verdict's label.
+) -> State[str]:
+    """Run the gate; the final state says the verdict's label, which is the result too.
 
     Args:
         variant: variant of piRL.
@@ -60,4 +61,5 @@ def phase2_gate(
         raise GateFailedError(
             f"phase-2 gate {variant}: {bundle.verdict.label}{why and ', '}{why}; see {folder}/report.md"
         )
-    return bundle.verdict.label
+    # A run that is only "Completed" would hide a fallback.
+    return Completed(message=bundle.verdict.label, data=bundle.verdict.label)

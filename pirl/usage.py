@@ -75,6 +75,11 @@ COMMANDS: dict[str, Command] = {
         parser="pirl.config.arguments:watch_parser",
         run="pirl.runtime.status:watch_main",
     ),
+    "profile": Command(
+        what="say where seconds and bytes of a run went",
+        parser="pirl.config.arguments:profile_parser",
+        run="pirl.runtime.profile:main",
+    ),
     "eval": Command(
         what="evaluate a policy on fixed episodes, check or compare results",
         parser="pirl.evaluation.arguments:eval_parser",

@@ -379,7 +379,7 @@ class StepWriter:
         """Copy a video and its first-frame picture to `media/` and record it with its digest."""
         target, poster = self.bundle.folder / VIDEO, self.bundle.folder / POSTER
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, target)
             shutil.copyfile(source.with_suffix(".png"), poster)
         self._written += [VIDEO, POSTER]

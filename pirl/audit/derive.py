@@ -48,8 +48,7 @@ def commands_text(run: Run, commands: Mapping[str, Sequence[Command]]) -> str:
 
 def derived_texts(raw: RawRecords, verdict: GateVerdict, run: Run) -> dict[str, str]:
     """Every text that follows from the raw records and this code, by name; the two reports follow from these."""
-    steps = [step for step in STEPS if (raw.root / "raw" / step / files.SEAL_NAME).is_file()]
-    commands = {step: _commands(raw, step) for step in steps}
+    commands = {step: _commands(raw, step) for step in STEPS}
     texts = {
         f"criteria/{step}.json": dump_json(
             {"step": step, "criteria": [result.to_json() for result in results]}

@@ -84,7 +84,7 @@ def _records() -> str:
 
 
 def _summary(kind: type) -> str:
-    return (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+    return str(inspect.getdoc(kind)).split("\n\n")[0].replace("\n", " ")
 
 
 def _table(kind: type) -> Iterator[str]:

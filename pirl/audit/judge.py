@@ -171,7 +171,7 @@ def judge_gate(raw: RawRecords) -> GateVerdict:
     """Recompute everything from the raw records of a bundle."""
     raw = raw.once()
     try:
-        episodes = outcomes.by_task(outcomes.all_episodes(raw))
+        episodes = outcomes.by_task(outcomes.played(raw))
     except MALFORMED:
         # The criteria that need episodes say what is wrong with them; no figure is shown.
         episodes = []

@@ -1,4 +1,4 @@
-"""The success figures of the smoke run, computed from its episode records and from nothing else.
+"""The success figures of the smoke runs, computed from their episode records and from nothing else.
 
 A success figure always carries both counts and an interval. Read `pirl.journal.stats` next.
 """
@@ -13,6 +13,7 @@ from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.audit.records.smoke import Episode
 from pirl.errors import EvidenceError
+from pirl.journal.metric_log import MetricRow
 from pirl.journal.stats import Rate
 
 SUCCESS_DEFINITION = (
@@ -25,12 +26,39 @@ ENDS = ("success", "timeout", "failure", "env-error", "interrupted")
 
 
 def all_episodes(raw: RawRecords) -> list[Episode]:
-    """Every episode of the smoke run that began.
+    """Every episode that began in the smoke run of the gate's own config.
 
     Raises:
         EvidenceError: an episode id occurs twice, an end is unknown, or contradicts what became of the episode.
     """
-    records = raw.all(files.EPISODES)
+    return _checked(raw.all(files.EPISODES))
+
+
+def rewarded_episodes(raw: RawRecords) -> list[Episode]:
+    """Every episode of the run that must see rewards: the second one, where the profile has one.
+
+    Raises:
+        EvidenceError: as `all_episodes`.
+    """
+    return _checked(raw.all(files.REWARDED_EPISODES)) if has_second(raw) else all_episodes(raw)
+
+
+def rewarded_rows(raw: RawRecords) -> list[MetricRow]:
+    """Updates of the run that must see rewards."""
+    return raw.metrics(files.REWARDED_METRICS if has_second(raw) else files.LEARNER_METRICS)
+
+
+def has_second(raw: RawRecords) -> bool:
+    """Whether the recorded profile has a second smoke run."""
+    return raw.one(files.PROFILE).profile == files.REWARDED
+
+
+def played(raw: RawRecords) -> list[Episode]:
+    """Every episode of every smoke run."""
+    return all_episodes(raw) + (rewarded_episodes(raw) if has_second(raw) else [])
+
+
+def _checked(records: list[Episode]) -> list[Episode]:
     ids = [episode.episode_id for episode in records]
     if len(set(ids)) != len(ids):
         raise EvidenceError("an episode id occurs twice")
@@ -43,9 +71,9 @@ def all_episodes(raw: RawRecords) -> list[Episode]:
     return records
 
 
-def used_episodes(raw: RawRecords) -> list[Episode]:
+def used(episodes: Sequence[Episode]) -> list[Episode]:
     """Episodes that an update used."""
-    return [episode for episode in all_episodes(raw) if episode.update is not None]
+    return [episode for episode in episodes if episode.update is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 
 from pirl.audit.judge import MALFORMED
-from pirl.audit.outcomes import SUCCESS_DEFINITION, all_episodes
+from pirl.audit.outcomes import SUCCESS_DEFINITION, played
 from pirl.audit.pictures import CAPTIONS
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.files import STEPS
@@ -70,7 +70,7 @@ def _video(bundle: Path) -> tuple[str, str] | None:
 
 def _episodes(bundle: Path) -> list[Episode]:
     try:
-        return all_episodes(RawRecords(bundle))
+        return played(RawRecords(bundle))
     except MALFORMED:
         # The criteria that need episodes say what is wrong with them.
         return []

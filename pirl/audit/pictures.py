@@ -12,12 +12,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl.audit import outcomes
 from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.audit.records.files import RecordFile
 from pirl.errors import EvidenceError
 from pirl.journal.metric_log import MetricRow
 from pirl.journal.metrics import RATIO_EDGES
+from pirl.journal.stages import stage_totals
 from pirl.journal.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ BLUE, ORANGE, GREY, INK = "#2563a8", "#c2571a", "#8a8f98", "#22262b"
 CAPTIONS = {
     "learning_curve.png": "Successes per update with 95 % Wilson intervals: a " + DISCLAIMER + ".",
     "ratio.png": "Ratio of current to behaviour policy; 1 before the first optimiser step.",
-    "stage_times.png": "Where the time of learner and actors goes.",
+    "stage_times.png": "Where the time of learner and actors goes, and how much they exchange.",
     "resume.png": "Uninterrupted run and killed, resumed run: the points must lie on the line.",
 }
 """File name and caption, in the order of the report."""
@@ -90,7 +92,7 @@ def _whole_steps(axes: Axes, rows: Sequence[MetricRow]) -> None:
 
 
 def _learning_curve(raw: RawRecords, axes: Axes) -> str:
-    rows = raw.metrics(files.LEARNER_METRICS)
+    rows = outcomes.rewarded_rows(raw)
     wanted = ("rollout/successes", "rollout/episodes")
     counts = [
         (r.step, int(r.metrics[wanted[0]]), int(r.metrics[wanted[1]]))
@@ -111,12 +113,12 @@ def _learning_curve(raw: RawRecords, axes: Axes) -> str:
     axes.set_ylim(-0.03, 1.05)
     axes.set_ylabel("successes / episodes", fontsize=9)
     _whole_steps(axes, rows)
-    return f"Training episodes, n = {sum(c[2] for c in counts)} (bars: 95 % Wilson interval)"
+    return f"Training episodes{_where(raw)}, n = {sum(c[2] for c in counts)} (bars: 95 % Wilson interval)"
 
 
 def _ratio(raw: RawRecords, axes: Axes) -> str:
     names = [f"update/ratio_bin_{index}" for index in range(len(RATIO_EDGES) + 1)]
-    rows = [r for r in raw.metrics(files.LEARNER_METRICS) if names[0] in r.metrics]
+    rows = [r for r in outcomes.rewarded_rows(raw) if names[0] in r.metrics]
     counts = [sum(int(row.metrics[name]) for row in rows) for name in names]
     if not sum(counts):
         raise EvidenceError("no ratio histogram")
@@ -131,17 +133,21 @@ def _ratio(raw: RawRecords, axes: Axes) -> str:
     axes.set_xlabel("ratio, all minibatches of all updates", fontsize=9)
     axes.set_ylabel("log-prob samples", fontsize=9)
     axes.tick_params(axis="x", labelsize=8, length=0)
-    return f"Ratio of current to behaviour policy, n = {sum(counts)}"
+    return f"Ratio of current to behaviour policy{_where(raw)}, n = {sum(counts)}"
+
+
+def _where(raw: RawRecords) -> str:
+    return ", rewarded run" if outcomes.has_second(raw) else ""
 
 
 def _stage_times(raw: RawRecords, axes: Axes) -> str:
-    sides = {"learner": _stage_totals(raw.metrics(files.LEARNER_METRICS))}
+    sides = {"learner": raw.metrics(files.LEARNER_METRICS)}
     for rank in raw.ranks(files.ACTOR_METRICS):
-        sides[f"actor-{rank}"] = _stage_totals(raw.metrics(files.ACTOR_METRICS, rank))
+        sides[f"actor-{rank}"] = raw.metrics(files.ACTOR_METRICS, rank)
     bars = [
         (f"{side}  {stage}", seconds, BLUE if side == "learner" else ORANGE)
-        for side, totals in sides.items()
-        for stage, seconds in sorted(totals.items(), key=lambda item: -item[1])
+        for side, rows in sides.items()
+        for stage, seconds in stage_totals(row.metrics for row in rows).items()
     ]
     if not bars:
         raise EvidenceError("no stage times")
@@ -153,22 +159,11 @@ def _stage_times(raw: RawRecords, axes: Axes) -> str:
     axes.grid(visible=False)
     axes.tick_params(axis="y", labelsize=8, length=0)
     axes.margins(x=0.12)
-    axes.set_xlabel("seconds, whole run", fontsize=9)
-    return "Time per stage"
-
-
-_NESTED = ("time/wall_s", "time/collect_s")
-"""Sums of other stages; beside them they would be counted twice."""
-
-
-def _stage_totals(rows: Sequence[MetricRow]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for row in rows:
-        for name, value in row.metrics.items():
-            if name.startswith("time/") and name not in _NESTED:
-                stage = name.removeprefix("time/").removesuffix("_s")
-                totals[stage] = totals.get(stage, 0.0) + value
-    return totals
+    counters = raw.one(files.LEARNER_COUNTERS)
+    published = sum(row.metrics.get("link/param_bytes", 0.0) for row in sides["learner"])
+    moved = f"{counters.bytes_received / 1e6:.1f} MB of decisions, {published / 1e6:.1f} MB of parameters"
+    axes.set_xlabel(f"seconds, whole run; {moved} per actor", fontsize=9)
+    return "Time per stage, and bytes"
 
 
 def _resume(raw: RawRecords, axes: Axes) -> str:

@@ -18,7 +18,7 @@ from pirl.audit.records.files import STEPS
 from pirl.journal.codec import dump_json
 
 GATE = "phase2-gate"
-POLICY_VERSION = "3"
+POLICY_VERSION = "4"
 
 CLAIM = (
     "On this code and config the learner and its actors train together, checkpoint, resume exactly "
@@ -70,7 +70,7 @@ def limits(*, profile: str, numerics: str) -> tuple[str, ...]:
     else:
         found.insert(
             0,
-            "Learning from rewards: this profile starts from random weights; no reward is asked for.",
+            "Rewards on the suite itself: it starts from random weights; the rewarded run is of another suite.",
         )
     if not numerics.startswith("cuda"):
         found.append("GPU numerics: everything ran on the CPU.")

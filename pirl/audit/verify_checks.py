@@ -144,10 +144,11 @@ def _complete(path: Path, step: str) -> set[str]:
     """Files of a step that ran to its end: its records, and a log of every process."""
     raw = RawRecords(path)
     ranks = range(raw.one(files.SETTINGS).actors)
+    profile = raw.one(files.PROFILE).profile
     names = {
         f"raw/{step}/{file.of(rank)}"
         for file in files.FILES
-        if file.step == step
+        if file.step == step and file.profile in (None, profile)
         for rank in (ranks if file.is_per_actor else (None,))
     }
     names |= {f"logs/{step}/{role}.log" for role in logs.roles(raw, step)}
@@ -181,6 +182,8 @@ def record_problem(raw: RawRecords, step: str, leaf: str) -> str:
         return "no record of this step"
     rank = file.rank_in(leaf) if file.is_per_actor else None
     try:
+        if file.profile not in (None, profile := raw.one(files.PROFILE).profile):
+            return f"no record of the profile {profile}"
         text = raw.text(file, rank)
         if file in METRIC_FILES:
             return _metric_problem(text, leaf)

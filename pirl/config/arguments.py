@@ -108,6 +108,20 @@ def status_parser() -> Parser:
     return parser
 
 
+def profile_parser() -> Parser:
+    """`pirl profile`."""
+    parser = Parser(
+        "profile",
+        "Say where the seconds and bytes of a run went, by stage, in the learner and in every actor. Reads the run"
+        " folder and nothing else; a run that is still going on is shown up to its last update.",
+        example="pirl profile outputs/train/2026-01-01/12-00-00_pirl",
+        codes="0 done, 2 no run folder",
+    )
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--json", action="store_true", help="the profile as JSON on stdout")
+    return parser
+
+
 def watch_parser() -> Parser:
     """`pirl watch`."""
     parser = Parser(

@@ -15,6 +15,7 @@ EXPECTED_S: dict[str, dict[str, float]] = {
     "embedded": {
         "validation": 15.0,
         "run": 35.0,
+        "rewarded-run": 0.0,
         "first-checkpoint": 20.0,
         "resumed-run": 35.0,
         "first-save": 10.0,
@@ -28,6 +29,7 @@ EXPECTED_S: dict[str, dict[str, float]] = {
     "libero": {
         "validation": 40.0,
         "run": 100.0,
+        "rewarded-run": 60.0,
         "first-checkpoint": 60.0,
         "resumed-run": 80.0,
         "first-save": 10.0,
@@ -44,7 +46,7 @@ exceed 180 s (`pirl.audit.measure_mismatch`)."""
 
 _PHASES: Mapping[str, Mapping[str, int]] = {
     "validate-config": {"validation": 1},
-    "smoke-run": {"run": 1},
+    "smoke-run": {"run": 1, "rewarded-run": 1},
     "resume-roundtrip": {
         "first-checkpoint": 1,
         "resumed-run": 1,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pirl.audit.records import files
 from pirl.config.check import CheckedConfig, check_config, write_resolved
 from pirl.config.jsonfile import read_config
 from pirl.config.recipe import VARIANTS
@@ -36,6 +37,10 @@ BASE_CONFIGS = {
     "embedded": Path("configs/train_config_pirl_gate_embedded.json"),
 }
 """Base config of each profile."""
+
+REWARDED_CONFIGS = {files.REWARDED: Path("configs/train_config_pirl_gate_libero.json")}
+"""Config of the second smoke run of a profile whose own policy earns no reward; no parameter of the gate
+reaches it."""
 
 PROFILES = ("auto", *BASE_CONFIGS)
 
@@ -199,7 +204,26 @@ def resolve_config(
             ],
             source="command line",
         )
-    raw = read_config(profile.base_config)
+    resolved = _resolve(profile.base_config, variant=variant, overrides=overrides, target=target)
+    _require_frozen_part(resolved)
+    # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
+    from pirl.config.load import load_config
+
+    return load_config(target)
+
+
+def resolve_rewarded(profile: str, *, variant: str, target: Path) -> CheckedConfig | None:
+    """The config of the profile's second smoke run, written to `target`; None where there is none.
+
+    Raises:
+        ConfigError: whatever the resolved config breaks.
+    """
+    base = REWARDED_CONFIGS.get(profile)
+    return base and _resolve(locate(base), variant=variant, overrides=(), target=target)
+
+
+def _resolve(base: Path, *, variant: str, overrides: Sequence[str], target: Path) -> CheckedConfig:
+    raw = read_config(base)
     section = variant.replace("-", "_")
     pirl: dict[str, Any] = raw["pirl"]
     if pirl["variant"] != variant:
@@ -209,12 +233,8 @@ def resolve_config(
         pirl[section] = {}
     write_text(target, json.dumps(raw))
     resolved = check_config(target, overrides)
-    _require_frozen_part(resolved)
     write_resolved(resolved.cfg, target)
-    # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
-    from pirl.config.load import load_config
-
-    return load_config(target)
+    return resolved
 
 
 def _require_frozen_part(resolved: CheckedConfig) -> None:

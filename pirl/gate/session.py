@@ -27,12 +27,13 @@ from pirl.errors import ExitCode, PirlError
 from pirl.files import writing
 from pirl.foreign import as_pirl_error
 from pirl.gate.deadlines import allowed_s
-from pirl.gate.profiles import FirstLook, Profile, choose_profile
+from pirl.gate.profiles import FirstLook, Profile, choose_profile, resolve_rewarded
 from pirl.ownership import clear, owned
 from pirl.resources import SHIPPED, checkout
 from pirl.secrecy import secret_values
 
 if TYPE_CHECKING:
+    from pirl.config.check import CheckedConfig
     from pirl.config.load import LoadedConfig
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class GateSession:
     """Run folders, logs and checkpoints; not part of the bundle."""
     bundle: BundleWriter
     loaded: LoadedConfig
+    rewarded: CheckedConfig | None = None
+    """Config of the second smoke run, where the profile has one."""
     look: FirstLook | None = None
     """The episode that the choice of the profile began; validate-config goes on with it."""
     outcomes: dict[str, StepOutcome] = field(default_factory=dict[str, StepOutcome])
@@ -189,6 +192,9 @@ def open_gate(
             chosen, loaded = ready.profile, ready.loaded
             if chosen.reason:
                 logger.warning("profile %s: %s", chosen.name, chosen.reason)
+            rewarded = resolve_rewarded(
+                chosen.name, variant=variant, target=work / "rewarded_config.json"
+            )
             command = ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides]
             bundle = _start_bundle(out, root, launched_by, command, sign_with)
             failed_start.pop_all()
@@ -199,6 +205,7 @@ def open_gate(
                 work=work,
                 bundle=bundle,
                 loaded=loaded,
+                rewarded=rewarded,
                 look=ready.look,
             )
         finally:

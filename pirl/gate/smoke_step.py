@@ -1,18 +1,20 @@
 """Step 2, smoke-run: a real learner and real actors over real gRPC on a real simulator.
 
-Owns how the records of smoke-run follow from the run folder. Read `pirl.gate.resume_step` next.
+A profile whose own policy earns no reward has a second run, the rewarded one, from a policy that succeeds now
+and then. Owns how the records of smoke-run follow from the run folder. Read `pirl.gate.resume_step` next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from pirl.audit.bundle import StepWriter
 from pirl.audit.records import files
+from pirl.audit.records.common import Process
 from pirl.audit.records.smoke import (
     ActorCounters,
     Episode,
@@ -28,56 +30,113 @@ from pirl.gate.session import GateFailedError, GateSession
 from pirl.journal.fields import Record, read_object
 from pirl.journal.media import write_video
 from pirl.journal.metric_log import read_json_lines
-from pirl.runtime.launch import launch
+from pirl.runtime.launch import LaunchResult, launch
 from pirl.runtime.layout import RunFolder
 from pirl.runtime.mark import ProcessMark, read_marks
 
-RUN = "smoke"
+RUN, REWARDED_RUN = "smoke", "rewarded"
 _VIDEO_FPS = 10
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """A run that was launched, and how it ended."""
+
+    name: str
+    folder: RunFolder
+    actors: int
+    result: LaunchResult
+    rows: list[Process]
+
+
 def run(gate: GateSession, step: StepWriter) -> None:
-    """Launch, wait, and copy what both sides wrote.
+    """Launch, wait, and copy what both sides wrote; then the rewarded run, where the profile has one.
 
     Raises:
-        GateFailedError: the run did not end with exit code 0; its logs are in the bundle.
+        GateFailedError: a run did not end with exit code 0; its logs are in the bundle.
     """
-    cfg = gate.loaded.cfg
-    folder = RunFolder(gate.work / RUN)
-    logs = gate.work / "logs" / RUN
     watch = Watch()
+    actors = gate.loaded.cfg.runtime.actors
+    runs = [_launched(gate, step, watch, RUN, gate.config_path, actors=actors, allowed="run")]
+    rewarded = gate.rewarded
+    if rewarded is not None and runs[0].result.exit_code is ExitCode.OK:
+        path, actors = str(rewarded.source_path), rewarded.cfg.runtime.actors
+        runs.append(
+            _launched(gate, step, watch, REWARDED_RUN, path, actors=actors, allowed="rewarded-run")
+        )
+    rows = [row for ended in runs for row in ended.rows]
+    ports = [ended.result.port for ended in runs]
+    step.write(files.LEFTOVERS, watch.leftovers(roles=[row.role for row in rows], ports=ports))
+    step.write_all(files.PROCESSES[files.SMOKE], rows)
+    for ended, file in zip(runs, (files.EPISODES, files.REWARDED_EPISODES), strict=False):
+        if episodes := episodes_of(ended.folder, range(ended.actors)):
+            step.write_all(file, episodes)
+    for ended in runs:
+        if ended.result.exit_code is not ExitCode.OK:
+            raise GateFailedError(
+                f"the {ended.name} run ended with exit code {int(ended.result.exit_code)}: "
+                f"{ended.result.reason}"
+            )
+    _own_records(gate, step, runs[0].folder)
+    if len(runs) > 1:
+        _rewarded_records(step, runs[1].folder)
+
+
+def _launched(
+    gate: GateSession,
+    step: StepWriter,
+    watch: Watch,
+    name: str,
+    config_path: str,
+    *,
+    actors: int,
+    allowed: str,
+) -> _Ended:
+    """Launch a run and wait for its end; the roles of a run other than the gate's own end in its name."""
+    folder = RunFolder(gate.work / name)
+    logs = gate.work / "logs" / name
     result = launch(
-        gate.config_path,
-        actors=cfg.runtime.actors,
+        config_path,
+        actors=actors,
         overrides=[f"--output_dir={folder.root}", "--runtime.port=0"],
         env=watch.env,
-        record_video=True,
+        record_video=name == RUN,
         log_dir=logs,
         quiet=True,
-        deadline_s=gate.allowed_s("run"),
+        deadline_s=gate.allowed_s(allowed),
     )
+    suffix = "" if name == RUN else f"-{name}"
     roles = [str(row["role"]) for row in result.processes]
-    for row in result.processes:
-        role = str(row["role"])
-        step.command(["python", *map(str, row["argv"][1:])], about=role)
-        step.log(role, logs / f"{role}.log")
-    step.write(files.LEFTOVERS, watch.leftovers(roles=roles, ports=[result.port]))
+    for row, role in zip(result.processes, roles, strict=True):
+        step.command(["python", *map(str, row["argv"][1:])], about=role + suffix)
+        step.log(role + suffix, logs / f"{role}.log")
     rows = process_rows(
-        result.processes, marks=marks_of(folder, roles), since_start=step.bundle.since_start
+        result.processes,
+        marks=marks_of(folder, roles),
+        since_start=step.bundle.since_start,
+        suffix=suffix,
     )
-    step.write_all(files.PROCESSES[files.SMOKE], rows)
-    if episodes := episodes_of(folder, range(cfg.runtime.actors)):
-        step.write_all(files.EPISODES, episodes)
-    if result.exit_code is not ExitCode.OK:
-        raise GateFailedError(
-            f"the smoke run ended with exit code {int(result.exit_code)}: {result.reason}"
-        )
+    return _Ended(name=name, folder=folder, actors=actors, result=result, rows=rows)
+
+
+def _own_records(gate: GateSession, step: StepWriter, folder: RunFolder) -> None:
+    """What the run of the gate's own config left."""
+    cfg = gate.loaded.cfg
     learner = read_object(folder.run_record)
     _link_records(step, folder, learner, range(cfg.runtime.actors))
     step.copy(files.LEARNER_METRICS, folder.learner_metrics)
     before, after = (TensorGroups(**learner["tensors"][when]) for when in ("before", "after"))
     step.write(files.TENSORS, TensorDigests(before=before, after=after))
     _video(gate, step, folder)
+
+
+def _rewarded_records(step: StepWriter, folder: RunFolder) -> None:
+    """What the second run left: who met, on which config, and its updates."""
+    config = folder.effective_config("learner").read_text("ascii")
+    met = handshake(read_object(folder.run_record), read_object(folder.actor_record(0)))
+    step.exact(files.REWARDED_CONFIG, config)
+    step.write(files.REWARDED_HANDSHAKE, met)
+    step.copy(files.REWARDED_METRICS, folder.learner_metrics)
 
 
 def marks_of(folder: RunFolder, roles: Sequence[str]) -> list[ProcessMark]:

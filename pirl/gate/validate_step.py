@@ -33,6 +33,7 @@ from pirl.config.train import encode_config, env_of, policy_of
 from pirl.contract.check import check_flow_policy
 from pirl.contract.xvla import domain_id_of, tokenize_instruction, weights_digest
 from pirl.envs import describe_env, load_split
+from pirl.envs.split import StateRule
 from pirl.errors import ConfigError
 from pirl.files import write_text
 from pirl.gate.facts import environment_facts
@@ -263,10 +264,13 @@ def _inputs(gate: GateSession, session: Session) -> validate.Inputs:
 
 
 def _split(gate: GateSession) -> validate.Split:
-    """Training and held-out initial states of every task."""
+    """Training and held-out initial states of every task that a smoke run plays."""
     cfg = gate.loaded.cfg
-    split = load_split(env_of(cfg).type, split_file=cfg.runtime.split_file)
-    rules = {name: split.rule(name) for name in describe_env(env_of(cfg)).task_names}
+    rules: dict[str, StateRule] = {}
+    for played in (cfg, gate.rewarded and gate.rewarded.cfg):
+        if played is not None:
+            split = load_split(env_of(played).type, split_file=played.runtime.split_file)
+            rules |= {name: split.rule(name) for name in describe_env(env_of(played)).task_names}
     return validate.Split(
         mode=cfg.runtime.split,
         tasks={

@@ -182,7 +182,9 @@ class MlflowSink:
             tags: everything known at the start (`mlflow_view.run_tags`, `mlflow_view.dvc_tags`).
         """
         name = view.run_name(variant=variant, commit=commit, label=None)
-        with self.open_run(name, {"variant": variant, view.KIND_TAG: "gate", **tags}) as open_run:
+        # The tracker's table has the columns of tags in the order in which a run got them.
+        first = {"gate.verdict": str(Verdict.NOT_RUN), "variant": variant, view.KIND_TAG: "gate"}
+        with self.open_run(name, first | dict(tags)) as open_run:
             yield GateRun(sink=self, open=open_run, variant=variant, commit=commit)
 
     @contextmanager

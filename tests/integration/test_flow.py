@@ -102,7 +102,7 @@ def test_steps_run_in_order_and_the_label_is_the_result(monkeypatch, tmp_path):
     gate, state = run_flow(monkeypatch, tmp_path / "bundle", Verdict.PASSED, run=note)
     assert tasks == list(gate.outcomes) == list(STEPS)
     assert state.is_completed()
-    assert state.result() == "passed (stand-in)"
+    assert state.message == state.result() == "passed (stand-in)"
     artifacts = asyncio.run(recorded_artifacts())
     assert [a.data for a in artifacts if a.key == "gate-flow-noise-report"] == ["# passed\n"]
     (progress,) = (a for a in artifacts if a.type == "progress")

@@ -10,7 +10,7 @@ from pirl.audit.criterion import Group, Measured, counted
 from pirl.audit.raw import MissingRecordError, RawRecords, some
 from pirl.audit.records import files
 from pirl.audit.records.common import Process
-from pirl.audit.records.smoke import ActorCounters
+from pirl.audit.records.smoke import ActorCounters, Handshake
 from pirl.errors import EvidenceError
 from pirl.journal.codec import parse_object
 from pirl.journal.fields import file_sha256
@@ -64,6 +64,7 @@ def processes(raw: RawRecords) -> Measured:
     roles = sorted(row.role for row in rows)
     wanted = [f"actor-{rank}" for rank in range(raw.one(files.SETTINGS).actors)]
     wanted += [LEARNER, *(f"{LEARNER}-{rank}" for rank in range(1, _learner_processes(raw)))]
+    wanted += files.REWARDED_ROLES if outcomes.has_second(raw) else ()
     found = distinct(rows)
     return Measured(
         value=found if roles == sorted(wanted) and found == len(rows) else 0,
@@ -87,9 +88,15 @@ def handshakes_missing(raw: RawRecords) -> Measured:
         except MissingRecordError:
             missing.append(f"actor {rank}")
             continue
-        if not (met.accepted and met.received and met.learner and met.actor):
+        if not _has_met(met):
             missing.append(f"actor {rank}")
+    if outcomes.has_second(raw) and not _has_met(raw.one(files.REWARDED_HANDSHAKE)):
+        missing.append("actor of the rewarded run")
     return counted(missing)
+
+
+def _has_met(met: Handshake) -> bool:
+    return bool(met.accepted and met.received and met.learner and met.actor)
 
 
 @criterion("==", 0, "fields", row="D1")
@@ -99,11 +106,7 @@ def handshake_fields_differ(raw: RawRecords) -> Measured:
     config = raw.one(files.CONFIG)
     for rank in raw.ranks(files.HANDSHAKE):
         met = raw.one(files.HANDSHAKE, rank)
-        sides = (met.learner, met.received, met.actor)
-        for name in sorted({*AGREED, *met.learner, *met.received, *met.actor}):
-            values = {repr(side.get(name)) for side in sides}
-            if len(values) > 1 or any(name not in side for side in sides):
-                differing.append(name)
+        differing += _differing(met)
         expected = {
             "config_hash": config.hash,
             "variant": config.variant,
@@ -114,17 +117,37 @@ def handshake_fields_differ(raw: RawRecords) -> Measured:
             for name, value in expected.items()
             if met.learner.get(name) != value
         ]
+    if outcomes.has_second(raw):
+        met = raw.one(files.REWARDED_HANDSHAKE)
+        differing += _differing(met)
+        if met.learner.get("variant") != config.variant:
+            differing.append("variant (rewarded run)")
     return counted(differing)
+
+
+def _differing(met: Handshake) -> list[str]:
+    """Identity fields that are not the same on all sides, or missing on one."""
+    sides = (met.learner, met.received, met.actor)
+    return [
+        name
+        for name in sorted({*AGREED, *met.learner, *met.received, *met.actor})
+        if len({repr(side.get(name)) for side in sides}) > 1
+        or any(name not in side for side in sides)
+    ]
 
 
 @criterion("==", 0, "processes", row="C1")
 def effective_configs_differ(raw: RawRecords) -> Measured:
-    """Each process ran the config of validate-config."""
+    """Each process ran the config of validate-config; the rewarded run the one that both its sides named."""
     expected = raw.one(files.CONFIG).hash
     paths = [raw.path(files.LEARNER_CONFIG)]
     paths += [raw.path(files.ACTOR_CONFIG, rank) for rank in raw.ranks(files.ACTOR_COUNTERS)]
     wrong = [path.name for path in paths if file_sha256(path) != expected]
-    return counted(wrong, f"{len(paths)} processes")
+    if outcomes.has_second(raw):
+        paths.append(raw.path(files.REWARDED_CONFIG))
+        named = raw.one(files.REWARDED_HANDSHAKE).learner.get("config_hash")
+        wrong += [paths[-1].name] if file_sha256(paths[-1]) != named else []
+    return counted(wrong, f"{len(paths)} configs")
 
 
 @criterion("==", 0, "decisions", row="D2")
@@ -150,7 +173,7 @@ def episodes_unaccounted(raw: RawRecords) -> Measured:
     """Episodes sent = received = recorded."""
     sent = sum(actor.episodes_sent for actor in _actors(raw))
     received = raw.one(files.LEARNER_COUNTERS).episodes_received
-    recorded = len(outcomes.used_episodes(raw))
+    recorded = len(outcomes.used(outcomes.all_episodes(raw)))
     detail = f"sent {sent}, received {received}, recorded {recorded}"
     return Measured(value=abs(sent - received) + abs(received - recorded), detail=detail)
 

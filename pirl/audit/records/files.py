@@ -26,6 +26,8 @@ class RecordFile[T]:
     """`{rank}` stands for the number of an actor."""
     kind: type[T]
     """Class of its records; `str` for metric rows and for texts whose bytes are hashed."""
+    profile: str | None = None
+    """The only profile that leaves it; None: every one."""
 
     @property
     def is_lines(self) -> bool:
@@ -75,6 +77,15 @@ EPISODES = RecordFile(SMOKE, "episodes.jsonl", smoke.Episode)
 VIDEO = RecordFile(SMOKE, "video.json", smoke.Video)
 LEFTOVERS = RecordFile(SMOKE, "leftovers.json", smoke.Leftovers)
 
+REWARDED = "libero"
+"""The profile with a second smoke run, from a policy that succeeds now and then."""
+REWARDED_ROLES = ("learner-rewarded", "actor-0-rewarded")
+"""Its processes."""
+REWARDED_CONFIG = RecordFile(SMOKE, "rewarded-config.json", str, REWARDED)
+REWARDED_HANDSHAKE = RecordFile(SMOKE, "rewarded-handshake.json", smoke.Handshake, REWARDED)
+REWARDED_METRICS = RecordFile(SMOKE, "rewarded-metrics.jsonl", str, REWARDED)
+REWARDED_EPISODES = RecordFile(SMOKE, "rewarded-episodes.jsonl", smoke.Episode, REWARDED)
+
 KILL = RecordFile(RESUME, "kill.json", resume.Kill)
 DIGESTS = RecordFile(RESUME, "digests.json", resume.StateDigests)
 UNINTERRUPTED = RecordFile(RESUME, "metrics-uninterrupted.jsonl", str)
@@ -94,7 +105,9 @@ PROCESSES = {step: RecordFile(step, "processes.jsonl", common.Process) for step 
 COMMANDS = {step: RecordFile(step, "commands.jsonl", common.Command) for step in STEPS}
 SEALS = {step: RecordFile(step, SEAL_NAME, common.Seal) for step in STEPS}
 
-METRIC_FILES = (LEARNER_METRICS, ACTOR_METRICS, UNINTERRUPTED, INTERRUPTED, RESUMED)
+METRIC_FILES = (
+    LEARNER_METRICS, ACTOR_METRICS, REWARDED_METRICS, UNINTERRUPTED, INTERRUPTED, RESUMED,
+)  # fmt: skip
 """Files of metric rows (`pirl.journal.metric_log`)."""
 
 FILES: tuple[RecordFile[Any], ...] = (
@@ -102,6 +115,7 @@ FILES: tuple[RecordFile[Any], ...] = (
     CONTRACT, PACKAGES,
     HANDSHAKE, LEARNER_CONFIG, ACTOR_CONFIG, LEARNER_COUNTERS, ACTOR_COUNTERS, LEARNER_METRICS,
     ACTOR_METRICS, TENSORS, EPISODES, VIDEO, LEFTOVERS,
+    REWARDED_CONFIG, REWARDED_HANDSHAKE, REWARDED_METRICS, REWARDED_EPISODES,
     KILL, DIGESTS, UNINTERRUPTED, INTERRUPTED, RESUMED, CHECKPOINT, DAMAGED, SAVE_KILLS, STOCK,
     CONTROL, HOST, CASES, TEETH,
     *PROCESSES.values(), *COMMANDS.values(), *SEALS.values(),

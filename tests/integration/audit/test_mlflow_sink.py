@@ -91,6 +91,12 @@ def test_failed_verdict_shows_failed(sink, raw, good_bundle):
     assert status(sink, step.run_id) == "FAILED"
 
 
+def test_a_run_has_a_verdict_from_its_start(sink):
+    with gate(sink) as run:
+        tags = sink.client.get_run(run.open.run_id).data.tags
+        assert tags["gate.verdict"] == "not run"
+
+
 def test_gate_without_a_verdict_shows_failed(sink):
     with gate(sink) as run, run.step("smoke-run") as step:
         pass

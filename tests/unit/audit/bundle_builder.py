@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pirl.audit import logs
-from pirl.audit.bundle import BundleWriter, FinishedBundle
-from pirl.audit.criteria.learning import MUST_BE_FINITE
+from pirl.audit.bundle import BundleWriter, FinishedBundle, StepWriter
+from pirl.audit.criteria.learning import MUST_BE_FINITE, REWARDED_ENV, REWARDED_TASK
 from pirl.audit.criteria.mismatch import CLASSES, TEETH
 from pirl.audit.criteria.resume import DAMAGE_CASES, PARTS
 from pirl.audit.criteria.validate import (
@@ -25,8 +25,10 @@ from pirl.audit.criteria.validate import (
     flow_sde_std,
     gaussian_log_prob,
 )
+from pirl.audit.derive import read_metadata
 from pirl.audit.outcomes import SUCCESS_DEFINITION
 from pirl.audit.records import common, files, mismatch, resume, smoke, validate
+from pirl.audit.records.metadata import Run, Source
 from pirl.audit.redact import Redactor
 from pirl.journal.media import Clip, write_video
 
@@ -89,6 +91,17 @@ class Story:
             "config_path": "configs/train_config_pirl_smoke.json", "config_hash": self.config_hash,
             "run_id": "run-0001", "environment": f"{ENV_TYPE[self.profile]}/{self.suite}, limit 95",
         }  # fmt: skip
+
+
+class RewardedStory(Story):
+    """The second smoke run of the LIBERO profile."""
+
+    suite = "libero_goal"
+    tasks = (REWARDED_TASK,)
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        return super().identity | {"run_id": "run-0002", "environment": f"{REWARDED_ENV}, limit 60"}
 
 
 def update_row(update: int) -> dict[str, float]:
@@ -186,9 +199,8 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             parameters=validate.Parameters(total=255000, trained=90000, sent=90000),
         ))  # fmt: skip
         sides = validate.Sides(train=tuple(range(40)), heldout=tuple(range(40, 50)))
-        step.write(
-            files.SPLIT, validate.Split(mode="train", tasks=dict.fromkeys(story.tasks, sides))
-        )
+        tasks = story.tasks + ((REWARDED_TASK,) if story.profile == files.REWARDED else ())
+        step.write(files.SPLIT, validate.Split(mode="train", tasks=dict.fromkeys(tasks, sides)))
         step.write(files.INPUTS, validate.Inputs(
             checkpoint=validate.StartingPoint(
                 source="random weights", revision="none", licence="none", files={"a": sha("w")}
@@ -239,7 +251,8 @@ def counters(story: Story) -> tuple[smoke.LearnerCounters, smoke.ActorCounters]:
 def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> None:
     learner, actor = counters(story)
     with begin(writer, files.SMOKE, story) as step:
-        table = [process(role, i) for i, role in enumerate(ROLES)]
+        rewarded = files.REWARDED_ROLES if story.profile == files.REWARDED else ()
+        table = [process(role, i) for i, role in enumerate((*ROLES, *rewarded))]
         step.write_all(files.PROCESSES[files.SMOKE], table)
         step.write(files.HANDSHAKE, smoke.Handshake(
             actor_id="0-ab", accepted=True, seconds=0.1, learner=story.identity,
@@ -264,6 +277,15 @@ def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> 
             looked_for=looked, processes=story.leftovers, ports=(), shared_memory=()
         ))  # fmt: skip
         step.write_all(files.EPISODES, episodes(story))
+        if rewarded:
+            second = RewardedStory(profile=story.profile, variant=story.variant)
+            said = second.identity
+            step.write(files.REWARDED_HANDSHAKE, smoke.Handshake(
+                actor_id="0-cd", accepted=True, seconds=0.1, learner=said, received=said, actor=said
+            ))  # fmt: skip
+            step.exact(files.REWARDED_CONFIG, second.canonical)
+            step.copy(files.REWARDED_METRICS, rows(folder, range(1, UPDATES + 1)))
+            step.write_all(files.REWARDED_EPISODES, episodes(second))
         step.video(folder / "rollout.mp4", clip)
         for row in table:
             step.log(row.role, log(folder, f"process is {row.nonce}\n{story.extra_log}"))
@@ -417,3 +439,14 @@ def build_bundle(
         if name not in story.skip_steps:
             run()
     return writer.finish(pictures=pictures)
+
+
+def step_writer(bundle: Path, step: str) -> StepWriter:
+    """Writes records of a step into an existing bundle."""
+    writer = BundleWriter(
+        folder=bundle,
+        redactor=Redactor(folders=()),
+        run=read_metadata(bundle, "run", Run),
+        source=read_metadata(bundle, "source", Source),
+    )
+    return writer.step(step, config_hash="", variant="")

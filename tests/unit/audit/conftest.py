@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from bundle_builder import build_bundle
+from bundle_builder import Story, build_bundle, step_writer
 
-from pirl.audit.bundle import BundleWriter, StepWriter
-from pirl.audit.derive import read_metadata
+from pirl.audit.bundle import FinishedBundle
 from pirl.audit.raw import RawRecords
-from pirl.audit.records.metadata import Run, Source
-from pirl.audit.redact import Redactor, find_leaks
+from pirl.audit.redact import find_leaks
 from pirl.journal import media
 
 MEMORY = Path("/dev/shm")
@@ -44,12 +43,31 @@ def good_bundle(tmp_path_factory):
     return build_bundle(tmp_path_factory.mktemp("good"))
 
 
+@pytest.fixture(scope="session")
+def good_libero_bundle(tmp_path_factory):
+    return build_bundle(tmp_path_factory.mktemp("libero"), Story(profile="libero"))
+
+
 @pytest.fixture
 def bundle(good_bundle):
-    """A copy of the good bundle that the test may spoil, in memory where that is possible: 90 files per test."""
+    """A copy of the good bundle that the test may spoil."""
+    with _copy(good_bundle) as copy:
+        yield copy
+
+
+@pytest.fixture
+def libero_bundle(good_libero_bundle):
+    """The same on the other profile."""
+    with _copy(good_libero_bundle) as copy:
+        yield copy
+
+
+@contextmanager
+def _copy(good: FinishedBundle):
+    """In memory where that is possible: 90 files per test."""
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
         copy = Path(folder) / "bundle"
-        yield shutil.copytree(good_bundle.folder, copy, copy_function=shutil.copyfile)
+        yield shutil.copytree(good.folder, copy, copy_function=shutil.copyfile)
 
 
 @pytest.fixture
@@ -62,13 +80,4 @@ def raw(bundle):
 def writer_of(bundle):
     """Writes records of a step into the copy, over the good ones."""
 
-    def make(step: str) -> StepWriter:
-        writer = BundleWriter(
-            folder=bundle,
-            redactor=Redactor(folders=()),
-            run=read_metadata(bundle, "run", Run),
-            source=read_metadata(bundle, "source", Source),
-        )
-        return writer.step(step, config_hash="", variant="")
-
-    return make
+    return partial(step_writer, bundle)

@@ -26,21 +26,21 @@ def mark(role: str, pid: int, **changes) -> dict:
 class FakeRun:
     """A run folder, the process table of its launch, and what is left of it; a test changes any of them."""
 
-    def __init__(self, root: Path, story: Story) -> None:
+    def __init__(self, root: Path, story: Story, *, first_pid: int = 10) -> None:
         self.folder = RunFolder(root)
         self.story = story
         learner, actor = counters(story)
         self.table = [
             {
                 "role": role,
-                "pid": 10 + i,
+                "pid": first_pid + i,
                 "exit_code": 0,
                 "seconds": 9.0,
                 "argv": ["python", "-m", "x"],
             }
             for i, role in enumerate(ROLES)
         ]
-        self.marks = {role: [mark(role, 10 + i)] for i, role in enumerate(ROLES)}
+        self.marks = {role: [mark(role, first_pid + i)] for i, role in enumerate(ROLES)}
         self.learner = {
             "hooks": [],
             "identity": dict(story.identity),

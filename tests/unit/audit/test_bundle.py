@@ -203,3 +203,21 @@ def test_environment_names_versions_and_threads_and_no_host_or_user():
     assert facts["cpu_usable"] >= 1
     assert "OMP_NUM_THREADS" in facts["variables"]
     assert not {"host", "hostname", "node", "user", "cwd"} & set(facts)
+
+
+def test_a_step_is_noted_when_it_begins_and_when_it_ends(tmp_path):
+    """A gate that is killed leaves word of the step it was in."""
+    writer = start(tmp_path / "bundle")
+
+    def noted():
+        return json.loads((tmp_path / "bundle" / "metadata" / "run.json").read_text())["steps"]
+
+    with a_step(writer):
+        assert noted()["smoke-run"]["ended_utc"] is None
+    assert noted()["smoke-run"]["ended_utc"] is not None
+
+
+def test_starts_of_processes_are_told_from_the_start_of_the_gate(tmp_path):
+    writer = start(tmp_path / "bundle")
+    writer.began_unix = 100.0
+    assert writer.since_start(101.23456) == 1.235

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pirl.audit.criteria.learning import is_of
+from pirl.audit.criteria.learning import REWARDED_ENV, REWARDED_TASK, is_of
 from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_criterion, judge_gate
 from pirl.audit.policy import CRITERIA
 from pirl.audit.raw import RawRecords
+from pirl.audit.records import files
 from pirl.audit.records.files import MISMATCH, RESUME, SMOKE, VALIDATE
 from pirl.config.load import load_config
 from pirl.config.train import env_of
-from pirl.gate.profiles import BASE_CONFIGS
+from pirl.envs import describe_env
+from pirl.gate.profiles import BASE_CONFIGS, REWARDED_CONFIGS, resolve_rewarded
 from pirl.resources import locate
 from pirl.runtime.identity import settings_of
 
@@ -244,3 +246,16 @@ def test_there_are_as_many_learner_processes_as_the_config_says(raw, said, found
     more = [first | {"role": f"learner-{rank}", "nonce": f"{rank:032x}"} for rank in found]
     path.write_text("\n".join([*lines, *map(json.dumps, more)]) + "\n")
     assert verdict("smoke/processes", raw) is expected
+
+
+@pytest.mark.parametrize("variant", ["flow-sde", "flow-noise"])
+def test_the_rewarded_run_is_the_one_that_its_criteria_expect(tmp_path, variant):
+    target = tmp_path / "rewarded.json"
+    checked = resolve_rewarded("libero", variant=variant, target=target)
+    cfg = load_config(target).cfg
+    assert checked.identity.hash == load_config(target).identity.hash
+    assert (str(cfg.pirl.variant), cfg.runtime.actors) == (variant, len(files.REWARDED_ROLES) - 1)
+    assert str(settings_of(cfg)["environment"]).startswith(f"{REWARDED_ENV}, limit ")
+    assert describe_env(env_of(cfg)).task_names == (REWARDED_TASK,)
+    assert set(REWARDED_CONFIGS) == {files.REWARDED}
+    assert resolve_rewarded("embedded", variant=variant, target=tmp_path / "none") is None

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bundle_builder import ROLES, Story
+from bundle_builder import ROLES, RewardedStory, Story, step_writer
 from fake_run import FakeRun, mark
 
 from pirl.audit.criterion import Verdict
-from pirl.audit.judge import judge_criterion
+from pirl.audit.judge import judge_criterion, judge_step
 from pirl.audit.policy import CRITERIA
+from pirl.audit.raw import RawRecords
 from pirl.audit.records import files
 from pirl.gate import processes, segments, smoke_step
 from pirl.journal import media
@@ -24,39 +26,59 @@ BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
 
 
 @pytest.fixture
-def step(monkeypatch, tmp_path, writer_of, bundle):
-    """Runs the real step over the copy of a good bundle after `spoil` changed what its processes did."""
-    run = FakeRun(tmp_path / "work" / "smoke", Story())
+def faked(monkeypatch, tmp_path):
+    """Makes the real step run over a bundle's copy, after a spoil changed what its processes did."""
     left = SimpleNamespace(processes=[], ports=[], segments=[])
-    monkeypatch.setattr(smoke_step, "launch", run.launch)
     monkeypatch.setattr(processes.Watch, "_descendants", lambda _: left.processes)
     monkeypatch.setattr(processes, "_SETTLE_S", 0.0)
     monkeypatch.setattr(processes, "_is_open", lambda port: port in left.ports)
     monkeypatch.setattr(segments, "abandoned", lambda since: left.segments)
-    run.clip = Clip(width=480, height=480, frames=6, spread=40.0)
-
-    def write_video(path, frames, *, fps):
-        for name in ("rollout.mp4", "rollout.png"):
-            shutil.copy(bundle.parent / name, path.with_name(name))
-        return run.clip
-
-    for name in ("rollout.mp4", "rollout.png"):
-        shutil.copy(bundle / "media" / name, bundle.parent / name)
-    monkeypatch.setattr(smoke_step, "write_video", write_video)
-    monkeypatch.setattr(
-        media, "inspect_video", lambda _: Clip(width=480, height=480, frames=6, spread=40.0)
-    )
+    clip = Clip(width=480, height=480, frames=6, spread=40.0)
+    monkeypatch.setattr(media, "inspect_video", lambda _: clip)
     cfg = SimpleNamespace(runtime=SimpleNamespace(actors=1))
-    gate = SimpleNamespace(
-        work=tmp_path / "work", config_path="c", loaded=SimpleNamespace(cfg=cfg),
-        allowed_s=lambda _: 1.0,
-    )  # fmt: skip
 
-    def execute(spoil=lambda run, left: None):
-        spoil(run, left)
-        smoke_step.run(gate, writer_of(files.SMOKE))
+    def over(copy: Path, story: Story):
+        run = FakeRun(tmp_path / "work" / "smoke", story)
+        second = FakeRun(tmp_path / "work" / "rewarded", RewardedStory("libero"), first_pid=20)
+        run.clip = clip
+        rewarded = SimpleNamespace(cfg=cfg, source_path="r") if story.profile == "libero" else None
+        gate = SimpleNamespace(
+            work=tmp_path / "work", config_path="c", loaded=SimpleNamespace(cfg=cfg),
+            allowed_s=lambda _: 1.0, rewarded=rewarded,
+        )  # fmt: skip
 
-    return execute
+        def launch(path, **given):
+            return (second if path == "r" else run).launch(**given)
+
+        def write_video(path, frames, *, fps):
+            for name in ("rollout.mp4", "rollout.png"):
+                shutil.copy(copy.parent / name, path.with_name(name))
+            return run.clip
+
+        for name in ("rollout.mp4", "rollout.png"):
+            shutil.copy(copy / "media" / name, copy.parent / name)
+        monkeypatch.setattr(smoke_step, "launch", launch)
+        monkeypatch.setattr(smoke_step, "write_video", write_video)
+
+        def execute(spoil=lambda run, left: None, *, of_second=False):
+            spoil(second if of_second else run, left)
+            smoke_step.run(gate, step_writer(copy, files.SMOKE))
+
+        return execute
+
+    return over
+
+
+@pytest.fixture
+def step(faked, bundle):
+    """The step of the embedded profile."""
+    return faked(bundle, Story())
+
+
+@pytest.fixture
+def libero_step(faked, libero_bundle):
+    """The step of the profile with a second, rewarded run."""
+    return faked(libero_bundle, Story(profile="libero"))
 
 
 def drop_actor_mark(run, _):
@@ -132,13 +154,50 @@ SPOILS = {
     "smoke/policy_loss_zero": metric("update/policy_loss", 0.0),
     "smoke/kl_largest": metric("update/approx_kl", 0.3),
     "smoke/grad_norm_largest": metric("update/grad_norm_actor", 300.0),
+    "smoke/grad_norm_rewarded": metric("update/grad_norm_actor", 3000.0),
 }  # fmt: skip
+
+SECOND_SPOILS = {
+    **{f"smoke/{name}": SPOILS[f"smoke/{name}"] for name in (
+        "processes", "checks_disabled", "handshakes_missing", "handshake_fields_differ",
+        "exit_codes_nonzero", "updates", "metrics_missing", "non_finite", "parity_max_abs",
+        "parity_mean_abs", "ratio_first_max_abs", "clip_first_fraction", "kl_first", "wrong_env",
+        "heldout_states_used", "success_count_gap", "broken_off", "rewards_received",
+        "endings_missing", "ratio_moved", "policy_loss_zero", "kl_largest", "grad_norm_rewarded",
+    )},
+    "smoke/effective_configs_differ": lambda run, _: run.configs.update(learner="{}"),
+}  # fmt: skip
+"""What the processes of the rewarded run may do; each is seen as in the other run."""
 
 
 def test_the_real_step_on_a_perfect_run_passes_everything(step, raw):
     step()
-    for name in SPOILS:
-        assert judge_criterion(BY_NAME[name], raw).verdict is Verdict.PASSED, name
+    assert {r.name: r.verdict for r in judge_step(raw, files.SMOKE)} == dict.fromkeys(
+        set(SPOILS) - {"smoke/grad_norm_rewarded"}, Verdict.PASSED
+    )
+
+
+def test_the_real_step_on_two_perfect_runs_passes_everything(libero_step, libero_bundle):
+    libero_step()
+    raw = RawRecords(libero_bundle)
+    assert {r.name: r.verdict for r in judge_step(raw, files.SMOKE)} == dict.fromkeys(
+        set(SPOILS) - {"smoke/grad_norm_largest"}, Verdict.PASSED
+    )
+    roles = (*ROLES, *files.REWARDED_ROLES)
+    assert sorted(raw.one(files.LEFTOVERS).looked_for.processes) == sorted(roles)
+
+
+@pytest.mark.parametrize("name", SECOND_SPOILS)
+def test_criterion_sees_the_rewarded_run_too(libero_step, libero_bundle, name):
+    libero_step(SECOND_SPOILS[name], of_second=True)
+    verdict = judge_criterion(BY_NAME[name], RawRecords(libero_bundle)).verdict
+    assert verdict is Verdict.FAILED
+
+
+def test_rewards_of_the_first_run_do_not_stand_for_those_of_the_second(libero_step, libero_bundle):
+    libero_step(SPOILS["smoke/rewards_received"])
+    raw = RawRecords(libero_bundle)
+    assert judge_criterion(BY_NAME["smoke/rewards_received"], raw).verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize("name", SPOILS)

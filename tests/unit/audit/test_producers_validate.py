@@ -97,7 +97,7 @@ def step(monkeypatch, tmp_path, writer_of, bundle):
         monkeypatch.setattr(validate_step, "encode_config", lambda _: world.tree)
         gate = SimpleNamespace(
             loaded=loaded, bundle=writer.bundle, profile=world.profile, config_path="c.json",
-            variant=str(cfg.pirl.variant),
+            variant=str(cfg.pirl.variant), rewarded=None,
         )  # fmt: skip
         validate_step.run(gate, writer)
 

@@ -8,17 +8,17 @@ tests of their own.
 from __future__ import annotations
 
 import json
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 
 import pytest
-from bundle_builder import build_bundle
+from bundle_builder import Story, build_bundle
 from tampering import leaves
 
 from pirl.audit.derive import derived_texts, read_metadata
 from pirl.audit.judge import judge_gate
 from pirl.audit.logs import disagreements
-from pirl.audit.outcomes import all_episodes
+from pirl.audit.outcomes import played
 from pirl.audit.raw import RawRecords
 from pirl.audit.records.files import FILES, METRIC_FILES, SEALS
 from pirl.audit.records.metadata import Run
@@ -44,6 +44,7 @@ KEPT_FOR_A_READER = {
     "validate-config/first_look.json": {"init_state_id", "task"},
     "validate-config/contract.jsonl": {"asks", "detail"},
     "smoke-run/handshake-{rank}.json": {"actor_id", "seconds"},
+    "smoke-run/rewarded-handshake.json": {"actor_id", "seconds"},
     # Of a trained tensor only whether it moved.
     "smoke-run/tensors.json": {
         f"{side}.trained.model.transformer.{name}"
@@ -87,17 +88,20 @@ class Forgery(RawRecords):
         """Whatever a reader is shown that follows from the records."""
         run = read_metadata(self.root, "run", Run)
         verdict = judge_gate(self)
-        return verdict, all_episodes(self), derived_texts(self, verdict, run)
+        return verdict, played(self), derived_texts(self, verdict, run)
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    return Forgery(build_bundle(tmp_path_factory.mktemp("forged")).folder, {})
+def forged(tmp_path_factory):
+    """The records of a profile, and what a reader is shown of them."""
 
+    @cache
+    def of(profile):
+        built = build_bundle(tmp_path_factory.mktemp(profile), Story(profile=profile))
+        raw = Forgery(built.folder, {})
+        return raw, raw.shown()
 
-@pytest.fixture(scope="module")
-def shown(raw):
-    return raw.shown()
+    return of
 
 
 def is_seen(raw, shown, file, change):
@@ -134,7 +138,8 @@ def changes(text, is_lines):
 
 
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.step}-{file.name}")
-def test_a_change_of_any_field_that_is_used_is_refused_or_told(raw, shown, file):
+def test_a_change_of_any_field_that_is_used_is_refused_or_told(forged, file):
+    raw, shown = forged(file.profile or "embedded")
     seen, unseen = set(), set()
     for name, change in changes(raw.text(file, 0), file.is_lines):
         if name not in seen:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from bundle_builder import Story, build_bundle
@@ -23,8 +25,11 @@ from pirl.audit.bundle import unfit_files
 from pirl.audit.findings import Expected
 from pirl.audit.judge import MALFORMED, judge_gate
 from pirl.audit.raw import RawRecords
+from pirl.audit.records import files
+from pirl.audit.signature import load_private_key, load_public_key
 from pirl.audit.statement import MANIFEST, STATEMENT
 from pirl.audit.verify import main, verify_bundle
+from pirl.audit.verify_checks import record_problem
 from pirl.errors import ConfigError, UsageError
 from pirl.journal.fields import file_sha256
 
@@ -227,7 +232,7 @@ def test_a_forgery_of_a_signed_bundle_is_found_by_its_key(signed):
 def test_a_forger_with_a_key_of_his_own_is_not_the_signer(signed):
     bundle, public, (private, other) = signed
     from pirl.audit.bundle import seal
-    from pirl.audit.signature import fingerprint, load_private_key, load_public_key
+    from pirl.audit.signature import fingerprint
 
     signer = fingerprint(load_public_key(other))
     edit("metadata/run.json", lambda r: r.update(signed_by=signer))(bundle)
@@ -395,6 +400,21 @@ def test_libero_pass_is_shown_without_fallback(tmp_path):
     assert "# Phase-2 gate: PASSED\n" in (built.folder / "report.md").read_text()
 
 
+def test_a_record_of_the_other_profile_does_not_belong_in_a_bundle(bundle, libero_bundle):
+    name = files.REWARDED_CONFIG.name
+    assert record_problem(RawRecords(libero_bundle), files.SMOKE, name) == ""
+    copied = Path("raw", files.SMOKE, name)
+    shutil.copy(libero_bundle / copied, bundle / copied)
+    found = record_problem(RawRecords(bundle), files.SMOKE, name)
+    assert found == "no record of the profile embedded"
+
+
+def test_a_rewarded_run_cannot_be_left_out(libero_bundle):
+    (libero_bundle / "raw" / files.SMOKE / files.REWARDED_EPISODES.name).unlink()
+    found = {problem.where for problem in verify_bundle(libero_bundle).problems}
+    assert f"raw/{files.SMOKE}/{files.REWARDED_EPISODES.name}" in found
+
+
 @pytest.mark.parametrize("profile", ["libero", "embedded"])
 def test_a_script_in_a_task_name_is_text_in_both_reports(tmp_path, profile):
     name = "<script>alert(1)</script> | [x](y) `z`"
@@ -431,3 +451,37 @@ def test_verifier_needs_neither_torch_nor_a_tracker():
         [sys.executable, "-c", code], capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("content", [b"no key", b""])
+def test_a_file_that_is_no_key_is_refused_with_how_to_make_one(tmp_path, content):
+    path = tmp_path / "key.pem"
+    path.write_bytes(content)
+    for reader, fix in ((load_private_key, "genpkey"), (load_public_key, "-pubout")):
+        with pytest.raises(ConfigError, match=fix):
+            reader(path)
+        with pytest.raises(ConfigError, match=fix):
+            reader(tmp_path / "missing.pem")
+
+
+def stop_first_step(bundle, stopped_by):
+    path = bundle / "metadata" / "run.json"
+    run = json.loads(path.read_text())
+    run["steps"][files.VALIDATE]["stopped_by"] = stopped_by
+    path.write_text(json.dumps(run))
+
+
+def test_a_config_may_only_be_missing_where_the_first_step_ended_early(bundle):
+    def missing():
+        return {problem.where for problem in verify_checks.file_set(bundle)}
+
+    config = {"config/canonical.json", "config/train_config.json"}
+    for name in config:
+        (bundle / name).unlink()
+    assert missing() == config
+    stop_first_step(bundle, "EnvironmentNotReadyError")
+    assert not missing() & config
+    run = json.loads((bundle / "metadata" / "run.json").read_text())
+    del run["steps"][files.VALIDATE]
+    (bundle / "metadata" / "run.json").write_text(json.dumps(run))
+    assert missing() >= config
