@@ -9,7 +9,7 @@ Everything here is fp32 (the dtype of the recorded fields), whatever the network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -29,7 +29,16 @@ from pirl.algorithm.log_prob import (
     step_kl,
 )
 from pirl.algorithm.mask import decision_masks
-from pirl.algorithm.recording import (
+from pirl.algorithm.recording import RecordedSteps, read_steps
+from pirl.algorithm.transition import (
+    StepTables,
+    build_tables,
+    flow_sde_settings,
+    transition,
+)
+from pirl.config.recipe import PiRLConfig
+from pirl.contract.flow_policy import FlowPolicy
+from pirl.decision import (
     CARRIED,
     CHAIN,
     DENOISE_INDEX,
@@ -41,18 +50,8 @@ from pirl.algorithm.recording import (
     X_K,
     X_LAST,
     X_NEXT,
-    RecordedSteps,
-    read_steps,
     stores_all_steps,
 )
-from pirl.algorithm.transition import (
-    StepTables,
-    build_tables,
-    flow_sde_settings,
-    transition,
-)
-from pirl.config.recipe import PiRLConfig
-from pirl.contract.flow_policy import FlowPolicy
 from pirl.errors import ContractError, FieldError
 from pirl.records import ActionSpec, Context, Prediction, SampledChunk
 
@@ -101,7 +100,7 @@ def sample_chunk(
     """
     spec = policy.spec
     _check_call(policy, context, pirl=pirl, rows=len(rngs))
-    device = context.proprio.device
+    device = context.critic_features.device
     tables = build_tables(spec, pirl, device=device)
     if not stochastic:
         initial = draw_initial(spec, rngs, device=device)
@@ -239,14 +238,15 @@ def _predict_in_pieces(
     def predict(some: Tensor, start: Tensor, at: Tensor) -> Prediction:
         return policy.predict(context.index(some), start, at)
 
-    parts: list[Prediction] = []
-    for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True):
-        if torch.is_grad_enabled():
-            # Nothing of eval mode draws: the generators' states need not be kept.
-            again: Any = checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
-            parts.append(again)
-        else:
-            parts.append(predict(*piece))
+    parts: list[Prediction] = [
+        # Nothing of eval mode draws: the generators' states need not be kept.
+        cast(
+            "Prediction", checkpoint(predict, *piece, use_reentrant=False, preserve_rng_state=False)
+        )
+        if torch.is_grad_enabled()
+        else predict(*piece)
+        for piece in zip(row.chunk(count), x.chunk(count), time.chunk(count), strict=True)
+    ]
     return Prediction(
         clean=torch.cat([part.clean for part in parts]),
         features=torch.cat([part.features for part in parts]),
