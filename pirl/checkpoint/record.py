@@ -58,13 +58,14 @@ MAY_CHANGE = (
     "save_freq",
     "parallelism.dp_replicate",
     "parallelism.dp_shard",
+    "pirl.recompute_activations",
     "runtime.checkpoint_every_updates",
     "runtime.total_updates",
 )
-"""Fields that a resume may change: length, logging, cadence, and the number of learner processes,
-with which the run goes on to rounding instead of to the bit. Host-local ones (job, wandb, devices,
-addresses) are not part of a config's identity at all; everything else decides what the run
-computes."""
+"""Fields that a resume may change: length, logging, cadence, and, with which the run goes on to
+rounding instead of to the bit, the number of learner processes and what is computed again.
+Host-local ones (job, wandb, devices, addresses) are not part of a config's identity at all;
+everything else decides what the run computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
