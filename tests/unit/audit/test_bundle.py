@@ -11,6 +11,7 @@ import pytest
 from bundle_builder import REPO, Story, build_bundle
 
 from pirl.audit.bundle import BundleWriter
+from pirl.audit.page import render_html
 from pirl.audit.records import files, resume
 from pirl.audit.redact import Redactor
 from pirl.errors import EvidenceError, PirlError
@@ -221,3 +222,10 @@ def test_starts_of_processes_are_told_from_the_start_of_the_gate(tmp_path):
     writer = start(tmp_path / "bundle")
     writer.began_unix = 100.0
     assert writer.since_start(101.23456) == 1.235
+
+
+@pytest.mark.parametrize(("size", "is_inside"), [(8 * 2**20, True), (8 * 2**20 + 1, False)])
+def test_a_long_video_stays_a_file_beside_the_page(bundle, size, is_inside):
+    with (bundle / "media" / "rollout.mp4").open("wb") as file:
+        file.truncate(size)
+    assert ("data:video/mp4" in render_html(bundle)) is is_inside

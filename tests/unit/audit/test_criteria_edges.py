@@ -121,6 +121,12 @@ EDGES = {
     "one decision and one step are enough": (
         "mismatch/control_accepted", change(MISMATCH, "control.json", set_to(decisions=1, optimiser_steps=1)),
         (PASSED, True)),
+    "refused with the code for a machine that is not ready": (
+        "mismatch/wrong_exit_code", change_line(MISMATCH, "cases.jsonl", set_to(exit_code=3)), (FAILED, 1)),
+    "refused as a wrong config": (
+        "mismatch/wrong_exit_code", change_line(MISMATCH, "cases.jsonl", set_to(exit_code=2)), (PASSED, 0)),
+    "a client where a process is asked for": (
+        "mismatch/classes_missing", change_line(MISMATCH, "cases.jsonl", set_to(probe="client"), 0), (FAILED, 1)),
     "the control was still running": (
         "mismatch/control_accepted", change(MISMATCH, "control.json", set_to(elapsed_s=1e6)), (FAILED, False)),
     "killed in the update after its save": (

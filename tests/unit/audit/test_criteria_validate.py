@@ -86,6 +86,7 @@ EDGES = {
     "a package nobody recorded": ("untried_versions", package("other", "1.0"), (FAILED, 1)),
     "no step was executed": ("env_ready", look(env_steps=0), (FAILED, False)),
     "one step was executed": ("env_ready", look(env_steps=1), (PASSED, True)),
+    "a frame that shows a little": ("env_ready", look(frame_std=1.5), (PASSED, True)),
     "a frame that shows nothing": ("env_ready", look(frame_std=1.0), (FAILED, False)),
     "the config runs another environment": ("profile_inconsistent", canonical(type="libero"), (FAILED, 1)),
     "the config runs another suite": ("profile_inconsistent", canonical(task="other"), (FAILED, 1)),
