@@ -109,7 +109,6 @@ def measure(size: str, rows: int, recompute: int) -> dict[str, Any]:
             cfg=loaded.cfg,
             flow_policy=session.policy,
             algorithm=algorithm,
-            for_libero=False,
         )
     peak = _status("VmHWM")
     predicted = built + account.together
@@ -139,12 +138,14 @@ def _decisions(session: Any, rows: int) -> Any:
         n: torch.zeros(rows, *s.shape[1:], dtype=s.dtype) for n, s in session.schema.state.items()
     }
     every = torch.ones(rows, dtype=torch.int64)
-    ids = torch.zeros(rows, *session.schema.info["pirl_input_ids"].shape[1:], dtype=torch.int64)
+    inputs = {
+        name: torch.full((rows, *spec.shape[1:]), spec.low or 0, dtype=spec.dtype)
+        for name, spec in policy.inputs.items()
+    }
     observation = Observation(
         images={name: value for name, value in state.items() if name != "observation.state"},
         state=state["observation.state"],
-        input_ids=ids,
-        domain_id=every * session.identity.domain_id,
+        inputs=inputs,
     )
     parts = []
     for start in range(0, rows, 8):

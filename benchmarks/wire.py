@@ -232,7 +232,7 @@ def an_episode(schema: TransitionSchema) -> list[Transition]:
     def value(spec: TensorSpec) -> torch.Tensor:
         if spec.dtype.is_floating_point:
             return torch.randn(spec.shape, generator=rng)
-        high = 1 if spec.dtype == torch.bool else min(spec.high or 255, 255)
+        high = 1 if spec.dtype == torch.bool else min(255 if spec.high is None else spec.high, 255)
         low = max(spec.low or 0, 0)
         return torch.randint(low, high + 1, spec.shape, generator=rng).to(spec.dtype)
 
