@@ -1,0 +1,10 @@
+"""The former place of `pirl.policies.xvla.build`, for scripts that were written before; it will go with version 0.3."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(import_module("pirl.policies.xvla.build"), name)
