@@ -1,4 +1,4 @@
-"""The former place of `pirl.policies.xvla.build`, for scripts that were written before; it will go with version 0.3."""
+"""The former place of `pirl.policies.xvla.build`, for scripts from before. It goes with version 0.3."""
 
 from __future__ import annotations
 
