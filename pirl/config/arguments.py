@@ -107,6 +107,13 @@ def train_parser() -> Parser:
     )
 
 
+def _reads_run(parser: Parser, *, name: str) -> Parser:
+    """With the arguments of a command that says something of a run folder."""
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--json", action="store_true", help=f"the {name} as JSON on stdout")
+    return parser
+
+
 def status_parser() -> Parser:
     """`pirl status`."""
     parser = Parser(
@@ -116,9 +123,7 @@ def status_parser() -> Parser:
         example="pirl status outputs/train/2026-01-01/12-00-00_pirl",
         codes="0 it runs or has finished, 1 it ended otherwise, 2 no run folder",
     )
-    parser.add_argument("run", type=Path, help="the run folder")
-    parser.add_argument("--json", action="store_true", help="the status as JSON on stdout")
-    return parser
+    return _reads_run(parser, name="status")
 
 
 def profile_parser() -> Parser:
@@ -130,9 +135,7 @@ def profile_parser() -> Parser:
         example="pirl profile outputs/train/2026-01-01/12-00-00_pirl",
         codes="0 done, 2 no run folder",
     )
-    parser.add_argument("run", type=Path, help="the run folder")
-    parser.add_argument("--json", action="store_true", help="the profile as JSON on stdout")
-    return parser
+    return _reads_run(parser, name="profile")
 
 
 def watch_parser() -> Parser:
