@@ -44,7 +44,7 @@ def _actors(raw: RawRecords) -> list[ActorCounters]:
 
 
 def _learner_processes(raw: RawRecords) -> int:
-    """By the config that the learner ran with; one where it does not say, as in bundles of earlier versions."""
+    """By the config that the learner ran with; one where there is none, or it does not say."""
     try:
         text = raw.text(files.LEARNER_CONFIG)
     except MissingRecordError:
