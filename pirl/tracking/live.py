@@ -141,7 +141,10 @@ class Wandb:
     def close(self, *, finished: bool) -> None:
         import wandb
 
-        wandb.finish(exit_code=0 if finished else 1)
+        exit_code = 0 if finished else 1
+        wandb.finish(exit_code=exit_code)
+        # Its own process writes the rows, and may still do so after `finish`; this ends it and waits for that.
+        wandb.teardown(exit_code=exit_code)
 
 
 class Mlflow:

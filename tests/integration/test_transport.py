@@ -410,7 +410,7 @@ def test_a_wrong_token_stops_the_actor_with_a_mismatch_that_shows_no_token(
         shown = str(caught.value) + caplog.text + repr(learner.server.handshakes())
         assert "secret" not in shown
         with learner.link().connect(10):
-            assert learner.server.alive_ranks() == [0]
+            within(5.0, lambda: learner.server.alive_ranks() == [0])
 
 
 def test_with_the_handshake_hook_a_wrong_actor_gets_in(monkeypatch: pytest.MonkeyPatch):
@@ -427,7 +427,7 @@ def test_one_actor_too_many_is_refused_at_once_with_a_readable_reason():
         with pytest.raises(TransportError, match=r"takes 1 actors.*runtime\.actors"):
             learner.link(1).connect(30)
         assert time.monotonic() - start < 5.0
-        assert learner.server.alive_ranks() == [0]
+        within(5.0, lambda: learner.server.alive_ranks() == [0])
 
 
 def test_a_second_actor_of_the_same_rank_is_refused_and_the_first_goes_on():
@@ -791,7 +791,7 @@ def test_an_actor_may_start_before_its_learner():
     time.sleep(0.5)
     with a_learner(port=port) as late:
         connecting.join(20)
-        assert late.server.alive_ranks() == [0]
+        within(5.0, lambda: late.server.alive_ranks() == [0])
         link.close()
 
 
