@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "algorithm"))
 
 from replica_fault import WAIT_S
-from replica_toy import CASES, run_case
+from update_cases import CASES, GRADIENT, METRIC, WEIGHT, Found, an_algorithm_of, run_case
 
 from pirl.gate import forked
 from pirl.runtime.seat import seats_here
@@ -26,10 +27,6 @@ pytestmark = [pytest.mark.integration]
 
 SIZES = (1, 2, 3)
 DEADLINE_S = 240.0
-GRADIENT, WEIGHT = 1e-7, 2e-7
-"""Absolute; measured: 6e-8 and 6e-8. The toy's policy is fp64; its chain and critic are fp32, whose sums of eleven
-rows round in the order of the rows."""
-METRIC = 1e-5
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Together]:
 
 
 @cache
-def alone(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    return run_case(CASES[name], Solo())
+def alone(name: str) -> Found:
+    return run_case(CASES[name], an_algorithm_of(CASES[name]), Solo().share)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -104,9 +101,9 @@ def test_weights_and_state_after_the_updates_are_those_of_one_process(starts, si
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_metrics_are_those_of_one_process(starts, size: int, name: str):
-    expected = alone(name)[0]["rows"]
+    expected = alone(name)[0]
     for said in starts[size].said(name):
-        for row, other in zip(expected, said["rows"], strict=True):
+        for row, other in zip(expected, said, strict=True):
             assert row.keys() == other.keys()
             wrong = {
                 n: (value, other[n])
@@ -119,11 +116,11 @@ def test_metrics_are_those_of_one_process(starts, size: int, name: str):
 
 
 def test_the_early_stop_comes_at_the_same_step_everywhere(starts):
-    row = alone("early stop")[0]["rows"][0]
+    row = alone("early stop")[0][0]
     assert row["update/epochs"] < 4 or row["update/optimiser_steps"] < 12
     for size in (2, 3):
         for said in starts[size].said("early stop"):
-            assert said["rows"][0]["update/optimiser_steps"] == row["update/optimiser_steps"]
+            assert said[0]["update/optimiser_steps"] == row["update/optimiser_steps"]
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -10,7 +10,14 @@ import torch
 from rollout_toys import INPUTS, SPEC
 
 from pirl.records import Observation
-from pirl.runtime.batch import build_batch, build_transition, observation_of, state_of
+from pirl.runtime.batch import (
+    build_batch,
+    build_transition,
+    observation_of,
+    packed,
+    state_of,
+    unpacked,
+)
 
 
 def a_state(value):
@@ -104,3 +111,33 @@ def test_every_field_of_a_batch_is_in_the_order_of_episode_and_chunk():
     assert batch.next_observation.state[:, 0].tolist() == [1.0, 1.0, 2.0]
     assert batch.observation.images["observation.images.image2"][:, 0, 0, 0].tolist() == [1, 1, 2]
     assert batch.next_observation.inputs["domain_id"].tolist() == [8, 8, 8]
+
+
+def test_a_batch_that_is_packed_arrives_to_the_bit():
+    given = [
+        a_transition(episode=1, chunk=0, rewards=(1 / 3, 0.0)),
+        a_transition(episode=1, chunk=1, rewards=(2.0, 0.0), terminated=True),
+        a_transition(episode=2, chunk=0, rewards=(0.0, 0.5), truncated=True),
+    ]
+    batch = build_batch(given, policy_version=9, inputs=INPUTS)
+    # A view with gaps, as a slice of a larger tensor is.
+    wide = torch.arange(24, dtype=torch.float64).reshape(3, 8)[:, ::2]
+    batch = replace(batch, fields={**batch.fields, "pirl_wide": wide})
+    again = unpacked(packed(batch))
+    assert (again.policy_version, type(again.policy_version)) == (9, int)
+    for field in ("action", "reward", "terminated", "truncated"):
+        assert same(getattr(again, field), getattr(batch, field)), field
+    assert again.fields.keys() == batch.fields.keys()
+    assert [n for n, value in batch.fields.items() if not same(again.fields[n], value)] == []
+    for side in ("observation", "next_observation"):
+        there, back = getattr(batch, side), getattr(again, side)
+        assert same(back.state, there.state)
+        for part in ("images", "inputs"):
+            values, arrived = getattr(there, part), getattr(back, part)
+            assert values
+            assert arrived.keys() == values.keys()
+            assert [n for n, value in values.items() if not same(arrived[n], value)] == []
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
