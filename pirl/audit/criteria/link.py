@@ -44,13 +44,14 @@ def _actors(raw: RawRecords) -> list[ActorCounters]:
 
 
 def _learner_processes(raw: RawRecords) -> int:
-    """By the config that the learner ran with; one where there is none, or it does not say."""
-    try:
-        text = raw.text(files.LEARNER_CONFIG)
-    except MissingRecordError:
-        return 1
-    config = parse_object(text, where=files.LEARNER_CONFIG.name)
-    section: Any = config.get("parallelism", {"dp_replicate": 1})
+    """By the config that the learner ran with.
+
+    Raises:
+        MissingRecordError: there is none.
+        EvidenceError: it does not say how many.
+    """
+    config = parse_object(raw.text(files.LEARNER_CONFIG), where=files.LEARNER_CONFIG.name)
+    section: Any = config.get("parallelism")
     try:
         return int(section["dp_replicate"])
     except (TypeError, KeyError, ValueError) as error:

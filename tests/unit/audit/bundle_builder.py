@@ -74,6 +74,7 @@ class Story:
     def canonical(self) -> str:
         config = {
             "env": {"type": ENV_TYPE[self.profile], "task": self.suite},
+            "parallelism": {"dp_replicate": 1},
             "pirl": {"variant": self.variant},
             "recipe": "pi-rl",
             "seed": 7,

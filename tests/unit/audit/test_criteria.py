@@ -249,6 +249,7 @@ def test_the_rewarded_run_is_the_one_that_its_criteria_expect(tmp_path, variant)
         (3, [1], Verdict.FAILED),
         (1, [1], Verdict.FAILED),
         ("two", [1], Verdict.FAILED),
+        (None, [], Verdict.FAILED),
     ],
 )
 def test_there_are_as_many_learner_processes_as_the_config_says(raw, said, found, expected):
@@ -259,3 +260,13 @@ def test_there_are_as_many_learner_processes_as_the_config_says(raw, said, found
     more = [first | {"role": f"learner-{rank}", "nonce": f"{rank:032x}"} for rank in found]
     path.write_text("\n".join([*lines, *map(json.dumps, more)]) + "\n")
     assert verdict("smoke/processes", raw) is expected
+
+
+def test_without_the_config_of_the_learner_nobody_knows_how_many_processes_it_is(raw):
+    (raw.root / "raw" / SMOKE / "config-learner.json").unlink()
+    assert verdict("smoke/processes", raw) is Verdict.NOT_RUN
+
+
+def test_a_config_that_is_silent_about_processes_is_not_taken_for_one(raw):
+    change(SMOKE, "config-learner.json", lambda config: config.pop("parallelism"))(raw.root)
+    assert verdict("smoke/processes", raw) is Verdict.FAILED
