@@ -159,7 +159,7 @@ def _compact(criteria: list[Mapping[str, Any]]) -> list[str]:
     ]  # fmt: skip
     half = (len(cells) + 1) // 2
     left, right = cells[:half], [*cells[half:], ("", "", "", "")]
-    header = "| criterion | measured | required" * 2
+    header = " | ".join([" | criterion | measured | required"] * 2)
     return _table(header, [(*a, *b) for a, b in zip(left, right, strict=False)])
 
 
