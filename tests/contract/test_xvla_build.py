@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -364,11 +363,6 @@ def test_a_path_that_is_no_hub_id_is_not_looked_for_on_the_hub(monkeypatch):
         config.pretrained_path = path
         with pytest.raises(EnvironmentNotReadyError, match="no such folder"):
             a_policy(config)
-
-
-def test_an_adapter_refuses_a_config_of_another_policy():
-    with pytest.raises(ConfigError, match="SimpleNamespace"):
-        build_flow_policy(SimpleNamespace(type="xvla"), executed_dims=None, device="cpu", seed=0)
 
 
 @pytest.mark.parametrize("key", [None, "embodiment"])
