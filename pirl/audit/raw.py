@@ -19,6 +19,9 @@ from pirl.journal.codec import from_json, parse_object
 from pirl.journal.fields import MAX_RECORD_BYTES
 from pirl.journal.metric_log import MetricRow, parse_rows
 
+_FILES = 128
+"""More than a bundle has: what many criteria ask for is decoded once."""
+
 
 class MissingRecordError(EvidenceError):
     """A raw record is not there, or there is nothing in it to check: the criterion was not run."""
@@ -109,17 +112,17 @@ def lines_of(text: str, name: str) -> list[tuple[str, dict[str, Any]]]:
     return [(where, parse_object(line, where=where)) for where, line in places]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_FILES)
 def _record(kind: type[Any], text: str, name: str) -> Any:
     return from_json(kind, parse_object(text, where=name), where=name)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_FILES)
 def _records(kind: type[Any], text: str, name: str) -> tuple[Any, ...]:
     return tuple(from_json(kind, value, where=where) for where, value in lines_of(text, name))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_FILES)
 def _metric_rows(text: str, name: str) -> tuple[MetricRow, ...]:
     return tuple(parse_rows([value for _, value in lines_of(text, name)], source=name))
 

@@ -162,7 +162,7 @@ def _seal(path: Path, step: str) -> Seal:
 def records(path: Path) -> list[Problem]:
     """Every record is of its class and in the one layout: no key or line more, less, twice or elsewhere."""
     found: dict[str, str] = {}
-    raw = RawRecords(path)
+    raw = RawRecords(path).once()
     for name in list_files(path):
         folder, _, rest = name.partition("/")
         step, _, leaf = rest.partition("/")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from pirl.errors import EvidenceError
 
 
+@cache
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     """95 % Wilson score interval of a binomial share.
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parents[2] / "mutation"
+pytestmark = pytest.mark.integration
+
+HERE = Path(__file__).parents[1] / "mutation"
 MODULE = '''
 """A module; its docstring says 1 < 2."""
 from functools import wraps
@@ -35,6 +37,8 @@ def unseen(a):
 '''
 TESTS = """
 import pytest
+
+pytestmark = pytest.mark.integration
 from pirl.algorithm.a import clipped
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "algorithm"))
+
 from toys import ToyPolicy, a_recipe, an_algorithm, an_observation
 
 from pirl.algorithm.chain import sample_chunk
