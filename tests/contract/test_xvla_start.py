@@ -17,12 +17,19 @@ from pirl.config.check import check_config
 from pirl.config.load import load_config
 from pirl.config.policy_path import resolve_policy_path
 from pirl.config.validate import main as validate
+from pirl.config.weights_header import TensorHeader
 from pirl.errors import CheckpointError, ConfigError
 from pirl.evaluation.main import main as evaluate
 from pirl.policies.xvla.build import build_policy
 from pirl.policies.xvla.domain import domain_id_of
 from pirl.policies.xvla.processors import tokenize_instruction
-from pirl.policies.xvla.starting import read_start, start_errors, start_table
+from pirl.policies.xvla.starting import (
+    Start,
+    read_start,
+    start_errors,
+    start_table,
+    weights_text,
+)
 from pirl.policies.xvla.tiny import TOKENIZER_PATH, _write_tokenizer, write_tiny_checkpoint
 from pirl.policies.xvla.tokenizer import tokenizer_size
 from pirl.policies.xvla.views import view_count
@@ -332,7 +339,53 @@ def test_nothing_is_said_of_a_checkpoint_that_is_not_here():
     config = a_config()
     config.pretrained_path = Path("an-owner/a-policy")
     assert start_errors(config, read_start(config)) == []
-    assert start_table(config, read_start(config))["weights"] == "not on this machine"
+    table = start_table(config, read_start(config))
+    assert (table["weights"], table["domain id"]) == ("not on this machine", "0 of 1")
+    # Of several embodiments it is not known which one.
+    config.num_domains = 3
+    assert start_table(config, read_start(config))["domain id"] == "not read yet of 3"
+
+
+def a_start(**facts):
+    nothing = dict(dtype=None, tensors=None, domain_id=None, has_preprocessor=False, norm_map={})
+    return Start(source="an-owner/a-policy", **{**nothing, **facts})
+
+
+@pytest.mark.parametrize("has_preprocessor", [True, False])
+def test_only_a_preprocessor_that_was_read_can_leave_the_domain_open(has_preprocessor):
+    config = a_config(num_domains=3)
+    found = start_errors(config, a_start(has_preprocessor=has_preprocessor))
+    assert [error.field for error in found] == ["policy.pretrained_path"] * has_preprocessor
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "dtype", "said"),
+    [
+        (("F32", "I64", "BOOL"), None, "1 float32, 1 I64, 1 BOOL tensors"),
+        (("F32", "F32"), "float32", "2 float32 tensors (config: float32)"),
+        (("F32",), "bfloat16", "1 float32 tensors (config: bfloat16), cast to float32 on load"),
+        (("F32", "F16"), None, "1 float32, 1 float16 tensors, cast to float32 on load"),
+    ],
+)
+def test_weights_that_are_float32_with_their_indices_are_not_cast(dtypes, dtype, said):
+    headers = {f"t{i}": TensorHeader(dtype=one, shape=(1,)) for i, one in enumerate(dtypes)}
+    assert weights_text(a_start(tensors=headers, dtype=dtype)) == said
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("config.json", "a policy config"),
+        ("policy_preprocessor.json", "a LeRobot preprocessor"),
+        ("policy_postprocessor.json", "a LeRobot preprocessor"),
+    ],
+)
+def test_a_file_beside_the_weights_that_is_no_json_is_damaged(file, what, start):
+    (start / file).write_text("{")
+    config = a_config(chunk_size=20)
+    config.pretrained_path = start
+    with pytest.raises(CheckpointError, match=f"{file} is not {what}"):
+        read_start(config)
 
 
 def test_config_of_the_training_that_made_the_weights_says_what_to_pass(start, capsys):

@@ -114,7 +114,8 @@ class XVLAKind(PolicyKind):
         """`XVLAPolicy.from_pretrained`."""
         from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
-        return XVLAPolicy.from_pretrained(folder, strict=True)
+        # Strict by itself: its argument `strict` is never read.
+        return XVLAPolicy.from_pretrained(folder)
 
     def stock_generate(self, stock: Any, observation: Observation, noise: Tensor) -> Tensor:
         """See `pirl.policies.xvla.stock.stock_generate`."""
