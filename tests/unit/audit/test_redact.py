@@ -113,9 +113,30 @@ def test_a_token_given_as_an_override_is_hidden_in_the_command(given):
     assert clean[-1] == "<home>/x"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x /opt/some/where/else", "line 1: absolute path (/opt/some/wh...)"),
+        ("a\nb\n" + "hf_" + "aB3d" * 8, "line 3: access token (hf_a...)"),
+    ],
+)
+def test_a_leak_is_shown_by_its_line_and_its_first_characters(text, shown):
+    assert [str(leak) for leak in find_leaks(text)] == [shown]
+
+
 def test_secret_too_short_to_search_for_is_refused():
     with pytest.raises(EvidenceError):
-        Redactor.for_this_machine(REPO, secrets=("abc",))
+        Redactor.for_this_machine(REPO, secrets=("abcde",))
+    assert Redactor.for_this_machine(REPO, secrets=("abcdef",)).secrets == ("abcdef",)
+
+
+@pytest.mark.parametrize(
+    ("host", "clean"),
+    [("node", "on <host>"), ("box", "on box"), ("localhost", "on localhost")],
+)
+def test_a_host_whose_name_is_a_word_or_everybodys_keeps_it(host, clean, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    assert Redactor.for_this_machine(REPO).clean(f"on {host}", where="log") == clean
 
 
 def test_this_machine_is_not_named(tmp_path):

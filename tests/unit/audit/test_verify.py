@@ -198,12 +198,18 @@ def keys(folder, name):
     return paths
 
 
+@pytest.fixture(scope="module")
+def signed_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signed")
+    private, public = keys(folder, "own")
+    return build_bundle(folder, Story(sign_with=private)).folder, public
+
+
 @pytest.fixture
-def signed(tmp_path):
+def signed(signed_once, tmp_path):
     """A signed bundle, its public key and somebody else's key pair."""
-    private, public = keys(tmp_path, "own")
-    built = build_bundle(tmp_path / "signed", Story(sign_with=private))
-    return built.folder, public, keys(tmp_path, "other")
+    built, public = signed_once
+    return shutil.copytree(built, tmp_path / "signed"), public, keys(tmp_path, "other")
 
 
 def test_a_signed_bundle_says_so_and_is_accepted_with_its_key(signed, capsys):

@@ -43,6 +43,19 @@ def test_never_more_lie_on_the_disk_than_was_said_before_the_start(newest, every
     assert most <= most_at_once(len(TENS), updates=100, newest=newest, every=every)
 
 
+@pytest.mark.parametrize(
+    ("newest", "every", "most"), [(0, 0, 10), (1, 0, 3), (3, 0, 5), (2, 40, 6), (9, 1, 10)]
+)
+def test_how_many_may_lie_on_the_disk_is_known_before_the_start(newest, every, most):
+    assert most_at_once(len(TENS), updates=100, newest=newest, every=every) == most
+
+
+def test_who_removes_nothing_says_nothing(tmp_path, caplog):
+    caplog.set_level("INFO", logger="pirl")
+    assert prune(a_run(tmp_path, [1, 2]), newest=2, every=0) == []
+    assert caplog.messages == []
+
+
 def a_run(tmp_path: Path, steps) -> Path:
     for step in steps:
         folder = tmp_path / f"{step:06d}"
