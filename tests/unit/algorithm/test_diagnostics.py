@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,41 @@ def test_a_policy_is_only_measured_after_a_step(samples, minibatches, measured):
     assert (stats.approx_kl is not None) is measured
     if measured:
         assert stats.approx_kl == stats.last_epoch.approx_kl
+
+
+def test_what_several_processes_counted_is_put_together():
+    split = [[0, 1, 2], [3, 4], [5, 6, 7]]
+    whole, together = stats_of(range(8)), RatioStats.together([asdict(stats_of(p)) for p in split])
+    assert together.bins == whole.bins
+    assert together.metrics() == pytest.approx(whole.metrics(), rel=1e-12)
+    parity = [
+        Parity(max_abs=0.1, mean_abs=0.1, decisions=1),
+        Parity(max_abs=0.5, mean_abs=0.2, decisions=2),
+        Parity(max_abs=0.3, mean_abs=0.3, decisions=5),
+    ]
+    found = Parity.together([asdict(part) for part in parity])
+    assert (found.max_abs, found.decisions) == (0.5, 8)
+    assert found.mean_abs == pytest.approx((0.1 + 2 * 0.2 + 5 * 0.3) / 8)
+    assert RatioStats.together([asdict(whole)]) == whole
+    assert Parity.together([asdict(parity[1])]) == parity[1]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "loss"), [((None, None, None), None), ((1.0, 2.0, 4.0), 7.0), ((0.0, 0.0, 0.0), 0.0)]
+)
+def test_each_process_adds_its_share_of_losses_and_of_noise(epochs, loss):
+    losses = ({"policy_loss": 1.0}, {"policy_loss": 2.0, "bc_loss": 0.5}, {"bc_loss": 0.25})
+    stds = ([0.1], [], [0.2, 0.3])
+    parts = [
+        UpdateStats(losses=dict(terms), noise_std=list(std), value_epoch_loss=epoch)
+        for terms, std, epoch in zip(losses, stds, epochs, strict=True)
+    ]
+    told = [part.shared() for part in parts]
+    for part in parts:
+        part.put_together(told)
+        assert part.losses == {"policy_loss": 3.0, "bc_loss": 0.75}
+        assert part.noise_std == [0.1, 0.2, 0.3]
+        assert part.value_epoch_loss == loss
 
 
 # Report

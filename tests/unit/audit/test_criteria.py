@@ -270,3 +270,15 @@ def test_without_the_config_of_the_learner_nobody_knows_how_many_processes_it_is
 def test_a_config_that_is_silent_about_processes_is_not_taken_for_one(raw):
     change(SMOKE, "config-learner.json", lambda config: config.pop("parallelism"))(raw.root)
     assert verdict("smoke/processes", raw) is Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("config-hash", Verdict.FAILED), ("execution-horizon", Verdict.PASSED)]
+)
+def test_a_class_that_needs_a_process_is_not_shown_by_a_client(raw, name, expected):
+    path = raw.root / "raw" / MISMATCH / "cases.jsonl"
+    cases = [json.loads(line) for line in path.read_text().splitlines()]
+    for case in cases:
+        case["probe"] = "client" if case["name"] == name else "process"
+    path.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    assert verdict("mismatch/classes_missing", raw) is expected

@@ -16,6 +16,7 @@ from lerobot.common.train_utils import load_training_state
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
 from pirl.checkpoint import COMPONENTS, SavedCheckpoint, resolve_checkpoint, state_digests
+from pirl.checkpoint import digests as digests_module
 from pirl.checkpoint.layout import REQUIRED_PARTS, RUN_STATE
 from pirl.checkpoint.state import RunState
 from pirl.config.identity import canonical_json, config_hash
@@ -45,6 +46,21 @@ def saved(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> SavedCheckp
 
 def digests(run: Run, state: RunState) -> dict[str, str]:
     return state_digests(run.policy, run.algorithm, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("torch_cuda_rng_state", False), ("torch_mps_rng_state", False), ("torch_rng_state", True)],
+)
+def test_generators_of_an_accelerator_are_not_compared(trained, monkeypatch, name, counts):
+    state, read = a_state(2), digests_module.read_rng
+    before = digests(trained, state)["rng"]
+    monkeypatch.setattr(
+        digests_module,
+        "read_rng",
+        lambda generators: {**read(generators), name: torch.zeros(3, dtype=torch.uint8)},
+    )
+    assert (digests(trained, state)["rng"] != before) is counts
 
 
 def draws() -> list[float]:
