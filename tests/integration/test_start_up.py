@@ -19,6 +19,8 @@ from pirl.learning import arguments as learning_arguments
 from pirl.learning import settings
 from pirl.usage import COMMANDS, resolve
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 COSTLY = ("torch", "transformers", "lerobot.configs", "lerobot.policies", "libero", "mlflow")
 NOT_EVEN = (*COSTLY, "numpy", "draccus", "huggingface_hub", "pirl.envs", "pirl.checkpoint")
