@@ -269,7 +269,9 @@ def test_without_the_config_of_the_learner_nobody_knows_how_many_processes_it_is
 
 def test_a_config_that_is_silent_about_processes_is_not_taken_for_one(raw):
     change(SMOKE, "config-learner.json", lambda config: config.pop("parallelism"))(raw.root)
-    assert verdict("smoke/processes", raw) is Verdict.FAILED
+    result = judge_criterion(BY_NAME["smoke/processes"], raw)
+    assert result.verdict is Verdict.FAILED
+    assert "config-learner.json: no number of processes" in result.detail
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,17 @@ def test_what_a_checkpoint_needs_is_known_before_it_is_written(trained: Run, tmp
     assert written <= need <= written + 5 * 2**20
 
 
+def test_room_is_counted_tensor_by_tensor(trained: Run):
+    def held(tensors) -> int:
+        return sum(len(tensor.detach().numpy().tobytes()) for tensor in tensors)
+
+    algorithm = trained.algorithm
+    moments = 2 * held(algorithm._nets.parameters().values())
+    parts = (trained.policy.module.state_dict(), algorithm.state_dict(), algorithm.training_state())
+    tensors = moments + sum(held(part.values()) for part in parts)
+    assert checkpoint_bytes(trained.policy, algorithm) == tensors + 4 * 2**20
+
+
 @pytest.mark.parametrize(
     ("every", "keep", "checkpoints"), [(0, 0, 1), (1, 0, 8), (3, 0, 3), (8, 0, 1), (1, 2, 4)]
 )

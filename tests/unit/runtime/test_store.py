@@ -554,6 +554,34 @@ def test_what_is_missing_is_named_by_version_and_rank():
     store.on_transitions(0, "a", an_episode(), 10)
     with pytest.raises(LinkClosedError, match=r"version 0 rank 0: 2/\?, version 0 rank 1: 0/3"):
         take(store)
+    with pytest.raises(LinkClosedError, match=r"have: nothing; dropped so far: none$"):
+        take(a_store(), timeout_s=0.0)
+
+
+def test_who_was_refused_after_its_rollout_was_taken_is_named_where_nobody_comes():
+    store = a_store()
+    deliver(store, 0, "liar")
+    store.take(min_decisions=1, timeout_s=0.3, stop=STOP)
+    store.refuse_taken({0}, "log_prob")
+    with pytest.raises(LinkClosedError, match="given up: rank 0 for log_prob"):
+        store.take(
+            min_decisions=1,
+            timeout_s=60.0,
+            stop=STOP,
+            replacement_s=0.0,
+            has_actors=lambda: False,
+        )
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_actor_that_comes_back_after_the_update_of_its_rollout_is_no_offender(mode: str):
+    store = a_store(mode=mode)
+    deliver_episode(store, "a")
+    assert len(take(store).transitions) == 2
+    store.on_actor_lost(0, "a", "reset")
+    deliver_episode(store, "a")
+    counters = store.counters()
+    assert (counters["consumed"], counters["dropped_superseded"]) == (2, 2)
 
 
 def test_data_that_is_there_is_taken_although_a_stop_was_asked_for():
@@ -675,6 +703,8 @@ DOORS = {
     "on_actor_refused": lambda store: store.on_actor_refused(0, "a", "gap"),
     "owes_since": lambda store: store.owes_since(0, "a"),
     "begin_version": lambda store: store.begin_version(1),
+    "consume": lambda store: store.consume(),
+    "refuse_taken": lambda store: store.refuse_taken([], "log_prob"),
     "counters": lambda store: store.counters(),
     "settled_counters": lambda store: store.settled_counters(),
     "restore_counters": lambda store: store.restore_counters({"consumed": 0, "bytes_received": 0}),

@@ -26,7 +26,7 @@ class StopAfterOneLook:
 
 def a_rank_without_actor(monkeypatch, *, reason=None, has_actors=False, after_s=301.0):
     """`take` of a learner whose actor went away `after_s` ago, given up for `reason` or by itself."""
-    clock = SimpleNamespace(now=0.0)
+    clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: clock.now))
     rollouts = RolloutStore(actors=1, mode="sync", staleness_threshold=0)
     if reason is not None:
