@@ -13,7 +13,7 @@ from typing import Any
 
 from pirl.config.after_init import image_features
 from pirl.config.kinds import policy_facts
-from pirl.config.rules_env import SIZES as BOUNDS
+from pirl.config.rules_fields import LEROBOTS
 from pirl.doctor.profile import CAMERAS, CONTROL_MODE, EPISODE_LENGTH
 from pirl.doctor.sizes import Sizes
 
@@ -143,10 +143,10 @@ def is_guessed(policy: Any) -> bool:
 def _picture(policy: Any) -> tuple[int, int]:
     """Height and width of the policy's first camera feature, inside what a simulator draws."""
     features: dict[str, Any] = policy.input_features or {}
-    low, high = BOUNDS["env.observation_height"]
+    bound = LEROBOTS["env.observation_height"]
     for name in image_features(policy):
         shape = features[name].shape
-        if len(shape) == 3 and all(low <= side <= high for side in shape[1:]):
+        if len(shape) == 3 and all(bound.holds(side) for side in shape[1:]):
             return int(shape[1]), int(shape[2])
     return 256, 256
 
