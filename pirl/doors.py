@@ -66,6 +66,15 @@ def is_installed(group: str, name: object) -> bool:
     return isinstance(name, str) and (name in BUILT_IN.get(group, {}) or name in installed(group))
 
 
+def origin(group: str, name: str) -> str:
+    """Who offers a type: distribution and version, pirl itself, or a package that registered it."""
+    if name in BUILT_IN.get(group, {}):
+        return "built in"
+    offers = _offers(group).get(name, ())
+    holders = [f"{o.dist.name} {o.dist.version}" for o in offers if o.dist is not None]
+    return ", ".join(holders) or "registered by a package"
+
+
 def load(group: str, name: str) -> Any:
     """The kind of a type. Any: one of the three classes that the module's docstring names.
 

@@ -36,6 +36,11 @@ def config_parser() -> Parser:
     )
     parser.add_argument("--list", action="store_true", help="a line for each field")
     parser.add_argument("--json", action="store_true", help="the fields as JSON on stdout")
+    parser.add_argument(
+        "--schema",
+        action="store_true",
+        help="the config as JSON Schema (draft 2020-12) on stdout: types, bounds, defaults, units",
+    )
     return parser
 
 

@@ -1,7 +1,7 @@
 """`pirl config`: what each field of a config is, told from the field itself.
 
 Owns the table of fields and its two texts. Names, types and defaults are those that configs are checked
-with, bounds those of the rules, and the meaning is the docstring below a field of pirl's or the comment
+with, bounds those that the rules check, and the meaning is the docstring below a field of pirl's or the comment
 beside one of LeRobot's. Needs no LeRobot: of an installed one only the source files are read.
 """
 
@@ -27,8 +27,7 @@ from pirl.config.arguments import config_parser
 from pirl.config.command_line import meant, parse
 from pirl.config.installed import lerobot_folder
 from pirl.config.kinds import admit
-from pirl.config.ranges import CHOICES, RANGES
-from pirl.config.rules_env import SIZES
+from pirl.config.rules_fields import bound_of, section_in
 from pirl.config.rules_runtime import INERT_FIELDS
 from pirl.config.schema import describe
 from pirl.config.spelling import nearest
@@ -61,8 +60,16 @@ def main(argv: Sequence[str]) -> int:
         UsageError: no field of that name, or none asked for.
     """
     args, _ = parse(config_parser(), [token for token in argv if token not in ("-h", "--help")])
+    if args.schema and args.fields:
+        what = ", ".join(args.fields)
+        raise UsageError(f"pirl config: --schema is of the whole config; leave {what} out")
+    if args.schema:
+        from pirl.config.json_schema import train_config_schema
+
+        sys.stdout.write(json.dumps(train_config_schema(), indent=1) + "\n")
+        return int(ExitCode.OK)
     if not args.fields and not args.list:
-        raise UsageError("pirl config: give a field, or --list")
+        raise UsageError("pirl config: give a field, --list or --schema")
     chosen = [f for name in args.fields for f in fields_at(name)] or list(all_fields())
     if args.json:
         sys.stdout.write(
@@ -114,23 +121,21 @@ def _fields_of(cls: Any, *, prefix: str, only: str, holder: Any) -> Iterator[Fie
         if not field.init:
             continue
         name, hint = prefix + field.name, hints[field.name]
-        inner = [part for part in (hint, *typing.get_args(hint)) if isinstance(part, type)]
-        section = next((p for p in inner if dataclasses.is_dataclass(p) or is_choice_type(p)), None)
-        # A dict or list of objects is one field: its keys are the user's own.
-        if section is None or typing.get_origin(hint) in (dict, list):
-            meaning = _meaning(cls, field.name, name)
+        section = section_in(hint)
+        if section is None:
+            meaning = meaning_of(cls, field.name, name)
             yield Field(
                 name=name,
                 type=describe(hint),
                 default=_default(field, hint, holder),
-                bound=_bound(name),
+                bound=str(bound_of(field, name) or ""),
                 meaning=meaning,
                 only=only,
             )
         elif is_choice_type(section):
             yield from _choices_of(section, name)
         else:
-            inner_holder = _value(field, holder)
+            inner_holder = value_of(field, holder)
             yield from _fields_of(section, prefix=f"{name}.", only=only, holder=inner_holder)
 
 
@@ -154,14 +159,16 @@ def _names(section: str, known: Iterable[str]) -> Iterable[str]:
     return (*doors.BUILT_IN[group[section]], "an installed one") if section in group else known
 
 
-def _meaning(cls: type, leaf: str, name: str) -> str:
+def meaning_of(cls: type, leaf: str, name: str) -> str:
+    """What is written at a field, and whether the recipe reads it."""
     told = _meanings(cls).get(leaf, "")
     if name not in INERT_FIELDS:
         return told
     return f"{told} Recipe {recipe.RECIPE} does not read it; {INERT_FIELDS[name][1]}.".strip()
 
 
-def _value(field: dataclasses.Field[Any], holder: Any) -> Any:
+def value_of(field: dataclasses.Field[Any], holder: Any) -> Any:
+    """The default of a field, that of `holder` where its section has one; `MISSING` where there is none."""
     if holder is not None:
         return getattr(holder, field.name)
     factory: Any = field.default_factory
@@ -169,19 +176,8 @@ def _value(field: dataclasses.Field[Any], holder: Any) -> Any:
 
 
 def _default(field: dataclasses.Field[Any], hint: Any, holder: Any) -> str:
-    value = _value(field, holder)
+    value = value_of(field, holder)
     return "" if value is dataclasses.MISSING else json.dumps(draccus.encode(value, hint))
-
-
-def _bound(name: str) -> str:
-    if name in RANGES:
-        return str(RANGES[name])
-    if name == "pirl.variant":
-        return "one of " + ", ".join(recipe.VARIANTS)
-    if name in CHOICES:
-        return "one of " + ", ".join(CHOICES[name])
-    low, high = SIZES.get(name, (None, None))
-    return "" if low is None else f"{low} <= value <= {high}"
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from pirl import doors
@@ -21,6 +21,29 @@ type Rule = Callable[[View], Iterable[FieldError]]
 """What a config must keep; the first line of its docstring is told to people."""
 
 IMAGE_PREFIX = "observation.images."
+
+_CONTROL_STEPS = 100
+"""Of an episode whose environment declares no time limit; sizes of a first run follow from it."""
+
+
+type Row = tuple[str, Any, str]
+"""A field of a config section, its value, and a comment for whoever may want another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvTemplate:
+    """What `pirl init` writes for an environment, and what the sizes of a run follow from."""
+
+    env: Sequence[Row]
+    """Of the section `env`, after `type` and `task`."""
+    control_steps: int
+    """Of an episode that runs into its time limit."""
+    simulator_gib: float = 1.0
+    """Resident memory of a simulator with its worker, rounded up."""
+    pirl: Sequence[Row] = ()
+    """Of the section `pirl`."""
+    notes: Sequence[str] = ()
+    """What was guessed, for the person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +115,11 @@ class PolicyFacts(ABC):
         del policy_config
         return {}
 
+    def template(self, policy_config: Any) -> Mapping[str, Sequence[Row]]:
+        """What `pirl init` writes besides what every policy needs, by section: `policy` or `pirl`."""
+        del policy_config
+        return {}
+
 
 class EnvFacts(ABC):
     """What an environment's type says about its config section."""
@@ -106,6 +134,21 @@ class EnvFacts(ABC):
     @abstractmethod
     def cameras(self, view: View) -> list[str]:
         """Camera keys `observation.images.*` that it offers; empty where the config does not tell."""
+
+    def template(self, *, cameras: Sequence[str], picture: tuple[int, int]) -> EnvTemplate:
+        """What `pirl init` writes for it; the time limit of its config class by default.
+
+        Args:
+            cameras: the policy's, in its order.
+            picture: height and width that the policy was made for, pixels.
+        """
+        del cameras, picture
+        declared = {field.name: field.default for field in fields(self.config_class())}
+        limit = declared.get("episode_length")
+        if not isinstance(limit, int):
+            return EnvTemplate(env=(), control_steps=_CONTROL_STEPS)
+        row = ("episode_length", limit, "time limit in control steps")
+        return EnvTemplate(env=[row], control_steps=limit)
 
 
 class RewardFacts(Protocol):

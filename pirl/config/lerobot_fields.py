@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import draccus
 
 from pirl.config import after_init
+from pirl.config.bounds import Range, Words, bounded
 from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 
 LEROBOT_VERSION = "0.6.1"
@@ -192,11 +193,28 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
     max_parallel_tasks: int = 1
     disable_env_checker: bool = True
     tasks: list[str] | None = None
-    image_size: int = 64
-    action_repeat: int = 5
-    episode_length: int = 95
-    episode_lengths: list[int] | None = None
-    camera: str = "corner2"
+    image_size: int = bounded(64, Range(low=16, high=480, unit="pixels"))
+    action_repeat: int = bounded(5, Range(low=1, high=80, unit="simulator steps"))
+    episode_length: int = bounded(
+        95, Range(low=1, high=500, unit="simulator steps; 500 is MetaWorld's own limit")
+    )
+    episode_lengths: list[int] | None = bounded(
+        None, Range(low=1, high=500, unit="simulator steps; 500 is MetaWorld's own limit")
+    )
+    camera: str = bounded(
+        "corner2",
+        Words(
+            words=(
+                "corner",
+                "corner2",
+                "corner3",
+                "corner4",
+                "topview",
+                "behindGripper",
+                "gripperPOV",
+            )
+        ),
+    )
     show_goal: bool = True
     shared_layouts: bool = False
     instruction_shift: int = 0
@@ -448,7 +466,7 @@ class PiRLTrainConfig:
     algorithm: RLAlgorithmConfig | None = None
     mixer: str = "online_offline"
     online_ratio: float = 0.5
-    recipe: str | None = None
+    recipe: str | None = bounded(None, Words(words=("pi-rl",), has_rule=True))
     pirl: PiRLConfig = field(default_factory=PiRLConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)

@@ -13,9 +13,9 @@ from typing import Any
 
 from pirl import doors
 from pirl.config.kinds import Rule, facts_of_env, facts_of_policy, facts_of_reward
-from pirl.config.ranges import check_ranges
 from pirl.config.recipe import RECIPE, ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules_env import CAMERA_RULES, ENV_RULES
+from pirl.config.rules_fields import check_ranges
 from pirl.config.rules_pirl import PIRL_RULES
 from pirl.config.rules_policy import POLICY_RULES
 from pirl.config.rules_runtime import RUNTIME_RULES

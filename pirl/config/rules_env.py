@@ -1,6 +1,6 @@
 """Rules of the `env` section that every environment keeps, and of policy and environment together.
 
-Owns which environments there are, sane sizes, and that cameras fit. What LIBERO or another one needs is its
+Owns which environments there are, and that cameras fit. What LIBERO or another one needs is its
 kind's to say (`pirl.config.kinds`). Refuses to import a simulator: whether one can run here is the
 preflight's question.
 """
@@ -14,15 +14,6 @@ from pirl.config.kinds import facts_of_env, facts_of_policy
 from pirl.config.spelling import nearest
 from pirl.config.view import WRONG, View
 from pirl.errors import FieldError
-
-SIZES = {
-    "env.observation_height": (16, 1024),
-    "env.observation_width": (16, 1024),
-    "env.image_size": (16, 480),
-    "env.action_repeat": (1, 80),
-    "env.episode_length": (1, 100_000),
-    "env.fps": (1, 1000),
-}
 
 
 def check_env_type(view: View) -> Iterator[FieldError]:
@@ -38,19 +29,6 @@ def check_env_type(view: View) -> Iterator[FieldError]:
         expected="one of " + ", ".join(known),
         fix=f"did you mean env.type={hint}?" if hint else "set env.type=libero or pirl_metaworld",
     )
-
-
-def check_sizes(view: View) -> Iterator[FieldError]:
-    """Image sizes, time limits and rates lie in a sane range."""
-    for name, (low, high) in SIZES.items():
-        value = view.integer(name)
-        if value is not None and not low <= value <= high:
-            yield FieldError(
-                field=name,
-                value=value,
-                expected=f"{low} <= value <= {high}",
-                fix=f"set {name} within it",
-            )
 
 
 def check_cameras(view: View) -> Iterator[FieldError]:
@@ -69,7 +47,7 @@ def check_cameras(view: View) -> Iterator[FieldError]:
         )
 
 
-ENV_RULES = (check_env_type, check_sizes)
+ENV_RULES = (check_env_type,)
 """Before those of the environment's type."""
 
 CAMERA_RULES = (check_cameras,)

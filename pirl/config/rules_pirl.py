@@ -1,6 +1,6 @@
 """Rules of the `pirl` section: variants and knobs that only make sense together.
 
-Owns what one knob of the algorithm demands of another. Ranges are in `pirl.config.ranges`.
+Owns what one knob of the algorithm demands of another. Ranges are at the fields (`pirl.config.recipe`).
 """
 
 from __future__ import annotations

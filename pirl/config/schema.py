@@ -2,7 +2,7 @@
 
 Owns the mapping from type annotations to what JSON may hold (stricter than draccus, which takes
 the text "5" for an integer and true for 1). Refuses to know any particular field; ranges and
-everything that needs two fields live in `pirl.config.rules`.
+everything that needs two fields are checked by `pirl.config.rules`.
 """
 
 from __future__ import annotations

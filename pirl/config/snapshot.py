@@ -31,6 +31,7 @@ from lerobot.utils.import_utils import get_safe_default_video_backend
 
 from pirl import doors
 from pirl.config import recipe
+from pirl.config.bounds import bound_at
 from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig
 from pirl.guard import run_guarded
 
@@ -78,6 +79,7 @@ from typing import Any, ClassVar
 import draccus
 
 from pirl.config import after_init
+from pirl.config.bounds import Range, Words, bounded
 from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
 
 '''
@@ -195,7 +197,9 @@ def _declaration(field: dataclasses.Field[Any], hint: Any) -> str:
     text = f"{field.name}: {_annotation(hint)}"
     factory: Any = field.default_factory
     if field.default is not dataclasses.MISSING:
-        value = _expression(field.default)
+        value, bound = _expression(field.default), bound_at(field)
+        if bound is not None:
+            return f"{text} = bounded({value}, {_expression(bound)})"
         return f"{text} = {value if field.init else f'field(init=False, default={value})'}"
     if factory is dataclasses.MISSING:
         return text

@@ -16,7 +16,8 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.rl.train_rl import TrainRLServerPipelineConfig
 
 from pirl.config import after_init
-from pirl.config.recipe import ParallelismConfig, PiRLConfig, RuntimeConfig
+from pirl.config.bounds import Range, Words, bounded
+from pirl.config.recipe import RECIPE, ParallelismConfig, PiRLConfig, RuntimeConfig
 from pirl.config.rules import check_rules
 from pirl.config.sections import encode_config as encode_config
 from pirl.config.sections import env_of as env_of
@@ -39,7 +40,7 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
     """LeRobot's RL config with the piRL recipe; without `recipe` it behaves as LeRobot's own."""
 
     eval: EvalConfig = field(default_factory=_one_env_eval)
-    recipe: str | None = None
+    recipe: str | None = bounded(None, Words((RECIPE,), has_rule=True))
     """`pi-rl`, or null for LeRobot's own SAC path."""
     pirl: PiRLConfig = field(default_factory=PiRLConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -62,6 +63,12 @@ class PiRLTrainConfig(TrainRLServerPipelineConfig):
             raise ConfigError(errors)
 
 
+_TIME_LIMIT = Range(1, 500, "simulator steps; 500 is MetaWorld's own limit")
+_CAMERAS = Words(
+    ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+)
+
+
 @EnvConfig.register_subclass("pirl_metaworld")
 @dataclass
 class PiRLMetaWorldEnvConfig(EnvConfig):
@@ -72,15 +79,16 @@ class PiRLMetaWorldEnvConfig(EnvConfig):
     """Task names by task id; null means `task` alone."""
     fps: int = 16
     """Control steps per second: MetaWorld's 80 Hz divided by `action_repeat`."""
-    image_size: int = 64
+    image_size: int = bounded(64, Range(16, 480, "pixels"))
     """Side of the square image, pixels."""
-    action_repeat: int = 5
+    action_repeat: int = bounded(5, Range(1, 80, "simulator steps"))
     """Simulator steps per policy action."""
-    episode_length: int = 95
+    episode_length: int = bounded(95, _TIME_LIMIT)
     """Time limit in simulator steps."""
-    episode_lengths: list[int] | None = None
+    episode_lengths: list[int] | None = bounded(None, _TIME_LIMIT)
     """Time limits by task id; null means `episode_length` for every task."""
-    camera: str = "corner2"
+    camera: str = bounded("corner2", _CAMERAS)
+    """One of MetaWorld's cameras."""
     show_goal: bool = True
     """False hides MetaWorld's goal markers, which tell tasks of one scene apart."""
     shared_layouts: bool = False

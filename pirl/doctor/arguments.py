@@ -29,6 +29,13 @@ def doctor_parser() -> Parser:
     return parser
 
 
+def _environment(text: str) -> str:
+    """An argparse type: an installed environment. A help text looks for no distributions."""
+    return (
+        text if doors.is_installed(doors.ENVS, text) else word_of(doors.installed(doors.ENVS))(text)
+    )
+
+
 def init_parser() -> Parser:
     """`pirl init`."""
     parser = Parser(
@@ -49,12 +56,17 @@ def init_parser() -> Parser:
     )
     add(
         "--env",
-        type=word_of(tuple(doors.BUILT_IN[doors.ENVS])),
+        type=_environment,
         required=True,
         metavar="TYPE",
-        help="libero or pirl_metaworld",
+        help="libero, pirl_metaworld, or what an installed distribution offers",
     )
-    add("--task", required=True, metavar="TASK", help="a suite of LIBERO, or a task of MetaWorld")
+    add(
+        "--task",
+        required=True,
+        metavar="TASK",
+        help="a suite of LIBERO, or a task of another environment",
+    )
     add("--gpu", action="store_true", help="learner and actor on a CUDA device")
     add("--out", type=Path, metavar="FILE", help="default: pirl_TASK.yaml")
     return parser

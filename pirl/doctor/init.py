@@ -20,20 +20,14 @@ from pirl import doors
 from pirl.config.check import check_config
 from pirl.config.command_line import parse
 from pirl.config.hub_cache import stored
+from pirl.config.kinds import EnvTemplate, env_facts, policy_facts
 from pirl.config.lerobot_fields import PreTrainedConfig
 from pirl.config.policy_path import CONFIG_NAME, resolve_policy_path
 from pirl.config.weights_header import WEIGHTS_FILE, TensorHeader, read_header
 from pirl.doctor.arguments import init_parser
 from pirl.doctor.gpu import gpu_name
-from pirl.doctor.profile import EPISODE_LENGTH
 from pirl.doctor.sizes import Machine, Sizes, fit
-from pirl.doctor.template import (
-    ACTION_REPEAT,
-    EMBEDDED_LENGTH,
-    cameras,
-    config_text,
-    is_guessed,
-)
+from pirl.doctor.template import config_text, picture
 from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
 from pirl.resources import folder_or_id, locate
@@ -49,12 +43,16 @@ def main(argv: Sequence[str]) -> int:
     out: Path = args.out or Path(f"pirl_{args.task.replace('/', '_')}.yaml")
     _require_new(out)
     policy, tensors = _read(source)
-    sizes = _sizes(policy, tensors, env_type=args.env, gpu=args.gpu)
+    env = env_facts(args.env).template(
+        cameras=policy_facts(policy.type).cameras(policy), picture=picture(policy)
+    )
+    sizes = _sizes(policy, tensors, env, gpu=args.gpu)
     command = shlex.join(["pirl", "init", *argv])
     text = config_text(
         source,
         policy,
         sizes=sizes,
+        env=env,
         env_type=args.env,
         task=args.task,
         gpu=args.gpu,
@@ -63,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     _require_valid(text)
     write_text(out, text)
     sys.stdout.write(_answer(out, sizes))
-    for note in _notes(policy, sizes, env_type=args.env, gpu=args.gpu):
+    for note in [*_notes(sizes, gpu=args.gpu), *env.notes]:
         sys.stderr.write(f"note: {note}\n")
     return 0
 
@@ -85,13 +83,12 @@ def _read(source: str) -> tuple[Any, Mapping[str, TensorHeader]]:
         EnvironmentNotReadyError: it is on the hub, and that cannot be reached.
     """
     tree = resolve_policy_path({"path": source})
-    known = doors.BUILT_IN[doors.POLICIES]
-    if tree["type"] not in known:
+    if not doors.is_installed(doors.POLICIES, tree["type"]):
         raise _wrong(
             "--from",
             f"{source} ({tree['type']})",
-            f"a policy that the recipe trains: {', '.join(known)}",
-            "give a checkpoint of such a policy",
+            f"a policy that the recipe trains: {', '.join(doors.installed(doors.POLICIES))}",
+            f"give a checkpoint of such a policy, or install a distribution that offers {tree['type']}",
         )
     policy: Any = draccus.decode(PreTrainedConfig, tree)
     start = folder_or_id(policy.pretrained_path)
@@ -99,15 +96,14 @@ def _read(source: str) -> tuple[Any, Mapping[str, TensorHeader]]:
     return policy, {} if file is None else read_header(file)
 
 
-def _sizes(policy: Any, tensors: Mapping[str, TensorHeader], *, env_type: str, gpu: bool) -> Sizes:
-    repeat, limit = (
-        (1, EPISODE_LENGTH) if env_type == "libero" else (ACTION_REPEAT, EMBEDDED_LENGTH)
-    )
+def _sizes(
+    policy: Any, tensors: Mapping[str, TensorHeader], env: EnvTemplate, *, gpu: bool
+) -> Sizes:
     return fit(
         Machine.here(),
         values=sum(math.prod(tensor.shape) for tensor in tensors.values()),
-        env_type=env_type,
-        decisions_per_episode=max(1, -(-limit // (repeat * policy.n_action_steps))),
+        simulator_gib=env.simulator_gib,
+        decisions_per_episode=max(1, -(-env.control_steps // policy.n_action_steps)),
         gpu=gpu,
     )
 
@@ -142,7 +138,7 @@ def _answer(out: Path, sizes: Sizes) -> str:
     )
 
 
-def _notes(policy: Any, sizes: Sizes, *, env_type: str, gpu: bool) -> list[str]:
+def _notes(sizes: Sizes, *, gpu: bool) -> list[str]:
     notes: list[str] = []
     if gpu and gpu_name() is None:
         notes.append(
@@ -151,11 +147,6 @@ def _notes(policy: Any, sizes: Sizes, *, env_type: str, gpu: bool) -> list[str]:
     free = Machine.here().memory_gib
     if sizes.needed_gib > free:
         notes.append(f"{free:.1f} GiB of memory are free here; the run needs more")
-    if env_type == "libero" and is_guessed(policy):
-        notes.append(
-            f"the cameras {', '.join(cameras(policy))} were taken for agent view and wrist by their order;"
-            " look at env.camera_name_mapping"
-        )
     return notes
 
 

@@ -20,13 +20,14 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from pirl import doors
 from pirl.config.command_line import parse
 from pirl.doctor.arguments import PROFILE_CONFIG, doctor_parser
 from pirl.doctor.check import Check, finding, guarded
 from pirl.doctor.gpu import gpu_name
 from pirl.doctor.profile import profile_checks
 from pirl.envs.machine import check_libero
-from pirl.errors import ExitCode
+from pirl.errors import EnvironmentNotReadyError, ExitCode
 
 PACKAGES = {
     "lerobot": ">=0.6.1,<0.7",
@@ -59,7 +60,7 @@ def run_checks(profile_config: Path = PROFILE_CONFIG) -> list[Check]:
         # Read by huggingface_hub when it is imported; without it every look-up retries for half a minute.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     checks = [_python(), *(_package(name, spec) for name, spec in PACKAGES.items())]
-    checks += [_render(), _libero(), *profile_checks(profile_config)]
+    checks += [_render(), _libero(), *_kinds(), *profile_checks(profile_config)]
     return [*checks, _port(), _disk(), _threads(), _gpu(), hub]
 
 
@@ -116,6 +117,35 @@ def _libero() -> Check:
         return f"every asset is LIBERO's own; from {found.source}"
 
     return guarded("libero", probe, remedy="install 'pirl[libero,assets]'")
+
+
+def _kinds() -> list[Check]:
+    """What a config may name, one finding each: who offers it, and whether it can be imported."""
+    labels = {doors.POLICIES: "policy", doors.ENVS: "env", doors.REWARDS: "reward"}
+    return [
+        _kind(group, label, name)
+        for group, label in labels.items()
+        for name in doors.installed(group)
+    ]
+
+
+def _kind(group: str, label: str, name: str) -> Check:
+    def probe() -> str:
+        kind = doors.load(group, name)
+        holder = doors.origin(group, name)
+        try:
+            # Where a distribution's own requirements show; of the built-in ones the package checks tell.
+            return (
+                holder
+                if name in doors.BUILT_IN[group]
+                else f"{holder}: {kind.config_class().__name__}"
+            )
+        except ImportError as error:
+            what = f"{holder} cannot be imported: {error}"
+            raise EnvironmentNotReadyError(what, remedy=f"install what {holder} needs") from error
+
+    remedy = "leave one distribution that offers it"
+    return guarded(f"{label} {name}", probe, remedy=remedy, required=False)
 
 
 def _port() -> Check:

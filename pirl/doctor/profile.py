@@ -16,17 +16,14 @@ from pirl.config.sections import env_of, policy_of
 from pirl.config.strictjson import read_json_object
 from pirl.doctor.arguments import PROFILE_CONFIG
 from pirl.doctor.check import Check, finding
+from pirl.envs.libero_rules import CONTROL_MODE, EPISODE_LENGTH
+from pirl.envs.libero_rules import USUAL_CAMERAS as CAMERAS
 from pirl.errors import CheckpointError, ConfigError, EnvironmentNotReadyError
 from pirl.resources import locate
 
-CONTROL_MODE = "absolute"
-EPISODE_LENGTH = 800
-"""Control steps; the limit of the checkpoint's published evaluation."""
 ACTION_MODE = "ee6d"
 DOMAIN_ID = 3
 """LIBERO's embodiment in X-VLA's pre-training."""
-CAMERAS = ("observation.images.image", "observation.images.image2")
-"""Agent view, then wrist: the order in which the checkpoint was trained."""
 
 _NAME = "profile "
 

@@ -10,10 +10,6 @@ from dataclasses import dataclass
 
 import psutil
 
-SIMULATOR_GIB = {"libero": 2.6, "pirl_metaworld": 0.4}
-"""Resident memory of a simulator with its worker, rounded up: one actor took 3.5 GiB with one simulator of LIBERO
-and 1.6 GiB with two of MetaWorld, a learner 1.0. `system/rss_mib` of an actor shows the real one.
-"""
 PROCESS_GIB = 1.0
 """Of a learner or an actor without its weights."""
 COPIES = 5
@@ -57,18 +53,19 @@ class Sizes:
 
 
 def fit(
-    machine: Machine, *, values: int, env_type: str, decisions_per_episode: int, gpu: bool
+    machine: Machine, *, values: int, simulator_gib: float, decisions_per_episode: int, gpu: bool
 ) -> Sizes:
     """Sizes for one learner and one actor on `machine`.
 
     Args:
         values: numbers in the weights file.
+        simulator_gib: resident memory of a simulator with its worker.
         decisions_per_episode: of an episode that runs into its time limit.
         gpu: the copies of the weights lie on the device.
     """
     weights_gib = 0 if gpu else COPIES * values * 4 / 2**30
     fixed = 2 * PROCESS_GIB + weights_gib
-    room = (_SHARE * machine.memory_gib - fixed) / SIMULATOR_GIB[env_type]
+    room = (_SHARE * machine.memory_gib - fixed) / simulator_gib
     workers = max(1, min(machine.cores, 8, int(room)))
     # A device samples two episodes nearly as fast as one.
     envs = 2 * workers if gpu and room >= 2 * workers else workers
@@ -84,5 +81,5 @@ def fit(
         checkpoint_every_updates=10 if gpu else 5,
         torch_threads=max(1, machine.cores // 4) if gpu else max(1, machine.cores // 2),
         actor_lr=1e-6 if values >= LARGE else 1e-5,
-        needed_gib=fixed + envs * SIMULATOR_GIB[env_type],
+        needed_gib=fixed + envs * simulator_gib,
     )

@@ -1,7 +1,8 @@
 """The text of a config that `pirl init` writes: what it takes from the checkpoint, and a comment at each choice.
 
-Owns the sections and their words. Refuses to judge: the text is checked as any config is. Read
-`pirl.doctor.sizes` for the numbers.
+Owns the sections and the words that every policy and environment has; what one of them needs is its kind's to
+say (`pirl.config.kinds`). Refuses to judge: the text is checked as any config is. Read `pirl.doctor.sizes` for
+the numbers.
 """
 
 from __future__ import annotations
@@ -12,15 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pirl.config.after_init import image_features
-from pirl.config.kinds import policy_facts
-from pirl.config.rules_env import SIZES as BOUNDS
-from pirl.doctor.profile import CAMERAS, CONTROL_MODE, EPISODE_LENGTH
+from pirl.config.kinds import EnvTemplate, policy_facts
+from pirl.config.rules_fields import LEROBOTS
 from pirl.doctor.sizes import Sizes
 
-EMBEDDED_LENGTH, ACTION_REPEAT = 95, 5
-"""Time limit in simulator steps and simulator steps per action, as in the shipped configs."""
-
-_IMAGES = "observation.images."
 _COLUMN = 34
 _PLAIN = re.compile(r"(?!(null|true|false)$)[A-Za-z][\w./-]*")
 
@@ -30,6 +26,7 @@ def config_text(
     policy: Any,
     *,
     sizes: Sizes,
+    env: EnvTemplate,
     env_type: str,
     task: str,
     gpu: bool,
@@ -37,9 +34,11 @@ def config_text(
 ) -> str:
     """The config as YAML, a comment at each value that somebody may want to change.
 
-    Any: the policy's config, an `XVLAConfig`.
+    Any: the policy's config, of LeRobot's class or of its copy here.
     """
-    is_libero = env_type == "libero"
+    facts = policy_facts(policy.type)
+    further = facts.template(policy)
+    steps = facts.denoising_field.removeprefix("policy.")
     device = "cuda" if gpu else "cpu"
     head = (
         f"# Written by: {made_by}\n"
@@ -50,16 +49,13 @@ def config_text(
         ("path", source, "where the policy starts; its config.json has every other field of it"),
         ("device", device, ""),
         ("push_to_hub", False, "`pirl push RUN` uploads a finished run"),
-        (
-            "num_denoising_steps",
-            policy.num_denoising_steps,
-            "of the checkpoint; fewer sample faster",
-        ),
+        (steps, getattr(policy, steps), "of the checkpoint; fewer sample faster"),
         (
             "n_action_steps",
             policy.n_action_steps,
             f"executed of {policy.chunk_size} predicted actions",
         ),
+        *further.get("policy", ()),
     ]
     method: list[tuple[str, Any, str]] = [
         ("variant", "flow-sde", "or flow-noise, with a section flow_noise instead of flow_sde"),
@@ -73,10 +69,7 @@ def config_text(
         ("global_batch", sizes.global_batch, "decisions per optimiser step"),
         ("micro_batch", sizes.micro_batch, "lower it when memory runs out"),
     ]
-    if is_libero:
-        method.insert(
-            2, ("executed_dims", list(range(10)), "the first arm of ee6d; LIBERO has one")
-        )
+    method[2:2] = [*env.pirl, *further.get("pirl", ())]
     run = [
         ("actors", 1, ""),
         ("envs_per_actor", sizes.envs_per_actor, "simulators; each needs memory"),
@@ -89,64 +82,18 @@ def config_text(
         ("actor_device", device, ""),
         ("torch_threads", sizes.torch_threads, "of each process"),
     ]
-    env = _libero(policy, task) if is_libero else _metaworld(policy, task)
-    sections = {"policy": start, "env": env, "pirl": method, "runtime": run}
+    place: list[tuple[str, Any, str]] = [("type", env_type, ""), ("task", task, ""), *env.env]
+    sections = {"policy": start, "env": place, "pirl": method, "runtime": run}
     return head + top + "".join(_section(name, rows) for name, rows in sections.items())
 
 
-def _libero(policy: Any, task: str) -> list[tuple[str, Any, str]]:
-    height, width = _picture(policy)
-    rows: list[tuple[str, Any, str]] = [
-        ("type", "libero", ""),
-        ("task", task, "the suite"),
-        ("task_ids", None, "every task; [0, 1] takes two of them"),
-        ("control_mode", CONTROL_MODE, "ee6d actions are poses, not displacements"),
-        (
-            "episode_length",
-            EPISODE_LENGTH,
-            "control steps; LeRobot's own limits are too short for X-VLA",
-        ),
-        ("observation_height", height, "as the policy's camera features"),
-        ("observation_width", width, ""),
-    ]
-    names = cameras(policy)
-    if is_guessed(policy):
-        mapping = dict(zip(("agentview_image", "robot0_eye_in_hand_image"), names, strict=False))
-        rows.append(
-            ("camera_name_mapping", mapping, "by order, a guess: agent view first, wrist second?")
-        )
-    return rows
-
-
-def _metaworld(policy: Any, task: str) -> list[tuple[str, Any, str]]:
-    return [
-        ("type", "pirl_metaworld", ""),
-        ("task", task, ""),
-        ("image_size", _picture(policy)[0], "as the policy's camera feature"),
-        ("action_repeat", ACTION_REPEAT, "simulator steps per action, as the policy was trained"),
-        ("episode_length", EMBEDDED_LENGTH, "time limit in simulator steps"),
-    ]
-
-
-def cameras(policy: Any) -> list[str]:
-    """Names of the cameras that the policy looks at, without LeRobot's prefix."""
-    names = policy_facts(policy.type).cameras(policy)
-    return [name.removeprefix(_IMAGES) for name in names]
-
-
-def is_guessed(policy: Any) -> bool:
-    """Whether the names do not say which camera is which."""
-    usual = {name.removeprefix(_IMAGES) for name in CAMERAS}
-    return 1 <= len(cameras(policy)) <= len(usual) and not set(cameras(policy)) <= usual
-
-
-def _picture(policy: Any) -> tuple[int, int]:
+def picture(policy: Any) -> tuple[int, int]:
     """Height and width of the policy's first camera feature, inside what a simulator draws."""
     features: dict[str, Any] = policy.input_features or {}
-    low, high = BOUNDS["env.observation_height"]
+    bound = LEROBOTS["env.observation_height"]
     for name in image_features(policy):
         shape = features[name].shape
-        if len(shape) == 3 and all(low <= side <= high for side in shape[1:]):
+        if len(shape) == 3 and all(bound.holds(side) for side in shape[1:]):
             return int(shape[1]), int(shape[2])
     return 256, 256
 

@@ -7,18 +7,37 @@ and `pirl.envs.base` for what a slot is.
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pirl import doors
 from pirl.config.kinds import EnvFacts, env_facts
-from pirl.errors import ConfigError, FieldError
+from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
+from pirl.journal.fields import file_sha256
 
 if TYPE_CHECKING:
     from pirl.envs.base import EnvInfo, FrameSettings, SlotSettings
     from pirl.envs.demos import Teacher
     from pirl.envs.split import StateRule
     from pirl.envs.vector import Codec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorFacts:
+    """What evidence says of a simulator besides its tasks and split."""
+
+    name: str
+    version: str
+    """Of its package."""
+    assets: Mapping[str, str]
+    """`source`: where they came from; `git_tree` or `sha256`: of all their files."""
+    states: Mapping[str, str] = field(default_factory=lambda: {})
+    """File of initial states to its SHA-256."""
 
 
 class EnvKind(EnvFacts):
@@ -75,6 +94,26 @@ class EnvKind(EnvFacts):
         del env_cfg
         return "relative"
 
+    def facts(self, env_cfg: Any) -> SimulatorFacts:
+        """Package and assets, for evidence; by default every file of the package that the kind lives in.
+
+        Raises:
+            EnvironmentNotReadyError: assets are missing, or not those that they should be.
+        """
+        package = type(self).__module__.partition(".")[0]
+        return SimulatorFacts(
+            name=env_cfg.type,
+            version=doors.origin(doors.ENVS, env_cfg.type),
+            assets={
+                "source": f"the package {package}",
+                "sha256": folder_digest(package_folder(package)),
+            },
+        )
+
+    def misled(self, env_cfg: Any) -> Any:
+        """The same tasks, each told the next one's instruction; None where that cannot be asked for."""
+        del env_cfg
+
     def suites(self, task: str | None) -> list[str | None]:
         """The tasks or suites that `env.task` of an evaluation lists; each is judged alone."""
         return [task]
@@ -107,6 +146,27 @@ class EnvKind(EnvFacts):
             fix="give demonstrations as a data set (learn.warm_start.demos)",
         )
         raise ConfigError([wrong])
+
+
+def package_folder(package: str) -> Path:
+    """The folder of an installed package; runs none of its code."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentNotReadyError(
+            f"the package {package} is not installed", remedy=f"install {package}"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over relative path and content of every file below `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(bytes.fromhex(file_sha256(path)))
+    return digest.hexdigest()
 
 
 def env_kind(env_type: str) -> EnvKind:

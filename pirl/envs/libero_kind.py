@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
+from pirl.config.kinds import IMAGE_PREFIX, EnvTemplate, Row
 from pirl.config.view import View
 from pirl.envs import libero_rules
-from pirl.envs.kinds import EnvKind
+from pirl.envs.kinds import EnvKind, SimulatorFacts
 from pirl.errors import ConfigError, FieldError
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 LIBERO_STATES = 50
 """Initial states that LIBERO ships per task."""
+
+_SIMULATOR_GIB = 2.6
+"""One actor took 3.5 GiB with one simulator of LIBERO, a learner 1.0; `system/rss_mib` shows the real one."""
 
 _MOST_NOISE_M = 0.05
 """An expert that is thrown further than this at every step does not recover."""
@@ -45,6 +50,55 @@ class LiberoKind(EnvKind):
     def cameras(self, view: View) -> list[str]:
         """By LIBERO's names, or by those that the config maps them to."""
         return libero_rules.cameras(view)
+
+    def template(self, *, cameras: Sequence[str], picture: tuple[int, int]) -> EnvTemplate:
+        """As X-VLA needs it; cameras of other names are taken by their order, and that is said."""
+        rows: list[Row] = [
+            ("task_ids", None, "every task; [0, 1] takes two of them"),
+            (
+                "control_mode",
+                libero_rules.CONTROL_MODE,
+                "ee6d actions are poses, not displacements",
+            ),
+            (
+                "episode_length",
+                libero_rules.EPISODE_LENGTH,
+                "control steps; LeRobot's own limits are too short for X-VLA",
+            ),
+            ("observation_height", picture[0], "as the policy's camera features"),
+            ("observation_width", picture[1], ""),
+        ]
+        notes: list[str] = []
+        usual, names = libero_rules.USUAL_CAMERAS, [c.removeprefix(IMAGE_PREFIX) for c in cameras]
+        if 1 <= len(cameras) <= len(usual) and not {*cameras} <= {*usual}:
+            mapping = dict(zip(libero_rules.LIBERO_CAMERAS, names, strict=False))
+            told = "by order, a guess: agent view first, wrist second?"
+            rows.append(("camera_name_mapping", mapping, told))
+            notes.append(
+                f"the cameras {', '.join(names)} were taken for agent view and wrist by their order;"
+                " look at env.camera_name_mapping"
+            )
+        return EnvTemplate(
+            env=rows,
+            control_steps=libero_rules.EPISODE_LENGTH,
+            simulator_gib=_SIMULATOR_GIB,
+            pirl=[("executed_dims", list(range(10)), "the first arm of ee6d; LIBERO has one")],
+            notes=notes,
+        )
+
+    def facts(self, env_cfg: Any) -> SimulatorFacts:
+        """Digests of the suite's initial states; every file of the assets is compared with LIBERO's own."""
+        from pirl.envs.libero_assets import find_assets
+        from pirl.envs.libero_setup import init_state_files
+        from pirl.journal.fields import file_sha256
+
+        found = find_assets()
+        return SimulatorFacts(
+            name="LIBERO",
+            version=version("hf-libero"),
+            assets={"source": found.source, "git_tree": found.tree},
+            states={f.name: file_sha256(f) for f in init_state_files(str(env_cfg.task))},
+        )
 
     def info(self, env_cfg: Any) -> EnvInfo:
         """See `pirl.envs.libero_config.libero_info`."""

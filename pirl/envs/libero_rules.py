@@ -22,6 +22,13 @@ LIBERO_SUITES = {
 }
 """Tasks per suite."""
 
+CONTROL_MODE = "absolute"
+"""What ee6d means: actions are poses."""
+EPISODE_LENGTH = 800
+"""Control steps; the limit of the published X-VLA checkpoint's evaluation."""
+USUAL_CAMERAS = ("observation.images.image", "observation.images.image2")
+"""LeRobot's keys of agent view and wrist: the order in which the published checkpoint was trained."""
+
 LIBERO_CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 
 

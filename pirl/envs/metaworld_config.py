@@ -12,8 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from pirl.config.rules_fields import check_ranges
+from pirl.config.view import View
 from pirl.envs.base import EnvInfo, FrameSettings
-from pirl.envs.metaworld import ACTION_WIDTH, MAX_SIM_STEPS, STATE_WIDTH, MetaWorldSettings
+from pirl.envs.metaworld import ACTION_WIDTH, STATE_WIDTH, MetaWorldSettings
 from pirl.errors import ConfigError, FieldError
 
 if TYPE_CHECKING:
@@ -107,29 +109,15 @@ def _check(cfg: Any) -> None:
         for name in (cfg.tasks or [cfg.task])
         if name not in known
     ]
-    limits = {
-        "image_size": (1, 480),
-        "action_repeat": (1, MAX_SIM_STEPS),
-        "episode_length": (1, MAX_SIM_STEPS),
-    }
-    for name, (low, high) in limits.items():
-        if not low <= getattr(cfg, name) <= high:
-            problems.append(
-                FieldError(
-                    field=f"env.{name}",
-                    value=getattr(cfg, name),
-                    expected=f"{low} to {high}",
-                    fix="choose a value MetaWorld supports",
-                )
-            )
+    view = View({"env": {"type": "pirl_metaworld", **vars(cfg)}})
+    problems += [e for e in check_ranges(view) if e.field.startswith("env.")]
     count = len(task_names(cfg))
-    given = _limits(cfg)
-    if len(given) != count or not all(1 <= limit <= MAX_SIM_STEPS for limit in given):
+    if len(_limits(cfg)) != count:
         problems.append(
             FieldError(
                 field="env.episode_lengths",
                 value=cfg.episode_lengths,
-                expected=f"{count} limits of 1 to {MAX_SIM_STEPS} simulator steps, one per task",
+                expected=f"{count} time limits, one per task",
                 fix="give one per task, or null to use episode_length",
             )
         )

@@ -7,17 +7,25 @@ Owns nothing but the answers' places. Imports neither MuJoCo nor torch before it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
+from pirl.config.kinds import EnvTemplate
+from pirl.config.lerobot_fields import PiRLMetaWorldEnvConfig
 from pirl.config.view import View
 from pirl.envs import metaworld_rules
-from pirl.envs.kinds import EnvKind
+from pirl.envs.kinds import EnvKind, SimulatorFacts, folder_digest, package_folder
 
 if TYPE_CHECKING:
     from pirl.envs.base import EnvInfo, FrameSettings
     from pirl.envs.demos import Teacher
     from pirl.envs.metaworld import MetaWorldSettings
+
+
+_SIMULATOR_GIB = 0.4
+"""One actor took 1.6 GiB with two simulators of MetaWorld, a learner 1.0."""
 
 
 @final
@@ -36,6 +44,42 @@ class MetaWorldKind(EnvKind):
         """There is one."""
         del view
         return ["observation.images.image"]
+
+    def template(self, *, cameras: Sequence[str], picture: tuple[int, int]) -> EnvTemplate:
+        """The defaults of its config class, and pictures as the policy wants them."""
+        del cameras
+        usual = PiRLMetaWorldEnvConfig()
+        return EnvTemplate(
+            env=[
+                ("image_size", picture[0], "as the policy's camera feature"),
+                (
+                    "action_repeat",
+                    usual.action_repeat,
+                    "simulator steps per action, as the policy was trained",
+                ),
+                ("episode_length", usual.episode_length, "time limit in simulator steps"),
+            ],
+            control_steps=-(-usual.episode_length // usual.action_repeat),
+            simulator_gib=_SIMULATOR_GIB,
+        )
+
+    def facts(self, env_cfg: Any) -> SimulatorFacts:
+        """Every file of the package's assets."""
+        del env_cfg
+        return SimulatorFacts(
+            name="MetaWorld",
+            version=version("metaworld"),
+            assets={
+                "source": "the package metaworld",
+                "sha256": folder_digest(package_folder("metaworld") / "assets"),
+            },
+        )
+
+    def misled(self, env_cfg: Any) -> Any:
+        """By `instruction_shift`."""
+        changed = deepcopy(env_cfg)
+        changed.instruction_shift = 1
+        return changed
 
     def info(self, env_cfg: Any) -> EnvInfo:
         """See `pirl.envs.metaworld_config.metaworld_info`."""

@@ -1,6 +1,6 @@
-"""What the embedded environment needs of a config: known tasks and camera, and a policy of its shape.
+"""What the embedded environment needs of a config: known tasks, and a policy of its shape.
 
-Owns MetaWorld's names and limits; tests compare them with the library. Refuses to import it. Read
+Owns MetaWorld's names; tests compare them with the library. Refuses to import it. Read
 `pirl.envs.metaworld_kind` next.
 """
 
@@ -9,21 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pirl.config.kinds import action_of
-from pirl.config.spelling import nearest, one_of_error
+from pirl.config.spelling import nearest
 from pirl.config.view import View
 from pirl.errors import FieldError
-
-METAWORLD_CAMERAS = (
-    "corner",
-    "corner2",
-    "corner3",
-    "corner4",
-    "topview",
-    "behindGripper",
-    "gripperPOV",
-)
-
-METAWORLD_MAX_STEPS = 500
 
 METAWORLD_TASKS = tuple(
     f"{name}-v3"
@@ -83,7 +71,7 @@ METAWORLD_TASKS = tuple(
 
 
 def check_metaworld(view: View) -> Iterator[FieldError]:
-    """The embedded environment: known tasks and camera, and a policy of its shape."""
+    """The embedded environment: known tasks, and a policy of its shape."""
     names = view.items("env.tasks")
     for field, name in [("env.task", view.text("env.task"))] + [
         (f"env.tasks.{i}", name) for i, name in enumerate(names or [])
@@ -103,17 +91,6 @@ def check_metaworld(view: View) -> Iterator[FieldError]:
             expected="at least one task",
             fix='set env.task="button-press-topdown-v3" and env.tasks=null',
         )
-    limit = view.integer("env.episode_length")
-    if limit is not None and limit > METAWORLD_MAX_STEPS:
-        yield FieldError(
-            field="env.episode_length",
-            value=limit,
-            expected=f"at most {METAWORLD_MAX_STEPS} simulator steps, MetaWorld's own limit",
-            fix=f"set env.episode_length={METAWORLD_MAX_STEPS} or less",
-        )
-    camera = view.text("env.camera")
-    if camera is not None and camera not in METAWORLD_CAMERAS:
-        yield one_of_error("env.camera", camera, METAWORLD_CAMERAS)
     action = action_of(view)
     if action is None:
         return

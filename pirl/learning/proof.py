@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 from pirl.checkpoint.locate import resolve_checkpoint, step_folders
 from pirl.config.load import LoadedConfig, load_config
-from pirl.config.train import PiRLMetaWorldEnvConfig, PiRLTrainConfig, env_of
+from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.envs import describe_env
+from pirl.envs.kinds import env_kind
 from pirl.errors import ExitCode, PirlError
 from pirl.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from pirl.files import copy_tree
@@ -126,9 +126,7 @@ def run_learning(settings: LearnSettings, *, folder: LearnFolder) -> LearningRun
             evaluations[update] = evaluate_at(
                 settings, loaded, step_dir / PRETRAINED, folder=folder, update=update
             )
-        # LeRobot's config of LIBERO has no field that would swap instructions.
-        if _is_metaworld(loaded.cfg) and len(describe_env(env_of(loaded.cfg)).task_names) > 1:
-            _mislead(settings, loaded, folder)
+        _mislead(settings, loaded, folder)
     return load_run(folder, costs=clock.costs)
 
 
@@ -168,14 +166,14 @@ def evaluate_at(
     )
 
 
-def _is_metaworld(cfg: PiRLTrainConfig) -> bool:
-    return env_of(cfg).type == "pirl_metaworld"
-
-
 def _mislead(settings: LearnSettings, loaded: LoadedConfig, folder: LearnFolder) -> None:
     """The same episodes, each told the next task's instruction: success must come from the words."""
+    env_cfg = env_of(loaded.cfg)
+    misled = env_kind(env_cfg.type).misled(env_cfg)
+    if misled is None or len(describe_env(env_cfg).task_names) < 2:
+        return
     cfg = deepcopy(loaded.cfg)
-    cast(PiRLMetaWorldEnvConfig, env_of(cfg)).instruction_shift = 1
+    cfg.env = misled
     policy = resolve_checkpoint(folder.run.root) / PRETRAINED
     _evaluate(settings, cfg, policy, path=folder.misled, label="told another task")
 

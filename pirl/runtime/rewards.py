@@ -10,20 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 from jaxtyping import Float32
 
 from pirl import doors
 from pirl.config import lerobot_fields
+from pirl.config.bounds import Range, bounded
 from pirl.config.kinds import Rule
-from pirl.config.view import View
 from pirl.envs.base import Array, EnvInfo, EnvObservation
-from pirl.errors import FieldError, NumericsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pirl.errors import NumericsError
 
 SUCCESS = "success"
 """The reward of a config that names none, in the run's identity."""
@@ -141,16 +138,13 @@ def _kind(name: str) -> RewardKind:
 class TimeCostConfig(lerobot_fields.RewardModelConfig):
     """Success, minus something for every control action until then."""
 
-    cost: float = 0.01
-    """Reward that one control action costs, 0 to 1."""
+    cost: float = bounded(0.01, Range(0, 1, "reward; success is worth 1"))
+    """Reward that one control action costs."""
 
 
 @final
 class TimeCostKind(RewardKind):
     """The shaped example: the sooner the better, where success alone is discounted only per chunk."""
-
-    def __init__(self) -> None:
-        self.rules = (check_time_cost,)
 
     def config_class(self) -> type:
         """`TimeCostConfig`."""
@@ -175,18 +169,6 @@ class TimeCostKind(RewardKind):
             return rows
 
         return reward
-
-
-def check_time_cost(view: View) -> Iterator[FieldError]:
-    """The cost of an action is a part of what success is worth."""
-    cost = view.number("reward_model.cost")
-    if cost is not None and not 0 <= cost <= 1:
-        yield FieldError(
-            field="reward_model.cost",
-            value=cost,
-            expected="0 <= cost <= 1: success is worth 1",
-            fix="set reward_model.cost=0.01",
-        )
 
 
 TIME_COST = TimeCostKind()

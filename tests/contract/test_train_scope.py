@@ -9,7 +9,7 @@ from pirl.algorithm.objective import Counts, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig, metric_row
 from pirl.algorithm.prepare import prepare
 from pirl.algorithm.replicas import ALONE
-from pirl.config.ranges import CHOICES
+from pirl.config.bounds import Words, bound_at
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.check import check_flow_policy
 from pirl.contract.digests import weights_digest
@@ -134,7 +134,9 @@ def test_the_reference_of_the_kl_term_has_its_own_vlm():
 
 
 def test_the_contract_knows_every_scope_that_a_config_may_name():
-    assert set(TRAINED_PREFIXES) == set(CHOICES["pirl.train_scope"])
+    declared = bound_at(vars(PiRLConfig)["__dataclass_fields__"]["train_scope"])
+    assert isinstance(declared, Words)
+    assert set(TRAINED_PREFIXES) == set(declared.words)
 
 
 def test_weights_that_travel_include_the_vlm_with_scope_all():

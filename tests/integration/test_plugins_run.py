@@ -70,6 +70,15 @@ def test_a_policy_and_an_environment_from_elsewhere_train_and_are_evaluated(plac
     )
     assert "reach-red" in said
     pirl("eval", "--verify", out)
+    # What `pirl init` makes of the trained policy goes on from there.
+    mine, again = tmp_path / "mine.yaml", tmp_path / "again"
+    pirl("init", "--from", run, "--env", "pointreach", "--task", "reach-blue", "--out", mine,
+         places=places)  # fmt: skip
+    pirl("launch", "--config_path", mine, f"--output_dir={again}", "--runtime.port=0",
+         "--runtime.envs_per_actor=1", "--runtime.env_workers=1", "--runtime.rollout_chunks=8",
+         "--pirl.global_batch=4", "--pirl.micro_batch=4", "--runtime.total_updates=1", places=places)  # fmt: skip
+    record = json.loads((again / "learner" / "run.json").read_text())
+    assert record["identity"]["environment"] == "pointreach/reach-blue, limit 15"
     resumed = policy / "train_config.json"
     pirl("launch", "--config_path", resumed, "--resume=true", "--runtime.total_updates=3",
          "--runtime.port=0", places=places)  # fmt: skip

@@ -78,6 +78,13 @@ def test_a_config_is_validated_without_torch_or_lerobot():
     assert "config hash" in said
 
 
+def test_the_schema_of_a_config_needs_neither_torch_nor_lerobot():
+    program = "import sys\nfrom pirl.cli import main\nprint(main(sys.argv[1:]))"
+    modules, said = loaded_by(program, "config", "--schema")
+    assert modules.isdisjoint(COSTLY)
+    assert said.endswith("}\n0\n")
+
+
 def test_grpc_is_told_to_be_quiet_before_a_learner_imports_it(tmp_path):
     program = (
         "import os, sys, types\n"

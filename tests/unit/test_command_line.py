@@ -101,8 +101,9 @@ TYPOS = {
     "launch here": "pirl launch: unexpected argument 'here'; `pirl launch --help` shows what it takes",
     "serve now": "pirl serve: unexpected argument 'now'; `pirl serve --help` shows what it takes",
     # Fields and shells.
-    "config": "pirl config: give a field, or --list",
+    "config": "pirl config: give a field, --list or --schema",
     "config --help pirl.gama": "pirl config: no field 'pirl.gama'; did you mean pirl.gamma?",
+    "config pirl --schema": "pirl config: --schema is of the whole config; leave pirl out",
     "config gamma": "pirl config: no field 'gamma'; did you mean pirl.gamma?",
     "config qwerty": "pirl config: no field 'qwerty'; `pirl config --list` names them all",
     "completion fish": "pirl completion: shell: 'fish' is none of bash, zsh",

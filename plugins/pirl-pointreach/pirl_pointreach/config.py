@@ -7,6 +7,7 @@ from typing import Any
 
 from lerobot.envs.configs import EnvConfig
 
+from pirl.config.bounds import Range, bounded
 from pirl.errors import ConfigError, FieldError
 
 
@@ -19,7 +20,7 @@ class PointReachConfig(EnvConfig):
     tasks: list[str] = field(default_factory=list)
     """Task names by task id; empty means `task` alone."""
     fps: int = 10
-    image_size: int = 64
+    image_size: int = bounded(64, Range(16, 480, "pixels"))
     """Side of the picture, pixels."""
     episode_length: int = 15
     """Time limit in control actions of 0.1 s."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
-from pirl.config.kinds import action_of
+from pirl.config.kinds import EnvTemplate, action_of
 from pirl.config.view import View
 from pirl.envs.kinds import EnvKind
 from pirl.errors import FieldError
@@ -51,6 +52,12 @@ class PointReachKind(EnvKind):
         """One, from above."""
         del view
         return ["observation.images.image"]
+
+    def template(self, *, cameras: Sequence[str], picture: tuple[int, int]) -> EnvTemplate:
+        """As the kinds without a template, and pictures as the policy wants them; MuJoCo alone is small."""
+        usual = super().template(cameras=cameras, picture=picture)
+        size = ("image_size", picture[0], "as the policy's camera feature")
+        return replace(usual, env=[*usual.env, size], simulator_gib=0.3)
 
     def info(self, env_cfg: Any) -> EnvInfo:
         """Facts that hold before any episode runs."""

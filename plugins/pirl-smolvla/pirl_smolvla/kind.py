@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from pirl.config.kinds import ActionFacts, action_width
+from pirl.config.kinds import ActionFacts, Row, action_width
+from pirl.config.recipe import PiRLConfig
 from pirl.config.rules_policy import executed_dims_errors
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.contract.registry import PolicyKind
@@ -75,6 +76,16 @@ class SmolVLAKind(PolicyKind):
     def action(self, view: View) -> ActionFacts:
         """As wide as the feature `action`."""
         return ActionFacts(field="policy.output_features", space="auto", width=action_width(view))
+
+    def template(self, policy_config: Any) -> Mapping[str, Sequence[Row]]:
+        """Every value of `FIXED` that checkpoint or recipe would otherwise have differently."""
+        found: dict[str, list[Row]] = {"policy": [], "pirl": []}
+        for name, (wanted, why) in FIXED.items():
+            section, _, leaf = name.partition(".")
+            usual = getattr(policy_config if section == "policy" else PiRLConfig(), leaf)
+            if usual != wanted:
+                found[section].append((leaf, wanted, why))
+        return found
 
     def identity(self, policy_config: Any) -> Mapping[str, str | int]:
         """The periods of its time embedding are in no tensor."""

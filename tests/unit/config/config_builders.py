@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
+from dataclasses import fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from pirl.config import validate
+from pirl.config.bounds import Bound, Range, bound_at
 from pirl.config.load import load_config
+from pirl.config.recipe import (
+    FlowNoiseConfig,
+    FlowSDEConfig,
+    LastStepStd,
+    ParallelismConfig,
+    PiRLConfig,
+    RuntimeConfig,
+)
 from pirl.config.train import encode_config
 from pirl.errors import ConfigError, FieldError
 from pirl.guard import run_guarded
@@ -24,6 +35,15 @@ CONFIGS = ROOT / "configs"
 EMBEDDED = CONFIGS / "train_config_pirl_embedded.json"
 FLOW_NOISE = CONFIGS / "train_config_pirl_embedded_flow_noise.json"
 LIBERO = CONFIGS / "train_config_pirl_libero_smoke.json"
+SECTIONS: dict[str, Any] = {
+    "pirl": PiRLConfig,
+    "pirl.flow_sde": FlowSDEConfig,
+    "pirl.flow_noise": FlowNoiseConfig,
+    "pirl.last_step_std": LastStepStd,
+    "runtime": RuntimeConfig,
+    "parallelism": ParallelismConfig,
+}
+"""The classes of `pirl.config.recipe`, by the section that they are."""
 XVLA_LIBERO = CONFIGS / "train_config_pirl_xvla_libero.json"
 
 
@@ -53,6 +73,25 @@ def with_value(tree: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
         node = node[section]
     node[leaf] = value
     return changed
+
+
+def bounds() -> dict[str, tuple[Bound, str]]:
+    """Bound and type of every field of pirl's own classes that declares one, by dotted name."""
+    found: dict[str, tuple[Bound, str]] = {}
+    for section, cls in SECTIONS.items():
+        hints = get_type_hints(cls)
+        for field in fields(cls):
+            bound = bound_at(field)
+            if bound is not None:
+                found[f"{section}.{field.name}"] = (bound, str(hints[field.name]))
+    return found
+
+
+def outside(allowed: Range) -> Iterator[tuple[str, float]]:
+    """The nearest whole numbers that a range leaves out."""
+    yield "below", allowed.low if allowed.low_open else allowed.low - 1
+    if allowed.high != math.inf:
+        yield "above", allowed.high if allowed.high_open else allowed.high + 1
 
 
 def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

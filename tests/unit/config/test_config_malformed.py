@@ -1,7 +1,6 @@
 """Hundreds of broken configs, by category: each is refused with field, value, expected and fix."""
 
 import json
-import math
 from dataclasses import fields, is_dataclass
 from typing import get_type_hints
 
@@ -10,7 +9,10 @@ from config_builders import (
     EMBEDDED,
     FLOW_NOISE,
     LIBERO,
+    SECTIONS,
+    bounds,
     leaves,
+    outside,
     raw,
     resolved,
     with_value,
@@ -18,27 +20,20 @@ from config_builders import (
 )
 from config_builders import refused_by_command as refused
 
+from pirl.config.bounds import FilledPath, Range, Words
 from pirl.config.jsonfile import MAX_BYTES, MAX_DEPTH
 from pirl.config.load import load_config
-from pirl.config.ranges import CHOICES, FREE_TEXT, PATHS, RANGES
-from pirl.config.recipe import (
-    FlowNoiseConfig,
-    FlowSDEConfig,
-    LastStepStd,
-    ParallelismConfig,
-    PiRLConfig,
-    RuntimeConfig,
-)
 from pirl.errors import ConfigError
 
-SECTIONS = {
-    "pirl": PiRLConfig,
-    "pirl.flow_sde": FlowSDEConfig,
-    "pirl.flow_noise": FlowNoiseConfig,
-    "pirl.last_step_std": LastStepStd,
-    "runtime": RuntimeConfig,
-    "parallelism": ParallelismConfig,
+RANGES = {name: bound for name, (bound, _) in bounds().items() if isinstance(bound, Range)}
+CHOICES = {
+    name: bound.words
+    for name, (bound, _) in bounds().items()
+    if isinstance(bound, Words) and not bound.has_rule
 }
+PATHS = [name for name, (bound, _) in bounds().items() if isinstance(bound, FilledPath)]
+FREE_TEXT = {f"runtime.{n}" for n in ("host", "token", "learner_device", "actor_device")}
+"""Text without a bound; a rule judges each."""
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +149,6 @@ def test_knob_in_the_wrong_section_is_answered_with_its_place(tmp_path):
     assert "runtime.rollout_chunks" in errors["pirl.rollout_chunks"].fix
 
 
-def outside(allowed):
-    yield "below", allowed.low if allowed.low_open else allowed.low - 1
-    if allowed.high != math.inf:
-        yield "above", allowed.high if allowed.high_open else allowed.high + 1
-
-
 def out_of_range_cases() -> list:
     return list(_out_of_range_cases())
 
@@ -201,7 +190,7 @@ def test_an_empty_text_is_no_path(name, tmp_path):
 
 def test_every_knob_has_a_rule():
     for name, kind in knobs():
-        ruled = name in RANGES or name in CHOICES or name in FREE_TEXT or "bool" in kind
+        ruled = name in bounds() or name in FREE_TEXT or "bool" in kind
         assert ruled, f"{name} has neither a range nor choices"
 
 

@@ -129,7 +129,7 @@ def test_another_policy_is_refused_by_its_name(tmp_path, capsys):
 
 
 def test_sizes_follow_memory_and_cores():
-    few = SimpleNamespace(values=10**6, env_type="libero", decisions_per_episode=40)
+    few = SimpleNamespace(values=10**6, simulator_gib=2.6, decisions_per_episode=40)
     big = fit(Machine(cores=8, memory_gib=64), **vars(few), gpu=False)
     small = fit(Machine(cores=8, memory_gib=7), **vars(few), gpu=False)
     one = fit(Machine(cores=1, memory_gib=1), **vars(few), gpu=False)

@@ -159,7 +159,7 @@ def test_the_reward_is_part_of_the_config_and_a_null_leaves_the_hash_alone():
     [
         ('{"type": "time_kost"}', "reward_model.type", "did you mean reward_model.type=time_cost"),
         ('{"type": "sarm"}', "reward_model.type", "one of time_cost, reward_classifier"),
-        ('{"type": "time_cost", "cost": 2}', "reward_model.cost", "0 <= cost <= 1"),
+        ('{"type": "time_cost", "cost": 2}', "reward_model.cost", "0 <= value <= 1"),
         ('{"type": "time_cost", "kost": 2}', "reward_model.kost", "cost"),
     ],
 )
