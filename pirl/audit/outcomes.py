@@ -21,6 +21,13 @@ SUCCESS_DEFINITION = (
     "simulator errors and interrupted episodes count as failures."
 )
 
+STOPPING_RULE = "after runtime.total_updates updates, fixed before the run"
+
+ASKED_FOR = "the embedded profile was asked for by name"
+CANNOT_RUN = "LIBERO cannot run here: "
+REASONS = (ASKED_FOR, CANNOT_RUN)
+"""Why a gate does not run on LIBERO, by what the reason begins with."""
+
 ENDS = ("success", "timeout", "failure", "env-error", "interrupted")
 """How an episode may end."""
 
@@ -66,8 +73,10 @@ def _checked(records: list[Episode]) -> list[Episode]:
         was_broken_off = episode.end in ("env-error", "interrupted")
         if episode.end not in ENDS or was_broken_off != (episode.reward is None):
             raise EvidenceError(f"episode {episode.episode_id}: end {episode.end!r} cannot be")
-        if was_broken_off and episode.update is not None:
-            raise EvidenceError(f"episode {episode.episode_id} was broken off and used")
+        if was_broken_off == (episode.update is not None):
+            raise EvidenceError(
+                f"episode {episode.episode_id}: an episode was used, or it was broken off"
+            )
     return records
 
 

@@ -18,6 +18,7 @@ from pirl.audit.raw import RawRecords
 from pirl.audit.records.files import STEPS
 from pirl.audit.records.smoke import Episode
 from pirl.audit.report import read_report_data, show_outcome, show_requirement, show_value
+from pirl.errors import EvidenceError
 
 MAX_VIDEO_BYTES = 8 * 2**20
 """A longer video stays a file beside the page."""
@@ -34,7 +35,18 @@ _TEMPLATES = jinja2.Environment(
 
 
 def render_html(bundle: Path) -> str:
-    """The whole page, a pure function of the bundle's files."""
+    """The whole page, a pure function of the bundle's files.
+
+    Raises:
+        EvidenceError: one of them lacks what the page shows.
+    """
+    try:
+        return _rendered(bundle)
+    except jinja2.UndefinedError as error:
+        raise EvidenceError(f"report.html: {error}") from error
+
+
+def _rendered(bundle: Path) -> str:
     data = read_report_data(bundle)
     label, verdict = str(data.verdict["label"]), str(data.verdict["verdict"])
     return _TEMPLATES.get_template("page.html.j2").render(

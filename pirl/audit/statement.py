@@ -32,16 +32,19 @@ PREDICATE_TYPE = "urn:pirl:phase2-gate:verdict:v1"
 
 def list_files(bundle: Path) -> dict[str, Path]:
     """Everything in the bundle that is not a folder, links included, by relative path."""
-    return {name: bundle / name for name in sorted(_names(bundle, ""))}
+    return {name: bundle / name for name in sorted(_names(bundle))}
 
 
-def _names(folder: Path, above: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _names(folder / entry.name, f"{above}{entry.name}/")
-            else:
-                yield above + entry.name
+def _names(bundle: Path) -> Iterator[str]:
+    folders = [""]
+    while folders:
+        above = folders.pop()
+        with os.scandir(bundle / above) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{above}{entry.name}/")
+                else:
+                    yield above + entry.name
 
 
 def build_manifest(bundle: Path) -> dict[str, Any]:

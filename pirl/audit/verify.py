@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl.audit import verify_agreement
 from pirl.audit import verify_checks as checks
 from pirl.audit import verify_ties as ties
 from pirl.audit.arguments import verify_parser
@@ -181,6 +182,7 @@ def _checks(
         "metadata": lambda: [*ties.metadata(path), *ties.command(path, verdict)],
         "config": lambda: ties.config(path),
         "log": lambda: ties.log_texts(path),
+        "agreement": lambda: verify_agreement.agreement(RawRecords(path).once()),
         "derived": lambda: checks.derived(path, verdict),
         "report": lambda: checks.reports(path),
         "statement": lambda: checks.statement(path, verdict),

@@ -40,8 +40,9 @@ from pirl.config.identity import canonical_text
 from pirl.config.strictjson import parse_json
 from pirl.errors import EvidenceError
 from pirl.journal.codec import dump_json, dump_line, parse_object, to_json
-from pirl.journal.fields import file_sha256, read_object
-from pirl.journal.metric_log import ROW_FORMAT, parse_rows
+from pirl.journal.fields import exact_text, file_sha256, read_object
+from pirl.journal.media import is_png
+from pirl.journal.metric_log import encode_row, parse_rows
 
 MAX_FILE_BYTES = 256 * 2**20
 MIN_EXPECTED = 7
@@ -59,9 +60,13 @@ def unreadable(path: Path) -> list[Problem]:
     """Why the folder cannot be read as a bundle of this format; links are not followed."""
     if not path.is_dir():
         return [Problem("bundle", path.name, "not a folder")]
+    try:
+        entries = list_files(path)
+    except OSError as error:
+        return [Problem("bundle", path.name, f"cannot be listed: {error.strerror}")]
     found = [
         Problem("bundle", name, "neither a file nor a folder of the bundle")
-        for name, entry in list_files(path).items()
+        for name, entry in entries.items()
         if entry.is_symlink() or not entry.is_file() or entry.stat().st_size > MAX_FILE_BYTES
     ]
     if not (path / MANIFEST).is_file():
@@ -87,7 +92,7 @@ def other_format(path: Path) -> list[Problem]:
 def manifest(path: Path) -> list[Problem]:
     """Every file is listed, present and unaltered, and nothing else is said."""
     expected = build_manifest(path)
-    text = (path / MANIFEST).read_text(encoding="utf-8")
+    text = exact_text(path / MANIFEST)
     if text == dump_json(expected):
         return []
     recorded = parse_object(text, where=MANIFEST)
@@ -125,14 +130,20 @@ def file_set(path: Path) -> list[Problem]:
             continue
         seal = _seal(path, step)
         of_step = {f"raw/{step}/{SEAL_NAME}", *seal.files}
-        allowed |= of_step
         wanted |= of_step
         if run.steps[step].stopped_by is None:
-            wanted |= _complete(path, step)
+            of_step = _complete(path, step)
+            wanted |= of_step
+        allowed |= of_step
     if "config/canonical.json" not in present and _stopped(run, files.VALIDATE):
         wanted -= {"config/canonical.json", "config/train_config.json"}
     found = dict.fromkeys(sorted(present - allowed), "does not belong in a bundle")
     found |= dict.fromkeys(sorted(wanted - present), "is missing")
+    empty = [folder for folder, inside, names in path.walk() if not inside and not names]
+    found |= {f.relative_to(path).as_posix(): "a folder without a file" for f in empty}
+    for name in present & allowed:
+        if name.endswith(".png") and not is_png((path / name).read_bytes()):
+            found[name] = "not a PNG picture"
     return problems("files", found)
 
 
@@ -170,7 +181,7 @@ def records(path: Path) -> list[Problem]:
             found[name] = record_problem(raw, step, leaf)
     for name, kind in (("run", Run), ("source", Source), ("environment", Environment)):
         where = f"metadata/{name}.json"
-        text = (path / where).read_text(encoding="utf-8")
+        text = exact_text(path / where)
         found[where] = layout(text, dump_json(to_json(read_metadata(path, name, kind))))
     return problems("record", found)
 
@@ -205,9 +216,11 @@ def _metric_problem(text: str, leaf: str) -> str:
     rows = [row for _, row in lines_of(text, leaf)]
     parsed = parse_rows(rows, source=leaf)
     for row in rows:
-        if set(row) != _METRIC_KEYS or row["format"] != ROW_FORMAT:
+        if set(row) != _METRIC_KEYS:
             return f"a row with the keys {', '.join(sorted(row))}"
-    again = "".join(json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n" for row in rows)
+    again = "".join(
+        json.dumps(encode_row(row), separators=(",", ":"), allow_nan=False) + "\n" for row in parsed
+    )
     steps = [row.step for row in parsed]
     if steps != sorted(set(steps)):
         return "updates do not rise"
@@ -221,7 +234,7 @@ def derived(path: Path, verdict: GateVerdict) -> list[Problem]:
     run = read_metadata(path, "run", Run)
     found: dict[str, str] = {}
     for name, expected in derived_texts(RawRecords(path), verdict, run).items():
-        text = (path / name).read_text(encoding="utf-8")
+        text = exact_text(path / name)
         if text == expected:
             continue
         if name.endswith(".json"):
@@ -271,7 +284,7 @@ def reports(path: Path) -> list[Problem]:
     return [
         Problem("report", name, "not what the other files give")
         for name, expected in rendered.items()
-        if (path / name).read_text(encoding="utf-8") != expected
+        if exact_text(path / name) != expected
     ]
 
 
@@ -283,7 +296,7 @@ def statement(path: Path, verdict: GateVerdict) -> list[Problem]:
         run=read_metadata(path, "run", Run),
         source=read_metadata(path, "source", Source),
     )
-    recorded = (path / STATEMENT).read_text(encoding="utf-8")
+    recorded = exact_text(path / STATEMENT)
     if recorded == dump_json(expected):
         return []
     what = _difference(parse_json(recorded), expected)

@@ -26,7 +26,7 @@ from pirl.audit.statement import FORMAT_VERSION, SIGNATURE, STATEMENT
 from pirl.config.identity import canonical_text
 from pirl.errors import EvidenceError
 from pirl.journal.codec import dump_json, parse_object
-from pirl.journal.fields import file_sha256
+from pirl.journal.fields import exact_text, file_sha256
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -35,6 +35,9 @@ SLACK_S = 2.0
 """Times of day are whole seconds, and the process table counts from a boot time in whole seconds."""
 CLOCK_AHEAD = timedelta(days=1)
 """How far the clock of the verifier may be behind the one of the gate."""
+_UTC = "%Y-%m-%dT%H:%M:%SZ"
+TO_SEAL = timedelta(minutes=10)
+"""How long after its last step a gate may take to put its end down."""
 FORMAT_SINCE = datetime(2026, 11, 1, tzinfo=UTC)
 """No bundle of this format is older."""
 
@@ -101,7 +104,10 @@ def _times(run: Run, step: str, seal: Seal, after_s: float) -> list[Problem]:
 
 
 def _utc(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    found = datetime.strptime(text, _UTC).replace(tzinfo=UTC)
+    if found.strftime(_UTC) != text:
+        raise EvidenceError(f"{text!r} is not a time as {_UTC}")
+    return found
 
 
 def metadata(path: Path) -> list[Problem]:
@@ -121,9 +127,10 @@ def metadata(path: Path) -> list[Problem]:
         "metadata/run.json: nonce": _is_hex(run.nonce, 32) and len(set(run.nonce)) > 1,
         "metadata/run.json: launched_by": run.launched_by in LAUNCHERS,
         "metadata/run.json: started_utc, ended_utc": FORMAT_SINCE
-        <= started <= max([started, *steps_end]) <= ended <= now + CLOCK_AHEAD,
+        <= started <= (last := max([started, *steps_end])) <= ended <= min(last + TO_SEAL, now + CLOCK_AHEAD),
         "metadata/run.json: command": run.command[:2] == ("pirl", "gate"),
-        "metadata/run.json: steps": bool(run.steps),
+        "metadata/run.json: steps": bool(run.steps) and _ends_once(run),
+        "metadata/run.json: signed_by": run.signed_by is None or _is_hex(run.signed_by, 64),
         "metadata/source.json: git_commit": is_commit,
         "metadata/source.json: patch_sha256": fits
         and (not source.git_dirty or _is_hex(source.patch_sha256, 64)),
@@ -131,11 +138,22 @@ def metadata(path: Path) -> list[Problem]:
         and all(_is_hex(digest, 64) for digest in source.lock_files.values()),
         "metadata/environment.json: packages": bool(machine.packages),
         "metadata/environment.json: python": bool(machine.python),
+        "metadata/environment.json: cores, memory": machine.memory_gib > 0
+        and 0 < machine.cpu_usable <= (machine.cpu_count or machine.cpu_usable),
     }  # fmt: skip
     return [
         Problem("metadata", where.partition(": ")[0], f"{where.partition(': ')[2]} is missing or cannot be")
         for where, ok in holds.items() if not ok
     ]  # fmt: skip
+
+
+def _ends_once(run: Run) -> bool:
+    """Only the last step that began may have ended early, and only such a one has an error."""
+    steps = list(run.steps.values())
+    stopped = [step.stopped_by is not None for step in steps]
+    return not any(stopped[:-1]) and all(
+        is_stopped or step.error is None for is_stopped, step in zip(stopped, steps, strict=True)
+    )
 
 
 def _is_hex(value: object, length: int) -> bool:
@@ -145,12 +163,13 @@ def _is_hex(value: object, length: int) -> bool:
 def command(path: Path, verdict: GateVerdict) -> list[Problem]:
     """The command of the whole gate asks for the profile and variant that were judged."""
     run = read_metadata(path, "run", Run)
-    options = dict(zip(run.command, run.command[1:], strict=False))
     asked = {"--profile": verdict.profile, "--variant": verdict.variant}
+    given = [(word, run.command[i + 1 : i + 2]) for i, word in enumerate(run.command)]
     wrong = [
-        f"{option} {options.get(option)}, not {wanted}"
+        f"{option} {' '.join(value)}, not {wanted}"
         for option, wanted in asked.items()
-        if options.get(option) != wanted and wanted != UNKNOWN
+        for value in [v for word, v in given if word.partition("=")[0] == option] or [()]
+        if value != (wanted,) and wanted != UNKNOWN
     ]
     return problems(
         "metadata", {"metadata/run.json": "; ".join(wrong) and f"command: {'; '.join(wrong)}"}
@@ -162,10 +181,10 @@ def config(path: Path) -> list[Problem]:
     canonical, readable = path / "config" / "canonical.json", path / "config" / "train_config.json"
     if not canonical.is_file() and not readable.is_file():
         return []
-    text = readable.read_text(encoding="utf-8")
+    text = exact_text(readable)
     tree = parse_object(text, where=readable.name)
     found = {"config/train_config.json": layout(text, dump_json(tree))}
-    if canonical_text(tree) != canonical.read_text(encoding="utf-8"):
+    if canonical_text(tree) != exact_text(canonical):
         found["config/train_config.json"] = "not the config of config/canonical.json"
     return problems("config", found)
 
@@ -190,6 +209,6 @@ def signature(path: Path, key: Ed25519PublicKey | None) -> list[Problem]:
         found = "missing: the bundle is not signed"
     elif signed_by != fingerprint(key):
         found = f"by the key {signed_by[:12]}, not {fingerprint(key)[:12]}"
-    elif not is_signed(key, (path / STATEMENT).read_bytes(), (path / SIGNATURE).read_text("ascii")):
+    elif not is_signed(key, (path / STATEMENT).read_bytes(), exact_text(path / SIGNATURE)):
         found = "not a signature of this statement by that key"
     return problems("signature", {SIGNATURE: found})

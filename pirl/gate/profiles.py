@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pirl.audit.outcomes import ASKED_FOR, CANNOT_RUN
 from pirl.audit.records import files
 from pirl.config.check import CheckedConfig, check_config, write_resolved
 from pirl.config.jsonfile import read_config
@@ -117,7 +118,7 @@ def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], targe
         return Ready(profile=profile, loaded=loaded, look=first_look(loaded))
 
     if wanted == "embedded":
-        return ready("embedded", "the embedded profile was asked for by name")
+        return ready("embedded", ASKED_FOR)
     try:
         return ready("libero", "")
     except AlteredAssetsError:
@@ -125,7 +126,7 @@ def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], targe
     except EnvironmentNotReadyError as error:
         if wanted == "libero":
             raise
-        return ready("embedded", f"LIBERO cannot run here: {error.what}")
+        return ready("embedded", f"{CANNOT_RUN}{error.what}")
 
 
 def first_look(loaded: LoadedConfig) -> FirstLook:

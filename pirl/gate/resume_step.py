@@ -18,6 +18,7 @@ import torch
 
 from pirl.algorithm.chain import sample_chunk
 from pirl.audit.bundle import StepWriter
+from pirl.audit.criteria.resume import SAVE_KILLS
 from pirl.audit.records import files
 from pirl.audit.records.common import Process
 from pirl.audit.records.resume import (
@@ -57,7 +58,6 @@ RUN = "resumed"
 _LATER_WORK_S = 0.05
 """The kill comes this long after `last` points at the first checkpoint. The next version was published before, so
 actors are at work on it; a whole later update of the embedded run takes 0.3 s on an idle machine."""
-_SAVE_KILLS = 3
 _TRAIN_CONFIG = "pretrained_model/train_config.json"
 
 
@@ -309,7 +309,7 @@ def _kill_saves(gate: GateSession, source: Path, watch: Watch) -> list[SaveKill]
         ProcessDiedError, TooLateError: it saved nothing.
     """
     records: list[SaveKill] = []
-    for index in range(_SAVE_KILLS):
+    for index in range(SAVE_KILLS):
         run_dir = gate.work / "interrupted-saves" / str(index)
         with forked.ForkedGroup() as group:
             saver = group.start(

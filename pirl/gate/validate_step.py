@@ -23,8 +23,8 @@ from pirl.algorithm.advantage import episode_layout, gae
 from pirl.algorithm.gaussian import GaussianStep, log_density
 from pirl.algorithm.schedule import step_noise
 from pirl.audit.bundle import StepWriter
-from pirl.audit.criteria.validate import VERSIONS
-from pirl.audit.outcomes import SUCCESS_DEFINITION
+from pirl.audit.criteria.validate import GAUSSIAN_ELEMENTS, STD_STEPS, VERSIONS
+from pirl.audit.outcomes import STOPPING_RULE, SUCCESS_DEFINITION
 from pirl.audit.records import files, validate
 from pirl.config.identity import canonical_json
 from pirl.config.load import load_config
@@ -44,8 +44,6 @@ from pirl.records import Observation
 from pirl.runtime.session import Session, build_session
 
 type _Rows = Float32[np.ndarray[Any, Any], "*shape"]
-
-_STOPPING_RULE = "after runtime.total_updates updates, fixed before the run"
 
 
 def run(gate: GateSession, step: StepWriter) -> None:
@@ -78,7 +76,7 @@ def run(gate: GateSession, step: StepWriter) -> None:
     step.write_all(files.INVALID, _invalid_configs(gate))
     step.write_all(files.GAUSSIAN, [gaussian_case()])
     step.write_all(files.GAE, [gae_case(cfg.pirl.gamma, cfg.pirl.gae_lambda)])
-    step.write_all(files.STD, [std_case(steps) for steps in (2, 5, 10)])
+    step.write_all(files.STD, [std_case(steps) for steps in STD_STEPS])
     session = build_session(gate.loaded, device=cfg.runtime.learner_device, run_id="validate")
     step.write(files.SETTINGS, _settings(gate, session))
     step.write(files.INPUTS, _inputs(gate, session))
@@ -165,10 +163,10 @@ def load_invalid(case: str, path: Path) -> validate.InvalidConfig:
 def gaussian_case() -> validate.GaussianCase:
     """pirl's own density of a fixed sample."""
     rng = torch.Generator().manual_seed(1)
-    x, mean = torch.randn(2, 12, generator=rng, dtype=torch.float64)
-    std = torch.rand(12, generator=rng, dtype=torch.float64) + 0.1
+    x, mean = torch.randn(2, GAUSSIAN_ELEMENTS, generator=rng, dtype=torch.float64)
+    std = torch.rand(GAUSSIAN_ELEMENTS, generator=rng, dtype=torch.float64) + 0.1
     law = GaussianStep(mean=mean, std=std)
-    log_prob = log_density(x, law, mask=torch.ones(12, dtype=torch.bool)).sum()
+    log_prob = log_density(x, law, mask=torch.ones(GAUSSIAN_ELEMENTS, dtype=torch.bool)).sum()
     return validate.GaussianCase(
         x=tuple(x.tolist()),
         mean=tuple(mean.tolist()),
@@ -240,7 +238,7 @@ def _settings(gate: GateSession, session: Session) -> validate.Settings:
         numerics=f"{device}/float32",
         torch_threads=cfg.runtime.torch_threads,
         success_definition=SUCCESS_DEFINITION,
-        stopping_rule=_STOPPING_RULE,
+        stopping_rule=STOPPING_RULE,
         parameters=validate.Parameters(
             total=sum(p.numel() for p in (*trained.values(), *frozen.values())),
             trained=sum(p.numel() for p in trained.values()),

@@ -30,6 +30,16 @@ def read_object(path: Path) -> Record:
         raise EvidenceError(f"{path.name} is not a JSON object: {error}") from error
 
 
+def exact_text(path: Path) -> str:
+    """The text of a file, every byte as it is: `Path.read_text` takes one line ending for another.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not UTF-8.
+    """
+    return path.read_bytes().decode("utf-8")
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with path.open("rb") as file:

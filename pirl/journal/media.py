@@ -6,6 +6,7 @@ know where frames come from. Read `pirl.audit.pictures` next.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,8 @@ from pirl.files import require_space, writing
 
 MIN_WIDTH = 480
 """Pixels; smaller videos are unreadable in a browser."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 type Frame = UInt8[np.ndarray[Any, Any], "h w 3"]
 """Red, green, blue, 0 to 255."""
@@ -120,6 +123,19 @@ def write_png(path: Path, frame: Frame) -> None:
     from PIL import Image
 
     Image.fromarray(frame).save(path, format="PNG")
+
+
+def is_png(data: bytes) -> bool:
+    """Whether the bytes are a PNG and nothing else: signature, chunks with their check sums, and the end."""
+    at, kind, kinds = len(_PNG), b"", list[bytes]()
+    while data.startswith(_PNG) and at + 12 <= len(data) and kind != b"IEND":
+        size = int.from_bytes(data[at : at + 4])
+        kind, end = data[at + 4 : at + 8], at + 8 + size
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return False
+        kinds.append(kind)
+        at = end + 4
+    return kinds[:1] == [b"IHDR"] and kind == b"IEND" and at == len(data)
 
 
 def inspect_video(path: Path) -> Clip:

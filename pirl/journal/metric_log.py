@@ -118,17 +118,9 @@ class MetricLog(JsonLines):
         Raises:
             EvidenceError: a name is not in the table.
         """
-        for name in metrics:
-            lookup(name)
-        self.write(
-            {
-                "format": ROW_FORMAT,
-                "step": step,
-                "version": version,
-                "elapsed_s": round(time.monotonic() - self._start, 3),
-                "metrics": {name: _encode(float(value)) for name, value in metrics.items()},
-            }
-        )
+        elapsed_s = round(time.monotonic() - self._start, 3)
+        row = MetricRow(step=step, version=version, elapsed_s=elapsed_s, metrics=metrics)
+        self.write(encode_row(row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +132,21 @@ class MetricRow:
     elapsed_s: float
     """Seconds since the process opened its log; no wall-clock time."""
     metrics: Mapping[str, float]
+
+
+def encode_row(row: MetricRow) -> dict[str, Any]:
+    """A row as it stands in a file.
+
+    Raises:
+        EvidenceError: a name is not in the table.
+    """
+    return {
+        "format": ROW_FORMAT,
+        "step": row.step,
+        "version": row.version,
+        "elapsed_s": row.elapsed_s,
+        "metrics": {lookup(name).name: _encode(float(v)) for name, v in row.metrics.items()},
+    }
 
 
 def read_json_lines(path: Path, *, allow_torn_tail: bool = False) -> list[dict[str, Any]]:

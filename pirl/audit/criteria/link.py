@@ -19,8 +19,12 @@ criterion = Group("smoke", files.SMOKE)
 
 LEARNER = "learner"
 
-AGREED = ("config_path", "config_hash", "recipe", "variant", "run_id", "protocol_version")
-"""Identity fields that every handshake records on both sides, beside any others."""
+AGREED = (
+    "protocol_version", "recipe", "variant", "config_path", "config_hash", "run_id", "policy_type",
+    "policy_architecture", "action_mode", "denoising_steps", "executed_steps", "environment", "control_mode",
+    "cameras", "policy_settings", "reward", "state_split", "noise_settings",
+)  # fmt: skip
+"""Fields of an identity (`pirl.transport.identity`, which costs torch): all on both sides of every handshake."""
 
 
 def disabled_hooks(processes: Sequence[Process]) -> Measured:

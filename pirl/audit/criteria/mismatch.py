@@ -27,8 +27,8 @@ DIRECTIONS = ("actor-to-learner", "learner-to-actor", "checkpoint")
 REFUSED = (5, 2)
 """Exit codes of a refusal: mismatch, or invalid config."""
 
-TEETH = ("handshake", "manifest")
-"""Checks of `pirl.hooks` that the teeth test must disable."""
+TEETH = {"handshake": "config-hash", "manifest": "checkpoint-manifest"}
+"""Checks of `pirl.hooks` that the teeth test must disable, and the class whose case they refuse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

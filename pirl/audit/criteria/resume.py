@@ -28,6 +28,8 @@ DAMAGE_CASES = (
 
 RUNS = ("uninterrupted", "interrupted", "resumed")
 SIGKILL = -9
+SAVE_KILLS = 3
+"""Processes that are killed while they save."""
 
 
 def _learner(raw: RawRecords, run: str) -> Process:

@@ -31,6 +31,22 @@ REFUSED_CASES = (
 VERSIONS = {"python": "3.12.", "lerobot": "0.6.", "mujoco": "3.8.1"}
 """Package and what its version begins with; elsewhere nothing was tried."""
 
+PACKAGE_OF = {"libero": ("LIBERO", "hf-libero"), "embedded": ("MetaWorld", "metaworld")}
+"""Profile, and its simulator by name and by package."""
+
+CLAUSES = (
+    "protocol", "spec", "eval-mode", "precision", "parameters", "inputs", "encode", "encode-deterministic",
+    "predict", "postprocess", "postprocess-pure", "predict-deterministic", "train-mode-refused",
+    "trained-gradient", "frozen", "hidden-gripper", "visible-dims", "critic-features", "padded-views",
+    "batching",
+)  # fmt: skip
+"""Clauses of the flow-policy contract in their order, by name: `pirl.contract.check` costs torch."""
+
+STD_STEPS = (2, 5, 10)
+"""Numbers of denoising steps whose stds are compared with the closed form."""
+GAUSSIAN_ELEMENTS = 12
+"""Of the sample whose density is."""
+
 CANONICAL = "config/canonical.json"
 BLANK_STD = 1.0
 """A frame whose pixels vary less than this shows nothing."""

@@ -18,22 +18,29 @@ from pirl.audit import logs
 from pirl.audit.bundle import BundleWriter, FinishedBundle, StepWriter
 from pirl.audit.criteria.learning import MUST_BE_FINITE, REWARDED_ENV, REWARDED_TASK
 from pirl.audit.criteria.mismatch import CLASSES, TEETH
-from pirl.audit.criteria.resume import DAMAGE_CASES, PARTS
+from pirl.audit.criteria.resume import DAMAGE_CASES, PARTS, SAVE_KILLS
 from pirl.audit.criteria.validate import (
+    CLAUSES,
+    PACKAGE_OF,
     REFUSED_CASES,
+    STD_STEPS,
+    VERSIONS,
     advantages,
     flow_sde_std,
     gaussian_log_prob,
 )
 from pirl.audit.derive import read_metadata
-from pirl.audit.outcomes import SUCCESS_DEFINITION
+from pirl.audit.outcomes import CANNOT_RUN, STOPPING_RULE, SUCCESS_DEFINITION
 from pirl.audit.records import common, files, mismatch, resume, smoke, validate
 from pirl.audit.records.metadata import Run, Source
 from pirl.audit.redact import Redactor
+from pirl.config.rules import rule_outcomes
+from pirl.journal.environment import collect_environment
 from pirl.journal.media import Clip, write_video
 
 REPO = Path(__file__).parents[3]
-UPDATES, SAVED, KILLED, TOTAL = 3, 2, 3, 5
+UPDATES, SAVED, KILLED = 5, 2, 3
+TOTAL = UPDATES
 PER_UPDATE = 8
 TASKS = {
     "libero": ("libero_10", ("put both moka pots on the stove", "turn on the stove")),
@@ -41,6 +48,7 @@ TASKS = {
 }
 ENV_TYPE = {"libero": "libero", "embedded": "pirl_metaworld"}
 ROLES = ("learner", "actor-0")
+MODULES = dict(zip(ROLES, ("pirl.learner", "pirl.actor"), strict=True))
 
 
 def sha(text: str) -> str:
@@ -73,10 +81,19 @@ class Story:
     @property
     def canonical(self) -> str:
         config = {
-            "env": {"type": ENV_TYPE[self.profile], "task": self.suite},
+            "env": {"type": ENV_TYPE[self.profile], "task": self.suite, "episode_length": 95},
             "parallelism": {"dp_replicate": 1},
-            "pirl": {"variant": self.variant},
+            "pirl": {"variant": self.variant, self.variant.replace("-", "_"): {"noise_level": 0.5}},
+            "policy": {},
             "recipe": "pi-rl",
+            "runtime": {
+                "actors": 1,
+                "mode": "sync",
+                "rollout_chunks": 36,
+                "split": "train",
+                "torch_threads": 1,
+                "total_updates": UPDATES,
+            },
             "seed": 7,
         }
         return json.dumps(config, sort_keys=True, separators=(",", ":"))
@@ -91,6 +108,10 @@ class Story:
             "protocol_version": 1, "recipe": "pi-rl", "variant": self.variant,
             "config_path": "configs/train_config_pirl_smoke.json", "config_hash": self.config_hash,
             "run_id": "run-0001", "environment": f"{ENV_TYPE[self.profile]}/{self.suite}, limit 95",
+            "policy_type": "xvla", "policy_architecture": sha("architecture"), "action_mode": "auto",
+            "denoising_steps": 2, "executed_steps": 4, "control_mode": "relative", "cameras": "image of 1 views",
+            "policy_settings": "domain_id=0", "reward": "success", "state_split": "train of ab",
+            "noise_settings": "noise_level=0.5",
         }  # fmt: skip
 
 
@@ -105,6 +126,30 @@ class RewardedStory(Story):
         return super().identity | {"run_id": "run-0002", "environment": f"{REWARDED_ENV}, limit 60"}
 
 
+def successes(update: int) -> int:
+    return min(PER_UPDATE, 2 + update)
+
+
+def env_steps(update: int) -> int:
+    return 80 * successes(update) + 95 * (PER_UPDATE - successes(update))
+
+
+def decisions(update: int) -> int:
+    return 4 * successes(update) + 5 * (PER_UPDATE - successes(update))
+
+
+def actor_row(update: int) -> dict[str, float]:
+    """Of the rollout that the update uses."""
+    return {
+        "rollout/episodes": float(PER_UPDATE),
+        "rollout/successes": float(successes(update)),
+        "rollout/env_steps": float(env_steps(update)),
+        "time/env_step_s": 1.1,
+        "time/infer_s": 0.6,
+        "time/wait_s": 2.0,
+    }
+
+
 def update_row(update: int) -> dict[str, float]:
     row = dict.fromkeys(MUST_BE_FINITE, 0.0)
     row |= {
@@ -115,18 +160,30 @@ def update_row(update: int) -> dict[str, float]:
         "update/ratio_min": 0.8,
         "update/grad_norm_actor": 0.7,
         "update/optimiser_steps": 8.0,
-        "rollout/successes": float(min(PER_UPDATE, 2 + update)),
+        "rollout/successes": float(successes(update)),
         "rollout/episodes": float(PER_UPDATE),
         "time/update_s": 1.9 + 0.1 * update,
+    }
+    won, steps = int(row["rollout/successes"]), env_steps(update)
+    row |= {
+        "rollout/success_rate": won / PER_UPDATE,
+        "rollout/env_steps": float(steps),
+        "rollout/mean_env_steps": steps / PER_UPDATE,
+        "rollout/mean_decisions": decisions(update) / PER_UPDATE,
+        "rollout/mean_return": won / PER_UPDATE,
+        "version/current": float(update),
+        "counters/received": float(sum(map(decisions, range(1, update + 1)))),
+        "counters/consumed": float(sum(map(decisions, range(1, update + 1)))),
+        "link/bytes_received": 9000.0 * sum(map(decisions, range(1, update + 1))),
     }
     bins = (0, 0, 7, 41 + update, 52 - update, 6, 2, 0)
     return row | {f"update/ratio_bin_{index}": float(count) for index, count in enumerate(bins)}
 
 
-def rows(folder: Path, updates, metrics=update_row) -> Path:
-    """A file as `MetricLog` writes it."""
+def rows(folder: Path, updates, metrics=update_row, *, lag: int = 0) -> Path:
+    """A file as `MetricLog` writes it; an actor's versions lag behind its rollouts' numbers."""
     lines = [
-        {"format": 1, "step": u, "version": u, "elapsed_s": 5.0 * u, "metrics": metrics(u)}
+        {"format": 1, "step": u, "version": u - lag, "elapsed_s": 5.0 * u, "metrics": metrics(u)}
         for u in updates
     ]
     path = folder / "rows.jsonl"
@@ -159,7 +216,7 @@ def episodes(story: Story) -> list[smoke.Episode]:
 
 def process(role: str, number: int, exit_code: int = 0) -> common.Process:
     return common.Process(
-        role=role, nonce=sha(f"process {number}")[:32], started_s=0.1 * number, seconds=21.5,
+        role=role, nonce=sha(f"process {number}")[:32], started_s=0.1 * number, seconds=1.0,
         exit_code=exit_code, hooks=(),
     )  # fmt: skip
 
@@ -170,11 +227,17 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             path=str(story.identity["config_path"]), hash=story.config_hash, recipe="pi-rl",
             variant=story.variant, hooks=(),
         ))  # fmt: skip
-        reason = "" if story.profile == "libero" else "LIBERO assets are not on this machine"
+        reason = "" if story.profile == "libero" else f"{CANNOT_RUN}its assets are not here"
         step.write(files.PROFILE, validate.Profile(
             profile=story.profile, reason=reason, env_type=ENV_TYPE[story.profile], suite=story.suite
         ))  # fmt: skip
-        step.write_all(files.RULES, [validate.Rule(rule=f"rule {i}", errors=()) for i in range(20)])
+        step.write_all(
+            files.RULES,
+            [
+                validate.Rule(rule=outcome.rule, errors=())
+                for outcome in rule_outcomes(json.loads(story.canonical))
+            ],
+        )
         said = validate.Objection(
             field_name="pirl.variant", value="'x'", expected="a variant", fix="set it"
         )
@@ -182,12 +245,12 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             validate.InvalidConfig(case=c, exit_code=2, objections=(said,)) for c in REFUSED_CASES
         ])  # fmt: skip
         step.write_all(files.CONTRACT, [
-            validate.Clause(clause=f"clause {i}", status="kept", asks="it", detail="ok")
-            for i in range(8)
+            validate.Clause(clause=name, status="kept", asks="it", detail="ok") for name in CLAUSES
         ])  # fmt: skip
-        versions = {"python": "3.12.1", "lerobot": "0.6.1", "mujoco": "3.8.1"}
+        machine = collect_environment()
+        versions = {"python": machine["python"], **machine["packages"]}
         step.write_all(
-            files.PACKAGES, [validate.Package(package=p, version=v) for p, v in versions.items()]
+            files.PACKAGES, [validate.Package(package=p, version=versions[p]) for p in VERSIONS]
         )
         step.write(files.FIRST_LOOK, validate.FirstLook(
             task=story.tasks[0], init_state_id=0, env_steps=20, frame_std=41.5
@@ -196,30 +259,33 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             seed=7, total_updates=UPDATES, rollout_chunks=36, actors=1, mode="sync", split="train",
             chunk_size=4, executed_steps=4, denoising_steps=2, noise={"noise_level": 0.5},
             action_mode="auto", control_mode="relative", episode_length=95, numerics="cpu/float32",
-            torch_threads=1, success_definition=SUCCESS_DEFINITION, stopping_rule="fixed",
+            torch_threads=1, success_definition=SUCCESS_DEFINITION, stopping_rule=STOPPING_RULE,
             parameters=validate.Parameters(total=255000, trained=90000, sent=90000),
         ))  # fmt: skip
         sides = validate.Sides(train=tuple(range(40)), heldout=tuple(range(40, 50)))
         tasks = story.tasks + ((REWARDED_TASK,) if story.profile == files.REWARDED else ())
         step.write(files.SPLIT, validate.Split(mode="train", tasks=dict.fromkeys(tasks, sides)))
+        simulator, package = PACKAGE_OF[story.profile]
         step.write(files.INPUTS, validate.Inputs(
             checkpoint=validate.StartingPoint(
                 source="random weights", revision="none", licence="none", files={"a": sha("w")}
             ),
             environment=validate.Simulator(
-                name=story.suite, version="3.0.0", mujoco="3.8.1", tasks=story.tasks,
+                name=simulator, version=versions[package], mujoco=versions["mujoco"], tasks=story.tasks,
                 assets={"source": "wheels"}, initial_states={"split": sha("s")}, reset_mode="full",
             ),
         ))  # fmt: skip
-        case = validate.GaussianCase(x=(0.1, -0.4), mean=(0.0, -0.3), std=(0.2, 0.5), log_prob=0.0)
+        case = validate.GaussianCase(
+            x=(0.1, -0.4) * 6, mean=(0.0, -0.3) * 6, std=(0.2, 0.5) * 6, log_prob=0.0
+        )
         step.write_all(files.GAUSSIAN, [replace_field(case, log_prob=gaussian_log_prob(case))])
         gae = validate.GaeCase(
             gamma=0.99, gae_lambda=0.95, rewards=(0.0, 1.0), values=(0.1, 0.2),
             next_values=(0.2, 0.3), done=(False, True), truncated=(False, False), advantages=(),
         )  # fmt: skip
         step.write_all(files.GAE, [replace_field(gae, advantages=tuple(advantages(gae)))])
-        std = validate.StdCase(denoising_steps=5, noise_level=0.5, std=())
-        step.write_all(files.STD, [replace_field(std, std=tuple(flow_sde_std(std)))])
+        stds = [validate.StdCase(denoising_steps=n, noise_level=0.5, std=()) for n in STD_STEPS]
+        step.write_all(files.STD, [replace_field(s, std=tuple(flow_sde_std(s))) for s in stds])
         step.command(["pirl", "validate"], about="the config")
 
 
@@ -240,7 +306,7 @@ def counters(story: Story) -> tuple[smoke.LearnerCounters, smoke.ActorCounters]:
     sent = sum(by_version.values())
     learner = smoke.LearnerCounters(
         received=sent, consumed=sent, dropped={"stale": 0}, bytes_received=9000 * sent,
-        episodes_received=len(played), published=tuple(range(UPDATES + 1)),
+        episodes_received=len(played), published=tuple(range(UPDATES)),
     )  # fmt: skip
     actor = smoke.ActorCounters(
         sent=sent, bytes_sent=9000 * sent, episodes_sent=len(played), by_version=by_version,
@@ -264,8 +330,8 @@ def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> 
         step.exact(files.LEARNER_CONFIG, story.canonical)
         step.exact(files.ACTOR_CONFIG, story.canonical, rank=0)
         step.copy(files.LEARNER_METRICS, rows(folder, range(1, UPDATES + 1)))
-        times = {"time/env_step_s": 1.1, "time/infer_s": 0.6, "time/wait_s": 2.0}
-        step.copy(files.ACTOR_METRICS, rows(folder, range(1, UPDATES + 1), lambda _: times), rank=0)
+        played = rows(folder, range(1, UPDATES + 1), actor_row, lag=1)
+        step.copy(files.ACTOR_METRICS, played, rank=0)
         names = ("model.transformer.blocks.0.attn.weight", "model.transformer.pos_emb")
         step.write(files.TENSORS, smoke.TensorDigests(**{
             side: smoke.TensorGroups(
@@ -273,7 +339,9 @@ def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> 
             )
             for side in ("before", "after")
         }))  # fmt: skip
-        looked = smoke.LookedFor(processes=ROLES, ports=(4711,), shared_memory=("psm_*",))
+        looked = smoke.LookedFor(
+            processes=tuple(row.role for row in table), ports=(4711,), shared_memory=("psm_*",)
+        )
         step.write(files.LEFTOVERS, smoke.Leftovers(
             looked_for=looked, processes=story.leftovers, ports=(), shared_memory=()
         ))  # fmt: skip
@@ -290,7 +358,8 @@ def smoke_step(writer: BundleWriter, story: Story, folder: Path, clip: Clip) -> 
         step.video(folder / "rollout.mp4", clip)
         for row in table:
             step.log(row.role, log(folder, f"process is {row.nonce}\n{story.extra_log}"))
-            step.command(["python", "-m", "pirl.learner"], about=row.role)
+            module = MODULES[row.role.removesuffix("-rewarded")]
+            step.command(["python", "-m", module], about=row.role)
 
 
 def log(folder: Path, text: str) -> Path:
@@ -306,15 +375,18 @@ def resume_step(writer: BundleWriter, story: Story, folder: Path) -> None:
         table = [
             process("learner-uninterrupted", 0),
             process("learner-interrupted", 4, -9),
-            process("learner-resumed", 5),
+            process("actor-0-interrupted", 5, 4),
+            process("learner-resumed", 6),
+            process("actor-0-resumed", 7),
         ]
         step.write_all(files.PROCESSES[files.RESUME], table)
         for row in table[1:]:
             step.log(row.role, log(folder, f"process is {row.nonce}"))
-            step.command(["python", "-m", "pirl.learner"], about=row.role)
+            role, _, run = row.role.rpartition("-")
+            step.command(["python", "-m", MODULES[role]], about=f"{run} {role}")
         step.write(files.KILL, resume.Kill(
             checkpoint_update=SAVED, killed_after_update=KILLED, total_updates=TOTAL,
-            resume_elapsed_s=12.0, resume_deadline_s=120.0,
+            resume_elapsed_s=1.0, resume_deadline_s=120.0,
         ))  # fmt: skip
         step.write(files.DIGESTS, resume.StateDigests(
             saved=saved, loaded=saved, uninterrupted=final, resumed=final
@@ -322,7 +394,8 @@ def resume_step(writer: BundleWriter, story: Story, folder: Path) -> None:
         step.copy(files.UNINTERRUPTED, rows(folder, range(1, TOTAL + 1)))
         step.copy(files.INTERRUPTED, rows(folder, range(1, KILLED + 1)))
         step.copy(files.RESUMED, rows(folder, range(SAVED + 1, TOTAL + 1)))
-        facts = {"pretrained_model/model.safetensors": resume.FileFacts(size=10, sha256=sha("w"))}
+        names = ("pretrained_model/model.safetensors", "optimizer.safetensors")
+        facts = {name: resume.FileFacts(size=10, sha256=sha(name)) for name in names}
         step.write(files.CHECKPOINT, resume.CheckpointFiles(manifest=facts, found=facts))
         step.write_all(files.DAMAGED, [
             resume.DamagedCheckpoint(case=case, part="optimizer.safetensors", exit_code=5,
@@ -331,7 +404,7 @@ def resume_step(writer: BundleWriter, story: Story, folder: Path) -> None:
         ])  # fmt: skip
         step.write_all(files.SAVE_KILLS, [
             resume.SaveKill(exit_code=-9, unfinished_folders=1, earlier_checkpoint_loads=True)
-        ])  # fmt: skip
+        ] * SAVE_KILLS)  # fmt: skip
         actions = (0.1, -0.25, 0.7, 1.0)
         step.write(files.STOCK, resume.StockLoad(
             missing_keys=(), unexpected_keys=(), actions_pirl=actions, actions_stock=actions
@@ -342,7 +415,7 @@ def case(name: str, order: int = 1, **changes) -> mismatch.Case:
     row = next((c for c in CLASSES if c.name == name), None)
     leaf = row.fields[0] if row and row.fields else "config_hash"
     direction = "checkpoint" if name.startswith(("checkpoint", "resume")) else "actor-to-learner"
-    started = 100.0 + 10.0 * order
+    started = 0.01 * order
     facts = {
         "name": name,
         "direction": "learner-to-actor" if name == "missing-metadata" else direction,
@@ -351,11 +424,11 @@ def case(name: str, order: int = 1, **changes) -> mismatch.Case:
         "exit_code": 5,
         "deadline_s": 60.0,
         "started_s": started,
-        "elapsed_s": 8.0,
+        "elapsed_s": 0.004,
         "fields": (mismatch.NamedField(field_name=leaf, ours="a", theirs="b"),),
         "decisions": None,
         "optimiser_steps": None,
-        "contact": mismatch.Contact(started_s=started + 8.5, seconds=0.1, run_id="host-run"),
+        "contact": mismatch.Contact(started_s=started + 0.005, seconds=0.001, run_id="host-run"),
     }
     return mismatch.Case(**facts | changes)
 
@@ -375,10 +448,9 @@ def mismatch_step(writer: BundleWriter, story: Story, folder: Path) -> None:
         cases = [case(row.name, order=i) for i, row in enumerate(CLASSES, start=1)]
         step.write_all(files.CASES, cases)
         step.write(files.HOST, mismatch.Host(run_id="host-run", decisions=0, optimiser_steps=0))
-        names = {"handshake": "config-hash", "manifest": "checkpoint-manifest"}
         step.write_all(files.TEETH, [
-            mismatch.Tooth(disabled=check, reported=(check,), case=case(names[check], 40, **accepted))
-            for check in TEETH
+            mismatch.Tooth(disabled=check, reported=(check,), case=case(name, 40, **accepted))
+            for check, name in TEETH.items()
         ])  # fmt: skip
         for one in cases:
             if one.probe == "process" and one.name not in logs.WITHHELD:

@@ -145,7 +145,7 @@ def test_refusal_that_names_another_field_or_one_value_does_not_count(raw, field
 
 
 def test_a_contact_before_the_end_of_its_case_is_no_proof(raw):
-    change_line(MISMATCH, "cases.jsonl", lambda r: r["contact"].update(started_s=1.0))(raw.root)
+    change_line(MISMATCH, "cases.jsonl", lambda r: r["contact"].update(started_s=0.0))(raw.root)
     assert verdict("mismatch/unhealthy_learners", raw) is Verdict.FAILED
 
 
@@ -178,7 +178,7 @@ def test_crashed_episode_counts_as_a_failure(raw):
     crash = set_to(end="env-error", reward=None, update=None)
     change_line(SMOKE, "episodes.jsonl", crash, 0)(raw.root)
     (outcome,) = judge_gate(raw).episodes
-    assert (outcome.rate.successes, outcome.rate.episodes, outcome.errors) == (11, 24, 1)
+    assert (outcome.rate.successes, outcome.rate.episodes, outcome.errors) == (24, 40, 1)
 
 
 @pytest.mark.parametrize(

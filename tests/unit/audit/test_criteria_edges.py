@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 
 import pytest
+from bundle_builder import UPDATES
 from test_criteria import BY_NAME, change, change_line, set_metric, set_to
 
 from pirl.audit.criteria.learning import MUST_BE_FINITE, is_of
@@ -104,7 +105,7 @@ EDGES = {
         change(SMOKE, "counters-actor-0.json", lambda r: r.update(by_version={"0": r["sent"], "1": 0})),
         (FAILED, 1)),
     "a lost episode is counted on both ways": (
-        "smoke/episodes_unaccounted", learner(episodes_received=23), (FAILED, 2)),
+        "smoke/episodes_unaccounted", learner(episodes_received=39), (FAILED, 2)),
     "an episode that no update used": (
         "smoke/episodes_unaccounted",
         change_line(SMOKE, "episodes.jsonl", set_to(end="interrupted", reward=None, update=None)), (FAILED, 1)),
@@ -152,7 +153,7 @@ def test_the_largest_of_values_that_are_no_numbers_is_none(raw, index):
 
 
 def test_values_that_were_looked_at_are_counted(raw):
-    assert judged(raw, "smoke/non_finite").detail == f"{3 * len(MUST_BE_FINITE)} values"
+    assert judged(raw, "smoke/non_finite").detail == f"{UPDATES * len(MUST_BE_FINITE)} values"
 
 
 def test_what_an_actor_and_the_host_counted_of_a_case_adds_up(raw):
@@ -189,7 +190,7 @@ def test_a_process_that_wrote_nothing_is_named(raw):
 def test_episodes_that_were_given_up_are_told(raw):
     given_up = set_to(end="interrupted", reward=None, update=None)
     change_line(SMOKE, "episodes.jsonl", given_up)(raw.root)
-    assert judged(raw, "smoke/broken_off").detail == "24 episodes, 1 given up at the end"
+    assert judged(raw, "smoke/broken_off").detail == "40 episodes, 1 given up at the end"
 
 
 def test_two_frames_are_a_video(raw, monkeypatch):
@@ -220,8 +221,8 @@ def test_the_verdict_is_about_the_recorded_variant_config_and_numerics(raw):
 
 def test_every_task_is_counted_by_itself(libero_bundle):
     shown = [outcome.to_json() for outcome in judge_gate(RawRecords(libero_bundle)).episodes]
-    assert [(o["successes"], o["episodes"]) for o in shown] == [(12, 24), (7, 12), (5, 12)]
-    assert shown[0]["wilson_95"] == [0.3143, 0.6857]
+    assert [(o["successes"], o["episodes"]) for o in shown] == [(25, 40), (14, 20), (11, 20)]
+    assert shown[0]["wilson_95"] == [0.4703, 0.7578]
 
 
 def test_types_of_a_record_are_those_of_its_page():

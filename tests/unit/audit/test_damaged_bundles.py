@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -49,3 +50,15 @@ def test_a_pipe_in_a_bundle_is_not_waited_for(name, bundle):
     (bundle / name).unlink()
     os.mkfifo(bundle / name)
     assert main([str(bundle)]) == 1
+
+
+def test_folders_too_deep_to_be_listed_are_a_problem(bundle, capsys, monkeypatch):
+    monkeypatch.chdir(bundle)
+    for _ in range(2500):
+        os.mkdir("d")  # noqa: PTH102 - a path of the whole would be too long
+        os.chdir("d")
+    os.chdir(bundle)
+    assert main([str(bundle)]) == 1
+    assert "cannot be listed: File name too long" in capsys.readouterr().out
+    # pytest removes what is left of a test by its path.
+    subprocess.run(["rm", "-rf", str(bundle / "d")], check=True)

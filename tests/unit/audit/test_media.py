@@ -95,7 +95,7 @@ def test_page_lists_every_episode_with_the_way_it_ended(good_bundle):
 
 def test_report_shows_rates_with_counts_and_intervals_only(good_bundle):
     text = (good_bundle.folder / "report.md").read_text()
-    assert "12/24 (0.31 to 0.69, 95 % Wilson)" in text
+    assert "25/40 (0.47 to 0.76, 95 % Wilson)" in text
     assert "%" not in text.replace("95 %", "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from datetime import datetime, timedelta
 
 import pytest
 from bundle_builder import Story, build_bundle
@@ -24,13 +25,14 @@ from tampering import (
 )
 
 from pirl.audit import verify_checks, verify_ties
-from pirl.audit.bundle import VIDEO
+from pirl.audit.bundle import POSTER, VIDEO
 from pirl.audit.records.files import MISMATCH, RESUME, SMOKE, STEPS, VALIDATE
 from pirl.audit.verify import verify_bundle
 from pirl.journal.codec import dump_json, dump_line
 
 S, M = f"raw/{SMOKE}", f"raw/{MISMATCH}"
 RUN, SOURCE = "metadata/run.json", "metadata/source.json"
+ROWS = f"{S}/metrics-learner.jsonl"
 LEARNER_LOG = f"logs/{SMOKE}/learner.log"
 REFUSAL_LOG = f"logs/{MISMATCH}/config-hash-actor-to-learner.log"
 
@@ -49,6 +51,33 @@ def twice(step):
         record["criteria"].append(record["criteria"][0] | {"measured": 123456})
 
     return edit(f"criteria/{step}.json", change)
+
+
+def line_endings(name):
+    def tamper(bundle):
+        (bundle / name).write_bytes((bundle / name).read_bytes().replace(b"\n", b"\r\n"))
+
+    return tamper
+
+
+def more_bytes(name):
+    def tamper(bundle):
+        (bundle / name).write_bytes((bundle / name).read_bytes() + b"more")
+
+    return tamper
+
+
+def folder(name):
+    return lambda bundle: (bundle / name).mkdir()
+
+
+def later(text):
+    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ") + timedelta(minutes=20)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def another_actor(bundle):
+    shutil.copy(bundle / S / "handshake-0.json", bundle / S / "handshake-1.json")
 
 
 def swap_rows(name):
@@ -135,7 +164,7 @@ TAMPERINGS = {
     "an extra key in a record": (edit(f"{M}/host.json", grant), rewrite, "waiver"),
     "an extra key in a row": (edit_line(f"{M}/cases.jsonl", grant), rewrite, "waiver"),
     "an extra key in a metric row": (
-        replace(f"{S}/metrics-learner.jsonl", '{"format"', '{"waiver":1,"format"'), rewrite,
+        replace(ROWS, '{"format"', '{"waiver":1,"format"'), rewrite,
         "a row with the keys"),
     "an extra key in the run": (edit(RUN, grant), reseal, "waiver"),
     "an extra key in the verdict": (edit("verdict.json", grant), reseal_steps, "waiver"),
@@ -153,6 +182,46 @@ TAMPERINGS = {
     "a step of another gate": (edit(f"{M}/step.json", set_to(nonce="0" * 32)), rewrite, "nonce is"),
     "a step under another name": (edit(f"{M}/step.json", set_to(step=RESUME)), rewrite, "step is"),
     "a step that began before": (edit(f"{M}/step.json", set_to(started_s=-5.0)), rewrite, "in order"),
+    **{
+        f"line endings of {name}": (line_endings(name), hide, re.escape(name))
+        for name, hide in {
+            "report.md": reseal_steps, "report.html": reseal_steps, "verdict.json": reseal_steps,
+            "policy.json": reseal, "commands.txt": reseal_steps, "config/train_config.json": rewrite,
+            "statement.json": as_it_is, "manifest.json": as_it_is, RUN: rewrite,
+        }.items()
+    },
+    "a criterion without its text": (
+        edit(f"criteria/{SMOKE}.json", lambda r: r["criteria"][0].pop("detail")), reseal_steps,
+        "report.html: .*detail"),
+    "a step as text": (
+        replace(ROWS, '"step":1,', '"step":"1",'), rewrite, "learner.jsonl: not in"),
+    "a step between two": (
+        replace(ROWS, '"step":1,', '"step":1.7,'), rewrite, "learner.jsonl: not in"),
+    "a version that is true": (
+        replace(ROWS, '"version":1,', '"version":true,'), rewrite, "learner.jsonl: not in"),
+    "an integer for a metric": (
+        replace(ROWS, '"rollout/episodes":8.0', '"rollout/episodes":8'), rewrite,
+        "learner.jsonl: not in"),
+    "a time that is no number": (
+        replace(ROWS, '"elapsed_s":5.0', '"elapsed_s":"NaN"'), rewrite, "not JSON compliant"),
+    "a profile asked for twice": (
+        edit(RUN, lambda r: r["command"].insert(2, "--profile=libero")), rewrite, "command: --profile"),
+    "an error of a step that ran to its end": (
+        edit(RUN, lambda r: r["steps"][SMOKE].update(error="oops")), rewrite, "steps is missing"),
+    "steps after one that was stopped": (
+        edit(RUN, lambda r: r["steps"][SMOKE].update(stopped_by="X")), rewrite, "steps is missing"),
+    "a signer that is none": (edit(RUN, set_to(signed_by="the board")), rewrite, "signed_by is missing"),
+    "no memory": (edit("metadata/environment.json", set_to(memory_gib=-1.0)), rewrite, "cores, memory"),
+    "more cores than there are": (
+        edit("metadata/environment.json", set_to(cpu_usable=4096, cpu_count=2)), rewrite, "cores, memory"),
+    "a time with other digits": (edit(RUN, lambda r: r.update(
+        started_utc=r["started_utc"].replace("2026", "\u0662\u0660\u0662\u0666"))), rewrite, "is not a time"),
+    "an end long after": (edit(RUN, lambda r: r.update(
+        ended_utc=later(r["ended_utc"]))), rewrite, "ended_utc is missing"),
+    "a folder without a file": (folder("waiver"), reseal_steps, "waiver: a folder without a file"),
+    "an actor more": (another_actor, reseal_steps, "handshake-1.json: does not belong"),
+    "a picture that is none": (add("media/ratio.png", "<script>"), rewrite, "ratio.png: not a PNG"),
+    "a picture with something behind it": (more_bytes(POSTER), rewrite, "rollout.png: not a PNG"),
     "a report with more": (replace("report.md", "PASSED", "PASSED!"), reseal_steps, "report.md"),
     "a page with more": (replace("report.html", "PASSED", "PASSED!"), reseal_steps, "report.html"),
 }  # fmt: skip
