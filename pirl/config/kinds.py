@@ -65,6 +65,10 @@ class PolicyFacts(ABC):
         inputs = view.section("policy.input_features") or {}
         return [name for name in inputs if name.startswith(IMAGE_PREFIX)]
 
+    def leave_out(self, view: View, cameras: Sequence[str]) -> str | None:
+        """How a config leaves out cameras that its environment lacks; None where the policy needs them."""
+        del view, cameras
+
     def views(self, policy_config: Any) -> int:
         """How many pictures the network has room for, padding included."""
         return len(self.cameras(policy_config))
@@ -106,6 +110,10 @@ class EnvFacts(ABC):
     @abstractmethod
     def cameras(self, view: View) -> list[str]:
         """Camera keys `observation.images.*` that it offers; empty where the config does not tell."""
+
+    def name_cameras(self, view: View, cameras: Sequence[str]) -> str | None:
+        """How a config gives its cameras these names, in order; None where their names are fixed."""
+        del view, cameras
 
 
 class RewardFacts(Protocol):

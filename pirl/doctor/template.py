@@ -60,6 +60,7 @@ def config_text(
             policy.n_action_steps,
             f"executed of {policy.chunk_size} predicted actions",
         ),
+        *_fewer_cameras(policy, CAMERAS if is_libero else CAMERAS[:1]),
     ]
     method: list[tuple[str, Any, str]] = [
         ("variant", "flow-sde", "or flow-noise, with a section flow_noise instead of flow_sde"),
@@ -129,15 +130,42 @@ def _metaworld(policy: Any, task: str) -> list[tuple[str, Any, str]]:
 
 
 def cameras(policy: Any) -> list[str]:
-    """Names of the cameras that the policy looks at, without LeRobot's prefix."""
-    names = policy_facts(policy.type).cameras(policy)
-    return [name.removeprefix(_IMAGES) for name in names]
+    """Names of the cameras that the policy looks at on LIBERO, without LeRobot's prefix."""
+    return [name.removeprefix(_IMAGES) for name in _kept(policy, CAMERAS)]
 
 
 def is_guessed(policy: Any) -> bool:
-    """Whether the names do not say which camera is which."""
-    usual = {name.removeprefix(_IMAGES) for name in CAMERAS}
-    return 1 <= len(cameras(policy)) <= len(usual) and not set(cameras(policy)) <= usual
+    """Whether the names do not say which of LIBERO's cameras is which."""
+    return not set(_kept(policy, CAMERAS)) <= set(CAMERAS)
+
+
+def _kept(policy: Any, offered: Sequence[str]) -> list[str]:
+    """The policy's cameras that the environment has pictures for: those of its names, else the first."""
+    names = list(policy_facts(policy.type).cameras(policy))
+    if len(names) <= len(offered):
+        return names
+    return [name for name in names if name in offered] or names[: len(offered)]
+
+
+def _fewer_cameras(policy: Any, offered: Sequence[str]) -> list[tuple[str, Any, str]]:
+    kept, facts = _kept(policy, offered), policy_facts(policy.type)
+    left = [name for name in facts.cameras(policy) if name not in kept]
+    if not left:
+        return []
+    features = {
+        name: {"type": feature.type.name, "shape": list(feature.shape)}
+        for name, feature in policy.input_features.items()
+        if name not in left
+    }
+    said = ", ".join(name.removeprefix(_IMAGES) for name in left)
+    return [
+        ("input_features", features, f"without {said}, which the environment lacks"),
+        (
+            "num_image_views",
+            facts.views(policy),
+            "as trained; the views without pictures are padding",
+        ),
+    ]
 
 
 def _picture(policy: Any) -> tuple[int, int]:

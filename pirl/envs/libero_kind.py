@@ -46,6 +46,10 @@ class LiberoKind(EnvKind):
         """By LIBERO's names, or by those that the config maps them to."""
         return libero_rules.cameras(view)
 
+    def name_cameras(self, view: View, cameras: Sequence[str]) -> str:
+        """By LIBERO's map of them."""
+        return libero_rules.name_cameras(view, cameras)
+
     def info(self, env_cfg: Any) -> EnvInfo:
         """See `pirl.envs.libero_config.libero_info`."""
         from pirl.envs.libero_config import libero_info

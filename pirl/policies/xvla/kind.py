@@ -6,6 +6,7 @@ somebody asks for a network. Read `pirl.policies.xvla.policy` next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -15,7 +16,7 @@ from pirl.config.kinds import ActionFacts, action_width
 from pirl.config.view import View
 from pirl.contract.registry import PolicyKind
 from pirl.errors import ConfigError, FieldError
-from pirl.policies.xvla import rules, starting, views
+from pirl.policies.xvla import rules, starting, unfit, views
 from pirl.policies.xvla.domain import domain_id_of
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ class XVLAKind(PolicyKind):
         return ActionFacts(field="policy.action_mode", space=known, width=action_width(view))
 
     def settle(self, policy_config: Any) -> None:
-        """LeRobot counts the empty cameras of a saved config twice."""
+        """LeRobot counts the empty cameras of a saved config twice, takes an action mode in any letters and
+        normalises nothing that it has no statistics for.
+        """
         views.count_views_once(policy_config)
+        policy_config.action_mode = policy_config.action_mode.lower()
+        starting.settle_normalization(policy_config)
 
     def cameras(self, policy_config: Any) -> tuple[str, ...]:
         """Without the empty ones."""
@@ -55,6 +60,13 @@ class XVLAKind(PolicyKind):
     def seen(self, view: View) -> list[str]:
         """Without the empty ones."""
         return [name for name in super().seen(view) if not views.is_empty(name)]
+
+    def leave_out(self, view: View, cameras: Sequence[str]) -> str:
+        """LeRobot pads the views whose pictures are not there; their number has to stay."""
+        inputs = view.section("policy.input_features") or {}
+        kept = {name: feature for name, feature in inputs.items() if name not in cameras}
+        count = max(view.integer("policy.num_image_views") or 0, rules.views_needed(view))
+        return f"set policy.input_features={json.dumps(kept)} and policy.num_image_views={count}"
 
     def views(self, policy_config: Any) -> int:
         """Cameras, empty cameras and padding."""
@@ -65,7 +77,7 @@ class XVLAKind(PolicyKind):
         return {"domain_id": domain_id_of(policy_config)}
 
     def start_errors(self, policy_config: Any) -> list[FieldError]:
-        """Features that X-VLA cannot do without, then what the checkpoint's files say."""
+        """Features that X-VLA cannot do without, then what RL needs and what the checkpoint's files say."""
         try:
             after_init.check_features(policy_config)
         except ValueError as error:
@@ -76,7 +88,8 @@ class XVLAKind(PolicyKind):
                 fix="change policy.input_features so that it holds",
             )
             return [wrong]
-        return starting.start_errors(policy_config, starting.read_start(policy_config))
+        start = starting.read_start(policy_config)
+        return [*unfit.unfit_fields(policy_config), *starting.start_errors(policy_config, start)]
 
     def start_table(self, policy_config: Any) -> dict[str, str]:
         """Views, action mode, vocabulary and, with a checkpoint, its embodiment and weights."""

@@ -17,6 +17,7 @@ from pirl.config.identity import config_hash
 from pirl.config.preflight import preflight_summary
 from pirl.config.train import PiRLTrainConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError
+from pirl.policies.xvla.unfit import unfit_fields
 
 HASHES = {
     "embedded": "2791b5dcf3c7e0f3c1e0caab50bc28054319e5a84b24ae8ac2846db2c46e2f64",
@@ -38,6 +39,9 @@ def by_lerobot(file, overrides=()):
             deepcopy(cfg.policy).validate_features()
         except ValueError as error:
             raise ConfigError([]) from error
+        # What LeRobot takes and RL cannot train.
+        if unfit_fields(cfg.policy):
+            raise ConfigError([])
     return config_hash(cfg)
 
 
