@@ -40,6 +40,8 @@ class PolicyFacts(ABC):
 
     denoising_field: str = "policy.num_denoising_steps"
     """The field that holds K."""
+    precisions: Sequence[str] = ("fp32",)
+    """The `pirl.precision` that its adapter has."""
     rules: Sequence[Rule] = ()
     """Checked after the rules that every policy keeps."""
 

@@ -137,6 +137,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pirl.value_last_init": ("zero", "normal"),
     "pirl.value_source": ("vlm", "vlm_tokens", "action_tokens"),
     "pirl.train_scope": ("transformer", "all"),
+    "pirl.precision": ("fp32", "tf32", "bf16-frozen"),
     "runtime.mode": ("sync", "async"),
     "runtime.config_identity": ("path+hash", "hash"),
     "runtime.split": ("train", "heldout", "all"),

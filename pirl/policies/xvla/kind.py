@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class XVLAKind(PolicyKind):
     """LeRobot's `xvla`."""
 
+    precisions = ("fp32", "tf32", "bf16-frozen")
     rules = rules.RULES
 
     def config_class(self) -> type:
@@ -103,6 +104,7 @@ class XVLAKind(PolicyKind):
         device: str | torch.device,
         seed: int,
         train_scope: str,
+        precision: str,
     ) -> XVLAFlowPolicy:
         """See `pirl.policies.xvla.build.build_policy`."""
         from pirl.policies.xvla.build import build_policy
@@ -121,6 +123,7 @@ class XVLAKind(PolicyKind):
             device=device,
             seed=seed,
             train_scope=train_scope,
+            precision=precision,
         )
 
     def load_stock(self, folder: Path) -> nn.Module:

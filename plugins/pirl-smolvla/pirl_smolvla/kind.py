@@ -88,6 +88,7 @@ class SmolVLAKind(PolicyKind):
         device: str | torch.device,
         seed: int,
         train_scope: str,
+        precision: str,
     ) -> SmolVLAFlowPolicy:
         """See `pirl_smolvla.policy.build_policy`."""
         from pirl_smolvla.policy import build_policy
