@@ -30,6 +30,7 @@ from pirl.algorithm.report import metric_row, training_stats
 from pirl.algorithm.update import DemoBatches, Limits, update
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.precision import precision_of, tolerances
 from pirl.errors import CheckpointError, ConfigError, FieldError, FieldMismatch, MismatchError
 from pirl.records import DecisionBatch
 
@@ -88,16 +89,16 @@ class PiRLAlgorithm(RLAlgorithm):
         policy: FlowPolicy,
         config: PiRLAlgorithmConfig,
         *,
-        parity_tol: float = 1e-3,
-        ratio_tol: float = 1e-3,
+        parity_tol: float | None = None,
+        ratio_tol: float | None = None,
         demo_batches: DemoBatches | None = None,
     ) -> None:
         """Build critic and noise head from the config's seed.
 
         Args:
             policy: what is trained; its VLM stays frozen.
-            parity_tol: nats, see `RuntimeConfig.parity_tol`.
-            ratio_tol: see `RuntimeConfig.ratio_tol`.
+            parity_tol: nats, see `RuntimeConfig.parity_tol`; None as there.
+            ratio_tol: see `RuntimeConfig.ratio_tol`; None as there.
             demo_batches: demonstrations for the BC term; read only with `bc_weight > 0`.
         """
         self.config = config
@@ -105,7 +106,14 @@ class PiRLAlgorithm(RLAlgorithm):
         """Who else computes the updates; whoever sets it gives each process its share of the batches."""
         self._pirl, self._seed = config.pirl, config.seed
         self.policy = policy
-        self._limits = Limits(parity=parity_tol, ratio=ratio_tol)
+        allowed = tolerances(
+            precision_of(policy), device=policy.device.type, std=_least_std(policy, config.pirl)
+        )
+        self.limits = Limits(
+            parity=allowed.parity if parity_tol is None else parity_tol,
+            ratio=allowed.ratio if ratio_tol is None else ratio_tol,
+        )
+        """How far the live checks let an update's numbers lie apart."""
         self._demos = demo_batches if config.pirl.bc_weight > 0 else None
         self._nets = build_networks(policy, config.pirl, seed=config.seed)
         self._reference: dict[str, Tensor] | None = None
@@ -201,7 +209,7 @@ class PiRLAlgorithm(RLAlgorithm):
                 buffer=self._buffer,
                 pirl=self._pirl,
                 seed=self._seed,
-                limits=self._limits,
+                limits=self.limits,
                 train_actor=train_actor,
                 demos=self._demos,
                 replicas=self.replicas,
@@ -356,3 +364,9 @@ def _copy_strict(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, 
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])
+
+
+def _least_std(policy: FlowPolicy, pirl: PiRLConfig) -> float:
+    """Of the last step, over the dims that the robot executes."""
+    groups = {policy.spec.group_of_dim[dim] for dim in policy.spec.executed_dims}
+    return min(getattr(pirl.last_step_std, group) for group in groups)

@@ -42,6 +42,8 @@ class EnvTemplate:
     """Resident memory of a simulator with its worker, rounded up."""
     pirl: Sequence[Row] = ()
     """Of the section `pirl`."""
+    seen: Sequence[str] | None = None
+    """Of the policy's cameras those that it has a picture for; None: every one."""
     notes: Sequence[str] = ()
     """What was guessed, for the person."""
 
@@ -63,6 +65,8 @@ class PolicyFacts(ABC):
 
     denoising_field: str = "policy.num_denoising_steps"
     """The field that holds K."""
+    precisions: Sequence[str] = ("fp32",)
+    """The `pirl.precision` that its adapter has."""
     rules: Sequence[Rule] = ()
     """Checked after the rules that every policy keeps."""
 
@@ -87,6 +91,10 @@ class PolicyFacts(ABC):
         """`cameras` of a config that is not decoded yet."""
         inputs = view.section("policy.input_features") or {}
         return [name for name in inputs if name.startswith(IMAGE_PREFIX)]
+
+    def leave_out(self, view: View, cameras: Sequence[str]) -> str | None:
+        """How a config leaves out cameras that its environment lacks; None where the policy needs them."""
+        del view, cameras
 
     def views(self, policy_config: Any) -> int:
         """How many pictures the network has room for, padding included."""
@@ -115,9 +123,15 @@ class PolicyFacts(ABC):
         del policy_config
         return {}
 
-    def template(self, policy_config: Any) -> Mapping[str, Sequence[Row]]:
-        """What `pirl init` writes besides what every policy needs, by section: `policy` or `pirl`."""
-        del policy_config
+    def template(
+        self, policy_config: Any, *, without: Sequence[str]
+    ) -> Mapping[str, Sequence[Row]]:
+        """What `pirl init` writes besides what every policy needs, by section: `policy` or `pirl`.
+
+        Args:
+            without: its cameras that the environment has no picture for.
+        """
+        del policy_config, without
         return {}
 
 
@@ -150,6 +164,10 @@ class EnvFacts(ABC):
         row = ("episode_length", limit, "time limit in control steps")
         return EnvTemplate(env=[row], control_steps=limit)
 
+    def name_cameras(self, view: View, cameras: Sequence[str]) -> str | None:
+        """How a config gives its cameras these names, in order; None where their names are fixed."""
+        del view, cameras
+
 
 class RewardFacts(Protocol):
     """What a reward's type says about its config section (`pirl.runtime.rewards.RewardKind`)."""
@@ -158,6 +176,13 @@ class RewardFacts(Protocol):
     def rules(self) -> Sequence[Rule]: ...
 
     def config_class(self) -> type: ...
+
+
+def fitting_cameras(wanted: Sequence[str], offered: Sequence[str]) -> list[str]:
+    """The policy's cameras that the pictures can be for: those of the same names, else the first ones."""
+    if len(wanted) <= len(offered):
+        return list(wanted)
+    return [name for name in wanted if name in offered] or list(wanted[: len(offered)])
 
 
 def policy_facts(policy_type: str) -> PolicyFacts:

@@ -23,9 +23,14 @@ CONFIG_NAME = "config.json"
 """LeRobot's name of a policy's config."""
 
 
-LOADED_AS: dict[str, Any] = {"dtype": "float32", "use_amp": False, "push_to_hub": False}
+LOADED_AS: dict[str, Any] = {
+    "dtype": "float32",
+    "use_amp": False,
+    "use_peft": False,
+    "push_to_hub": False,
+}
 """Settings of the training that made a checkpoint, which pirl does not take over: it casts weights when it
-loads them (`algorithm.md` D10), and uploads nothing by itself.
+loads them (`algorithm.md` D10), reads whole weights only, and uploads nothing by itself.
 """
 
 
@@ -37,6 +42,7 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
 
     Raises:
         ConfigError: `path` beside `type`, not a text, or nothing a policy config can be read from.
+        CheckpointError: a file beside the config is damaged.
         EnvironmentNotReadyError: a hub repository that cannot be reached from here.
     """
     rest = dict(section)
@@ -50,8 +56,8 @@ def resolve_policy_path(section: dict[str, Any]) -> JsonObject:
             "remove policy.type",
         )
     revision = rest.get("pretrained_revision")
-    file = _find(str(path), revision=str(revision) if isinstance(revision, str) else None)
-    base = _read(file, str(path))
+    revision = revision if isinstance(revision, str) else None
+    base = _read(_find(path, revision=revision), path, revision=revision)
     base |= {name: value for name, value in LOADED_AS.items() if name in base}
     return JsonObject(base | rest | {"pretrained_path": Path(path).as_posix()})
 
@@ -68,26 +74,38 @@ def _find(path: str, *, revision: str | None) -> Path:
     return file
 
 
-def _read(file: Path, path: str) -> dict[str, Any]:
+def _read(file: Path, path: str, *, revision: str | None) -> dict[str, Any]:
     """The policy config in `file` with its defaults; as it is when its type is one that only LeRobot knows."""
     try:
         values = read_json_object(file)
         if not isinstance(values.get("type"), str):
-            raise ValueError(f"no policy type in {CONFIG_NAME}")
+            raise _no_type(path)
         admit({"policy": values})
         if values["type"] not in PreTrainedConfig.get_known_choices():
             if values["type"] in PreTrainedConfig.OTHER_CHOICES:
                 return values
             raise ValueError(f"LeRobot has no policy type {values['type']!r}")
-        policy = draccus.decode(PreTrainedConfig, values)
+        policy: Any = draccus.decode(PreTrainedConfig, values)
+        policy.pretrained_path, policy.pretrained_revision = Path(path), revision
         policy_facts(values["type"]).settle(policy)
         return draccus.encode(policy, PreTrainedConfig)
     except OSError as error:
         raise _bad_path(path, f"a readable {CONFIG_NAME}", "check its permissions") from error
     except (DraccusException, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _bad_path(
-            path, f"a policy config of this LeRobot ({error})", "check config.json there"
+            path,
+            f"a policy config of this LeRobot ({error})",
+            f"take out of {CONFIG_NAME} there what this LeRobot does not know",
         ) from error
+
+
+def _no_type(path: str) -> ConfigError:
+    return _bad_path(
+        path,
+        f'a {CONFIG_NAME} that LeRobot wrote: this one has no "type"',
+        f'write "type": "xvla" into {CONFIG_NAME} if LeRobot\'s X-VLA was saved without it; of a repository of'
+        " another library (model_type) take LeRobot's own copy, for instance lerobot/xvla-libero",
+    )
 
 
 def _download(path: str, *, revision: str | None) -> Path:

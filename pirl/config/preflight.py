@@ -48,6 +48,7 @@ def preflight_summary(loaded: Valid) -> str:
         ("environment", _environment(loaded)),
         ("seed", str(cfg.seed)),
         ("sampler", _sampler(loaded)),
+        ("precision", _precision(cfg)),
         (
             "runtime",
             f"{runtime.mode}, {_learners(cfg)}{_count(runtime.actors, 'actor')}, {_envs(loaded)}",
@@ -99,6 +100,12 @@ def _sampler(loaded: Valid) -> str:
     steps = getattr(policy, "num_denoising_steps", "?")
     executed, chunk = getattr(policy, "n_action_steps", "?"), getattr(policy, "chunk_size", "?")
     return f"K = {steps} denoising steps, E = {executed} of C = {chunk} rows executed"
+
+
+def _precision(cfg: Any) -> str:
+    devices = {cfg.runtime.learner_device, cfg.runtime.actor_device}
+    is_idle = cfg.pirl.precision == "tf32" and "cpu" in devices
+    return f"{cfg.pirl.precision}, without effect on a CPU" if is_idle else str(cfg.pirl.precision)
 
 
 def _envs(loaded: Valid) -> str:

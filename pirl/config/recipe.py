@@ -16,6 +16,9 @@ RECIPE = "pi-rl"
 VARIANTS = ("flow-sde", "flow-noise")
 """The two variants; each has a section of the same name with an underscore."""
 
+PRECISIONS = ("fp32", "tf32", "bf16-frozen")
+"""Of the networks; which of them a policy has, its kind says."""
+
 
 PROTOCOL_VERSION = 5
 """Version of identity tensors, metadata keys and `pirl_*` transition fields."""
@@ -226,6 +229,10 @@ class PiRLConfig:
     """`transformer` (the paper: the VLM is frozen and its features are encoded once per update) or
     `all` (the VLM too, encoded again in every pass that trains).
     """
+    precision: str = bounded("fp32", Words(PRECISIONS))
+    """`fp32`; `tf32`: matrix products with 10 bits of mantissa, without effect on a CPU; `bf16-frozen`: what
+    does not train is kept and computed in bfloat16, what trains in fp32.
+    """
 
     @property
     def is_flow_noise(self) -> bool:
@@ -330,10 +337,12 @@ class RuntimeConfig:
     """Updates between two videos (`videos/` of the run folder, and the trackers that take them) of an update's
     first episode, a picture per decision; 0 is off. Host-local.
     """
-    parity_tol: float = bounded(1e-3, Range(0, 10, "nats", low_open=True))
-    """Largest |replayed - recorded| decision log-prob, nats, fp32 CPU (`algorithm.md` I11)."""
-    ratio_tol: float = bounded(1e-3, Range(0, 10, low_open=True))
-    """Largest |ratio - 1| at the first minibatch of an update (`algorithm.md` I12)."""
+    parity_tol: float | None = bounded(None, Range(0, 10, "nats", low_open=True))
+    """Largest |replayed - recorded| decision log-prob, nats (`algorithm.md` I11); null: what precision, device
+    and last-step std allow, 1e-3 in fp32 on a CPU.
+    """
+    ratio_tol: float | None = bounded(None, Range(0, 10, low_open=True))
+    """Largest |ratio - 1| at the first minibatch of an update (`algorithm.md` I12); null: likewise."""
     split_file: str | None = bounded(None, FilledPath())
     """JSON file of train and held-out initial states per task; null means the built-in split."""
     split: str = bounded("train", Words(("train", "heldout", "all")))

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pirl import doors
-from pirl.config.kinds import facts_of_env, facts_of_policy
+from pirl.config.kinds import (
+    EnvFacts,
+    PolicyFacts,
+    facts_of_env,
+    facts_of_policy,
+    fitting_cameras,
+)
 from pirl.config.spelling import nearest
 from pirl.config.view import WRONG, View
 from pirl.errors import FieldError
@@ -43,8 +49,25 @@ def check_cameras(view: View) -> Iterator[FieldError]:
             field="policy.input_features",
             value=missing,
             expected="cameras of the environment: " + ", ".join(offered),
-            fix="rename the policy's cameras, or set env.camera_name_mapping (LIBERO)",
+            fix=_camera_fix(view, policy=policy, env=env),
         )
+
+
+def _camera_fix(view: View, *, policy: PolicyFacts, env: EnvFacts) -> str:
+    """What makes policy and environment look through the same cameras."""
+    seen, offered = policy.seen(view), env.cameras(view)
+    kept = fitting_cameras(seen, offered)
+    steps = []
+    where = ""
+    if kept != seen:
+        steps.append(policy.leave_out(view, [name for name in seen if name not in kept]))
+        where = "; `pirl eval` reads policy.* in the checkpoint's config.json"
+    if not set(kept) <= set(offered):
+        renamed = f"rename the cameras of the policy: {', '.join(kept)}"
+        steps.append(env.name_cameras(view, kept) or renamed)
+    if None in steps:
+        return "use an environment that has these cameras"
+    return " and ".join(str(step) for step in steps) + where
 
 
 ENV_RULES = (check_env_type,)

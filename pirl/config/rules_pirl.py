@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pirl.config.recipe import VARIANTS
+from pirl.config.kinds import facts_of_policy
+from pirl.config.recipe import PRECISIONS, VARIANTS
 from pirl.config.rules_policy import denoising_field
 from pirl.config.spelling import variant_error
 from pirl.config.view import ABSENT, WRONG, View
@@ -202,6 +203,27 @@ def check_demonstrations(view: View) -> Iterator[FieldError]:
         )
 
 
+def check_modes(view: View) -> Iterator[FieldError]:
+    """The policy's adapter has the precision, and there is a frozen part to keep in bfloat16."""
+    mode, facts = view.text("pirl.precision"), facts_of_policy(view)
+    if mode not in PRECISIONS or facts is None:
+        return
+    if mode not in facts.precisions:
+        yield FieldError(
+            field="pirl.precision",
+            value=mode,
+            expected=f"{' or '.join(facts.precisions)} with policy.type={view.text('policy.type')}",
+            fix=f"set pirl.precision={facts.precisions[0]}",
+        )
+    elif mode == "bf16-frozen" and view.text("pirl.train_scope") == "all":
+        yield FieldError(
+            field="pirl.precision",
+            value=mode,
+            expected="fp32 or tf32 with pirl.train_scope=all, which freezes nothing",
+            fix="set pirl.precision=fp32, or pirl.train_scope=transformer",
+        )
+
+
 PIRL_RULES = (
     check_variant,
     check_step_sampling,
@@ -211,6 +233,7 @@ PIRL_RULES = (
     check_intervals,
     check_advantage,
     check_demonstrations,
+    check_modes,
 )
 
 

@@ -73,7 +73,7 @@ CLAUSES = (
     _Clause("eval-mode", "every module rests in eval mode", check_shapes.eval_mode, ("protocol",)),
     _Clause(
         "precision",
-        "trained parameters are float32, TF32 off",
+        "trained parameters are float32, TF32 as pirl.precision says",
         check_shapes.precision,
         ("protocol",),
     ),
@@ -170,7 +170,7 @@ CLAUSES = (
     ),
     _Clause(
         "batching",
-        "a batch of mixed flow times equals its rows one by one, within 1e-5",
+        "a batch of mixed flow times equals its rows one by one, within rounding",
         check_behaviour.batching,
         ("predict-deterministic",),
     ),

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from pirl.contract.check_probe import Probe, differing, some
+from pirl.contract.precision import precision_of, tolerances
 from pirl.errors import ContractError
-
-BATCHING_TOLERANCE = 1e-5
-"""Largest difference between a row in a batch and alone, fp32 (`algorithm.md` I20)."""
 
 PADDED_VIEW = "observation.images.empty_camera_0"
 """LeRobot's name of a view that is padding."""
@@ -153,4 +151,6 @@ def batching(probe: Probe) -> str:
             ]
         )
     gap = float((together - alone).abs().max())
-    return f"rows differ by up to {gap:.3g}" if not gap <= BATCHING_TOLERANCE else ""
+    policy = probe.policy
+    limit = tolerances(precision_of(policy), device=policy.device.type).batching
+    return f"rows differ by up to {gap:.3g} (tolerance {limit:g})" if not gap <= limit else ""

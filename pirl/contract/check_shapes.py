@@ -10,7 +10,7 @@ import torch
 
 from pirl.contract.check_probe import Probe, parts, some
 from pirl.contract.flow_policy import FlowPolicy
-from pirl.contract.tf32 import tf32_is_on
+from pirl.contract.precision import TF32, precision_of, tf32_is_on
 
 GROUPS = {"xyz", "rot6d", "joint", "gripper_logit", "other"}
 """Channel groups that have a last-step std."""
@@ -64,8 +64,10 @@ def precision(probe: Probe) -> str:
     }
     if wrong:
         return f"not float32: {some([f'{name} {dtype}' for name, dtype in wrong.items()])}"
-    on_cuda = probe.policy.device.type == "cuda"
-    return "TF32 is on" if on_cuda and tf32_is_on() else ""
+    wanted = precision_of(probe.policy) == TF32
+    if probe.policy.device.type != "cuda" or tf32_is_on() == wanted:
+        return ""
+    return f"TF32 is {'off' if wanted else 'on'}"
 
 
 def parameters(probe: Probe) -> str:

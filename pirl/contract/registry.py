@@ -35,6 +35,7 @@ class PolicyKind(PolicyFacts):
         device: str | torch.device,
         seed: int,
         train_scope: str,
+        precision: str,
     ) -> FlowPolicy:
         """The policy of a resolved config, on `device`, in eval mode; the global RNGs stay as they are.
 
@@ -43,6 +44,7 @@ class PolicyKind(PolicyFacts):
 
         Args:
             train_scope: `transformer` (what turns noise into actions; the encoder is frozen) or `all`.
+            precision: one of the kind's `precisions`.
 
         Raises:
             EnvironmentNotReadyError, CheckpointError, MismatchError: the weights cannot be had or do not fit.
@@ -74,6 +76,7 @@ def build_flow_policy(
     device: str | torch.device,
     seed: int,
     train_scope: str = "transformer",
+    precision: str = "fp32",
 ) -> FlowPolicy:
     """The policy of a config behind the contract, whatever its type; see `PolicyKind.build`."""
     return policy_kind(policy_config.type).build(
@@ -82,4 +85,5 @@ def build_flow_policy(
         device=device,
         seed=seed,
         train_scope=train_scope,
+        precision=precision,
     )

@@ -37,7 +37,9 @@ def config_text(
     Any: the policy's config, of LeRobot's class or of its copy here.
     """
     facts = policy_facts(policy.type)
-    further = facts.template(policy)
+    cameras = facts.cameras(policy)
+    seen = cameras if env.seen is None else env.seen
+    further = facts.template(policy, without=[name for name in cameras if name not in seen])
     steps = facts.denoising_field.removeprefix("policy.")
     device = "cuda" if gpu else "cpu"
     head = (

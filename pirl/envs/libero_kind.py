@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
-from pirl.config.kinds import IMAGE_PREFIX, EnvTemplate, Row
+from pirl.config.kinds import IMAGE_PREFIX, EnvTemplate, Row, fitting_cameras
 from pirl.config.view import View
 from pirl.envs import libero_rules
 from pirl.envs.kinds import EnvKind, SimulatorFacts
@@ -69,8 +69,10 @@ class LiberoKind(EnvKind):
             ("observation_width", picture[1], ""),
         ]
         notes: list[str] = []
-        usual, names = libero_rules.USUAL_CAMERAS, [c.removeprefix(IMAGE_PREFIX) for c in cameras]
-        if 1 <= len(cameras) <= len(usual) and not {*cameras} <= {*usual}:
+        usual = libero_rules.USUAL_CAMERAS
+        seen = fitting_cameras(cameras, usual)
+        if not {*seen} <= {*usual}:
+            names = [c.removeprefix(IMAGE_PREFIX) for c in seen]
             mapping = dict(zip(libero_rules.LIBERO_CAMERAS, names, strict=False))
             told = "by order, a guess: agent view first, wrist second?"
             rows.append(("camera_name_mapping", mapping, told))
@@ -83,6 +85,7 @@ class LiberoKind(EnvKind):
             control_steps=libero_rules.EPISODE_LENGTH,
             simulator_gib=_SIMULATOR_GIB,
             pirl=[("executed_dims", list(range(10)), "the first arm of ee6d; LIBERO has one")],
+            seen=seen,
             notes=notes,
         )
 
@@ -99,6 +102,10 @@ class LiberoKind(EnvKind):
             assets={"source": found.source, "git_tree": found.tree},
             states={f.name: file_sha256(f) for f in init_state_files(str(env_cfg.task))},
         )
+
+    def name_cameras(self, view: View, cameras: Sequence[str]) -> str:
+        """By LIBERO's map of them."""
+        return libero_rules.name_cameras(view, cameras)
 
     def info(self, env_cfg: Any) -> EnvInfo:
         """See `pirl.envs.libero_config.libero_info`."""

@@ -6,7 +6,8 @@ Owns LIBERO's names and sizes; tests compare them with the library. Refuses to i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 
 from pirl.config.kinds import action_of
 from pirl.config.spelling import nearest, one_of_error
@@ -107,6 +108,13 @@ def cameras(view: View) -> list[str]:
     return [
         f"observation.images.{mapping.get(name, plain[name])}" for name in given if name in plain
     ]
+
+
+def name_cameras(view: View, keys: Sequence[str]) -> str:
+    """The setting that gives LIBERO's cameras the names of these keys, in order."""
+    given = (name.strip() for name in (view.text("env.camera_name") or "").split(","))
+    plain = [key.removeprefix("observation.images.") for key in keys]
+    return f"set env.camera_name_mapping={json.dumps(dict(zip(given, plain, strict=False)))}"
 
 
 def _task_ids(view: View, count: int | None) -> Iterator[FieldError]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
-from pirl.config.kinds import EnvTemplate
+from pirl.config.kinds import EnvTemplate, fitting_cameras
 from pirl.config.lerobot_fields import PiRLMetaWorldEnvConfig
 from pirl.config.view import View
 from pirl.envs import metaworld_rules
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pirl.envs.metaworld import MetaWorldSettings
 
 
+_CAMERA = "observation.images.image"
 _SIMULATOR_GIB = 0.4
 """One actor took 1.6 GiB with two simulators of MetaWorld, a learner 1.0."""
 
@@ -43,11 +44,10 @@ class MetaWorldKind(EnvKind):
     def cameras(self, view: View) -> list[str]:
         """There is one."""
         del view
-        return ["observation.images.image"]
+        return [_CAMERA]
 
     def template(self, *, cameras: Sequence[str], picture: tuple[int, int]) -> EnvTemplate:
         """The defaults of its config class, and pictures as the policy wants them."""
-        del cameras
         usual = PiRLMetaWorldEnvConfig()
         return EnvTemplate(
             env=[
@@ -61,6 +61,7 @@ class MetaWorldKind(EnvKind):
             ],
             control_steps=-(-usual.episode_length // usual.action_repeat),
             simulator_gib=_SIMULATOR_GIB,
+            seen=fitting_cameras(cameras, [_CAMERA]),
         )
 
     def facts(self, env_cfg: Any) -> SimulatorFacts:

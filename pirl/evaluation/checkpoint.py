@@ -101,7 +101,11 @@ def prepare(
     plans = _schedule(protocol, env=env, split=split)
     torch.set_num_threads(cfg.runtime.torch_threads)
     policy = build_flow_policy(
-        policy_config, executed_dims=cfg.pirl.executed_dims, device=device, seed=protocol.seed
+        policy_config,
+        executed_dims=cfg.pirl.executed_dims,
+        device=device,
+        seed=protocol.seed,
+        precision=cfg.pirl.precision,
     )
     return Evaluation(
         policy=policy,

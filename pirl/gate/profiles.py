@@ -204,7 +204,7 @@ def resolve_config(
             source="command line",
         )
     resolved = _resolve(profile.base_config, variant=variant, overrides=overrides, target=target)
-    _require_frozen_part(resolved)
+    _require_gate_modes(resolved)
     # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
     from pirl.config.load import load_config
 
@@ -236,18 +236,34 @@ def _resolve(base: Path, *, variant: str, overrides: Sequence[str], target: Path
     return resolved
 
 
-def _require_frozen_part(resolved: CheckedConfig) -> None:
-    """The criterion that frozen tensors stay must have tensors to look at."""
-    scope = resolved.cfg.pirl.train_scope
-    if scope == "transformer":
-        return
-    wrong = FieldError(
-        field="pirl.train_scope",
-        value=scope,
-        expected="transformer: the gate shows that frozen tensors stay, and this scope freezes none",
-        fix="run the gate with pirl.train_scope=transformer and train with the other scope",
-    )
-    raise ConfigError([wrong], source="gate")
+def _require_gate_modes(resolved: CheckedConfig) -> None:
+    """The criterion that frozen tensors stay must have tensors to look at, its thresholds are of fp32."""
+    pirl = resolved.cfg.pirl
+    wrong = [
+        FieldError(
+            field=f"pirl.{name}",
+            value=found,
+            expected=f"{wanted}: {why}",
+            fix=f"run the gate with pirl.{name}={wanted} and train with the other",
+        )
+        for name, found, wanted, why in (
+            (
+                "train_scope",
+                pirl.train_scope,
+                "transformer",
+                "the gate shows that frozen tensors stay, and this scope freezes none",
+            ),
+            (
+                "precision",
+                pirl.precision,
+                "fp32",
+                "the gate compares with stock LeRobot, and its thresholds are of fp32",
+            ),
+        )
+        if found != wanted
+    ]
+    if wrong:
+        raise ConfigError(wrong, source="gate")
 
 
 def flatten(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:

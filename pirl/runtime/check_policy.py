@@ -22,13 +22,11 @@ from pirl.config.recipe import FlowSDEConfig, PiRLConfig
 from pirl.config.train import env_of, policy_of
 from pirl.contract.check import ClauseResult, ClauseStatus, check_flow_policy
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.precision import precision_of, tolerances
 from pirl.contract.registry import PolicyKind, build_flow_policy, policy_kind
 from pirl.envs import EnvInfo, EnvObservation, describe_env
 from pirl.errors import ConfigError, ExitCode, FieldError
 from pirl.records import Observation
-
-STOCK_TOLERANCE = 1e-5
-"""Largest |difference| from LeRobot's own sampler, in the environment's action units, fp32."""
 
 _ROWS = 3
 
@@ -53,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
         device=cfg.runtime.learner_device,
         seed=cfg.seed or 0,
         train_scope=cfg.pirl.train_scope,
+        precision=cfg.pirl.precision,
     )
     observation = artificial(policy, describe_env(env_of(cfg)))
     results = [
@@ -106,10 +105,11 @@ def stock_sampler(policy: FlowPolicy, kind: PolicyKind, observation: Observation
     noise = torch.stack([torch.randn(shape, generator=rng) for rng in again]).to(policy.device)
     stock = kind.stock_generate(policy.module, observation, noise)
     gap = float((policy.postprocess(sampled.chunk) - stock.to(policy.device)).abs().max())
-    holds = gap <= STOCK_TOLERANCE
+    limit = tolerances(precision_of(policy), device=policy.device.type).stock
+    holds = gap <= limit
     return ClauseResult(
         name="stock-sampler",
         says="without noise after the start, the chunk is that of LeRobot's own sampler",
         status=ClauseStatus.KEPT if holds else ClauseStatus.BROKEN,
-        detail="" if holds else f"differs by up to {gap:.3g} (tolerance {STOCK_TOLERANCE:g})",
+        detail="" if holds else f"differs by up to {gap:.3g} (tolerance {limit:g})",
     )

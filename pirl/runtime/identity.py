@@ -20,7 +20,14 @@ from pirl.envs.split import split_digest
 from pirl.runtime.rewards import identity_of_reward
 from pirl.transport.identity import Identity
 
-_NOISE = ("base_sampler", "last_step_rule", "last_step_std", "noise_on_unused", "gripper_mode")
+_NOISE = (
+    "base_sampler",
+    "last_step_rule",
+    "last_step_std",
+    "noise_on_unused",
+    "gripper_mode",
+    "precision",
+)
 """Knobs beside the variant's own section that decide how a chunk is drawn."""
 _IMAGES = "observation.images."
 

@@ -357,7 +357,7 @@ class Learner:
             worst = max(episodes, key=error.gaps.__getitem__)
             text = (
                 f"episode {worst}: its recorded log-prob is {error.gaps[worst]:.3g} nats from what the learner "
-                f"replays (runtime.parity_tol = {self._cfg.runtime.parity_tol:g})"
+                f"replays (runtime.parity_tol = {self._session.algorithm.limits.parity:g})"
             )
             logger.warning("gave up the actor of rank %d: %s", rank, text)
             self._server.refuse_actor(rank, actor_id, RefusedMessageError(LOG_PROB_LIE, text))

@@ -6,6 +6,7 @@ sockets and simulators.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pirl.config.load import LoadedConfig
 from pirl.config.train import PiRLTrainConfig, env_of, policy_of
 from pirl.contract.digests import weights_digest
 from pirl.contract.flow_policy import FlowPolicy
+from pirl.contract.precision import TF32, switch_tf32
 from pirl.contract.registry import build_flow_policy
 from pirl.envs import describe_env, load_split
 from pirl.errors import ConfigError, FieldError
@@ -29,6 +31,8 @@ from pirl.runtime.identity import identity_of
 from pirl.runtime.rewards import bound_of
 from pirl.transport.identity import Identity
 from pirl.transport.schema import TransitionSchema, transition_schema
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +101,9 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         raise ConfigError([wrong], source=loaded.identity.path)
     origin = read_origin(loaded)
     torch.set_num_threads(cfg.runtime.torch_threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    switch_tf32(cfg.pirl.precision)
+    if cfg.pirl.precision == TF32 and torch.device(device).type == "cpu":
+        logger.warning("pirl.precision=tf32 has no effect on a CPU: this process computes in fp32")
     seed = cfg.seed or 0
     # Nothing in pirl draws from the global generators; they are seeded so that their state, which a
     # checkpoint carries, is a function of the config as well.
@@ -109,6 +114,7 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
         device=device,
         seed=seed,
         train_scope=cfg.pirl.train_scope,
+        precision=cfg.pirl.precision,
     )
     algorithm = PiRLAlgorithm(
         policy,

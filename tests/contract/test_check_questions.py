@@ -13,7 +13,7 @@ from toy_policies import SigmoidInPlace, ToyPolicy, toy_observation
 from pirl.contract import check_shapes
 from pirl.contract.check import ClauseStatus, check_flow_policy
 from pirl.contract.check_probe import Probe, some
-from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
+from pirl.contract.precision import BF16_FROZEN, FP32, TF32, switch_tf32, tf32_is_on
 from pirl.errors import ContractError
 from pirl.policies.xvla.policy import XVLAFlowPolicy
 
@@ -241,21 +241,28 @@ def tf32():
 
 @pytest.mark.parametrize("matmul", [True, False])
 @pytest.mark.parametrize("cudnn", [True, False])
-def test_either_switch_turns_tf32_on_and_both_are_turned_off(tf32, matmul, cudnn):
+def test_either_switch_turns_tf32_on_and_both_are_turned(tf32, matmul, cudnn):
     tf32(matmul, cudnn)
     assert tf32_is_on() is (matmul or cudnn)
-    turn_off_tf32()
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
+    for mode in (FP32, BF16_FROZEN, TF32):
+        switch_tf32(mode)
+        assert torch.backends.cuda.matmul.allow_tf32 is (mode == TF32)
+        assert torch.backends.cudnn.allow_tf32 is (mode == TF32)
 
 
 @pytest.mark.parametrize(
-    ("device", "is_on", "says"),
-    [("cuda", True, "TF32 is on"), ("cuda", False, ""), ("cpu", True, "")],
+    ("mode", "device", "is_on", "says"),
+    [
+        (FP32, "cuda", True, "TF32 is on"),
+        (FP32, "cuda", False, ""),
+        (FP32, "cpu", True, ""),
+        (TF32, "cuda", False, "TF32 is off"),
+        (TF32, "cuda", True, ""),
+    ],
 )
-def test_tf32_matters_where_there_is_a_gpu(tf32, device, is_on, says):
+def test_tf32_matters_where_there_is_a_gpu(tf32, mode, device, is_on, says):
     tf32(is_on, False)
-    policy = SimpleNamespace(trained_parameters=dict, device=torch.device(device))
+    policy = SimpleNamespace(trained_parameters=dict, device=torch.device(device), precision=mode)
     assert check_shapes.precision(SimpleNamespace(policy=policy)) == says
 
 
@@ -274,6 +281,11 @@ def test_x_vla_turns_tf32_off_on_a_gpu_and_refuses_to_work_with_it(tf32):
     tf32(False, True)
     with pytest.raises(ContractError, match="TF32"):
         policy._guard()
+    wanted = OnGpu(stock, precision=TF32)
+    wanted._guard()
+    tf32(False, False)
+    with pytest.raises(ContractError, match="TF32 off"):
+        wanted._guard()
 
 
 def test_x_vla_on_a_cpu_leaves_the_switches_alone_and_does_not_care(tf32):

@@ -265,20 +265,6 @@ def test_domain_id_that_is_none_is_refused(value, start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "kind"),
-    [("policy_preprocessor.json", "VISUAL"), ("policy_postprocessor.json", "ACTION")],
-)
-def test_saved_processor_that_uses_dataset_statistics_is_refused(file, kind, start, tmp_path):
-    def change(step):
-        if "norm_map" in step["config"]:
-            step["config"]["norm_map"][kind] = "MEAN_STD"
-        return step
-
-    change_steps(start, change, name=file)
-    assert refusal(start, tmp_path).field == f"policy.normalization_mapping.{kind}"
-
-
-@pytest.mark.parametrize(
     ("before", "wrapped"),
     [("", "module."), ("", "_orig_mod."), ("model.", "_orig_mod.model.")],
 )

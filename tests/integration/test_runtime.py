@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_run import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, books_close, overrides, wait_for
 
+from pirl.contract.precision import tolerances
 from pirl.errors import ExitCode
 from pirl.gate import forked
 from pirl.journal.metric_log import read_metrics
@@ -276,6 +277,17 @@ def test_with_scope_all_the_vision_part_moves_and_the_actors_follow_it(tmp_path:
         assert any(name.startswith("model.vlm.vision_tower.") for name in moved)
         rows = [row.metrics for row in read_metrics(run.folder.learner_metrics)]
         assert all(row["update/parity_max_abs"] < 1e-3 for row in rows)
+
+
+def test_with_the_frozen_part_in_bfloat16_log_probs_agree_and_nothing_frozen_moves(tmp_path: Path):
+    with a_run(tmp_path / "half", pirl_precision="bf16-frozen", runtime_total_updates="2") as run:
+        run.expect_end(run.learner(), *(run.actor(rank) for rank in range(2)))
+        tensors = run.record()["tensors"]
+        assert tensors["after"]["frozen"] == tensors["before"]["frozen"]
+        rows = [row.metrics for row in read_metrics(run.folder.learner_metrics)]
+        limit = tolerances("bf16-frozen", device="cpu")
+        assert all(row["update/parity_max_abs"] <= limit.parity for row in rows)
+        assert all(row["update/ratio_first_max_abs"] <= limit.ratio for row in rows)
 
 
 # -- async mode ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def build_policy(
     device: str | torch.device,
     seed: int,
     train_scope: str = "transformer",
+    precision: str = "fp32",
 ) -> XVLAFlowPolicy:
     """The policy of a resolved config, on `device`, in eval mode; the global RNGs stay as they are.
 
@@ -55,7 +56,9 @@ def build_policy(
         torch.default_generator.manual_seed(seed)
         policy = XVLAPolicy(config) if config.pretrained_path is None else load_policy(config)
     policy.to(device)
-    return XVLAFlowPolicy(policy, executed_dims=executed_dims, train_scope=train_scope)
+    return XVLAFlowPolicy(
+        policy, executed_dims=executed_dims, train_scope=train_scope, precision=precision
+    )
 
 
 def _require_geometry(config: XVLAConfig) -> None:

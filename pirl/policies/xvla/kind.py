@@ -6,16 +6,17 @@ somebody asks for a network. Read `pirl.policies.xvla.policy` next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from pirl.config import after_init
-from pirl.config.kinds import ActionFacts, action_width
+from pirl.config.kinds import IMAGE_PREFIX, ActionFacts, Row, action_width
 from pirl.config.view import View
 from pirl.contract.registry import PolicyKind
 from pirl.errors import ConfigError, FieldError
-from pirl.policies.xvla import rules, starting, views
+from pirl.policies.xvla import rules, starting, unfit, views
 from pirl.policies.xvla.domain import domain_id_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 class XVLAKind(PolicyKind):
     """LeRobot's `xvla`."""
 
+    precisions = ("fp32", "tf32", "bf16-frozen")
     rules = rules.RULES
 
     def config_class(self) -> type:
@@ -45,8 +47,12 @@ class XVLAKind(PolicyKind):
         return ActionFacts(field="policy.action_mode", space=known, width=action_width(view))
 
     def settle(self, policy_config: Any) -> None:
-        """LeRobot counts the empty cameras of a saved config twice."""
+        """LeRobot counts the empty cameras of a saved config twice, takes an action mode in any letters and
+        normalises nothing that it has no statistics for.
+        """
         views.count_views_once(policy_config)
+        policy_config.action_mode = policy_config.action_mode.lower()
+        starting.settle_normalization(policy_config)
 
     def cameras(self, policy_config: Any) -> tuple[str, ...]:
         """Without the empty ones."""
@@ -55,6 +61,32 @@ class XVLAKind(PolicyKind):
     def seen(self, view: View) -> list[str]:
         """Without the empty ones."""
         return [name for name in super().seen(view) if not views.is_empty(name)]
+
+    def leave_out(self, view: View, cameras: Sequence[str]) -> str:
+        """LeRobot pads the views whose pictures are not there; their number has to stay."""
+        inputs = view.section("policy.input_features") or {}
+        kept = {name: feature for name, feature in inputs.items() if name not in cameras}
+        count = max(view.integer("policy.num_image_views") or 0, rules.views_needed(view))
+        return f"set policy.input_features={json.dumps(kept)} and policy.num_image_views={count}"
+
+    def template(
+        self, policy_config: Any, *, without: Sequence[str]
+    ) -> Mapping[str, Sequence[Row]]:
+        """As `leave_out`."""
+        if not without:
+            return {}
+        features = {
+            name: {"type": feature.type.name, "shape": list(feature.shape)}
+            for name, feature in policy_config.input_features.items()
+            if name not in without
+        }
+        said = ", ".join(name.removeprefix(IMAGE_PREFIX) for name in without)
+        trained = "as trained; the views without pictures are padding"
+        rows = [
+            ("input_features", features, f"without {said}, which the environment lacks"),
+            ("num_image_views", self.views(policy_config), trained),
+        ]
+        return {"policy": rows}
 
     def views(self, policy_config: Any) -> int:
         """Cameras, empty cameras and padding."""
@@ -65,7 +97,7 @@ class XVLAKind(PolicyKind):
         return {"domain_id": domain_id_of(policy_config)}
 
     def start_errors(self, policy_config: Any) -> list[FieldError]:
-        """Features that X-VLA cannot do without, then what the checkpoint's files say."""
+        """Features that X-VLA cannot do without, then what RL needs and what the checkpoint's files say."""
         try:
             after_init.check_features(policy_config)
         except ValueError as error:
@@ -76,7 +108,8 @@ class XVLAKind(PolicyKind):
                 fix="change policy.input_features so that it holds",
             )
             return [wrong]
-        return starting.start_errors(policy_config, starting.read_start(policy_config))
+        start = starting.read_start(policy_config)
+        return [*unfit.unfit_fields(policy_config), *starting.start_errors(policy_config, start)]
 
     def start_table(self, policy_config: Any) -> dict[str, str]:
         """Views, action mode, vocabulary and, with a checkpoint, its embodiment and weights."""
@@ -90,6 +123,7 @@ class XVLAKind(PolicyKind):
         device: str | torch.device,
         seed: int,
         train_scope: str,
+        precision: str,
     ) -> XVLAFlowPolicy:
         """See `pirl.policies.xvla.build.build_policy`."""
         from pirl.policies.xvla.build import build_policy
@@ -108,6 +142,7 @@ class XVLAKind(PolicyKind):
             device=device,
             seed=seed,
             train_scope=train_scope,
+            precision=precision,
         )
 
     def load_stock(self, folder: Path) -> nn.Module:

@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.policies.xvla.modeling_xvla import XVLAModel, XVLAPolicy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
 from pirl.contract.clauses import broken
 from pirl.contract.flow_policy import RawObservation
-from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
+from pirl.contract.precision import BF16_FROZEN, FP32, TF32, switch_tf32, tf32_is_on
 from pirl.policies.xvla.action_modes import action_mode_of, make_action_spec
 from pirl.policies.xvla.domain import domain_id_of
 from pirl.policies.xvla.inputs import (
@@ -62,6 +63,7 @@ class XVLAFlowPolicy:
         executed_dims: model action dims that the robot executes; None means all real dims of the
             mode.
         train_scope: a key of `TRAINED_PREFIXES`.
+        precision: of `pirl.precision`; `bf16-frozen` rounds the VLM's weights for good.
 
     Raises:
         ContractError: the policy cannot be trained by RL as it is; all reasons at once.
@@ -74,6 +76,7 @@ class XVLAFlowPolicy:
         *,
         executed_dims: Sequence[int] | None = None,
         train_scope: str = "transformer",
+        precision: str = FP32,
     ) -> None:
         config = policy.model.config
         refuse_unfit_config(config)
@@ -105,8 +108,12 @@ class XVLAFlowPolicy:
             # By name: LeRobot's freeze flags leave the multi-modal projector trainable.
             parameter.requires_grad_(name.startswith(self._trained_prefix))
         self.eval_mode()
+        self.precision = precision
+        """Its mode of `pirl.precision`."""
+        if precision == BF16_FROZEN:
+            _keep_in_bfloat16(policy.model)
         if self.device.type == "cuda":
-            turn_off_tf32()
+            switch_tf32(precision)
 
     @property
     def spec(self) -> ActionSpec:
@@ -356,12 +363,12 @@ class XVLAFlowPolicy:
                 expected="torch.float32 parameters",
                 fix="load the policy with policy.dtype=float32 and do not cast it",
             )
-        if self.device.type == "cuda" and tf32_is_on():
+        if self.device.type == "cuda" and tf32_is_on() != (self.precision == TF32):
             raise broken(
                 "precision",
-                value="TF32 matrix products or convolutions",
-                expected="TF32 off: log-probs of metre-scale actions need full fp32",
-                fix="call pirl.contract.tf32.turn_off_tf32() after LeRobot turned it on",
+                value=f"TF32 {'on' if tf32_is_on() else 'off'}",
+                expected=f"what pirl.precision={self.precision} says: recorded log-probs depend on it",
+                fix="call pirl.contract.precision.switch_tf32() after LeRobot turned it on",
             )
 
     def _pool(
@@ -379,6 +386,20 @@ class XVLAFlowPolicy:
             seen = aux[:, : (views - 1) * tokens]
             parts.append(seen.mean(dim=1) if views > 1 else seen.new_zeros(len(seen), width))
         return torch.cat([*parts, proprio], dim=-1)
+
+
+def _keep_in_bfloat16(model: Any) -> None:
+    """Keep the VLM in bfloat16 between fp32 pictures and fp32 features, for LeRobot's own calls too."""
+    model.vlm.to(torch.bfloat16)
+    # A bound method, which `deepcopy` binds to the copy.
+    model.forward_vlm = MethodType(_forward_bfloat16, model)
+
+
+def _forward_bfloat16(
+    model: Any, input_ids: Any, pixel_values: Any, image_mask: Tensor
+) -> dict[str, Tensor]:
+    features = XVLAModel.forward_vlm(model, input_ids, pixel_values.bfloat16(), image_mask)
+    return {name: value.float() for name, value in features.items()}
 
 
 @contextmanager

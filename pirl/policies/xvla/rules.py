@@ -15,6 +15,7 @@ from pirl.config.rules_policy import executed_dims_errors
 from pirl.config.spelling import nearest
 from pirl.config.view import WRONG, View
 from pirl.errors import FieldError
+from pirl.policies.xvla.starting import NO_STATISTICS
 from pirl.policies.xvla.views import counted_once
 
 
@@ -43,12 +44,10 @@ ACTION_MODES: dict[str, ActionMode] = {
 
 def check_views(view: View) -> Iterator[FieldError]:
     """The network has as many views as the config says."""
-    inputs = view.section("policy.input_features") or {}
     empty, declared = view.integer("policy.empty_cameras"), view.integer("policy.num_image_views")
     if empty is None or declared is None or declared < 1:
         return
-    visual = [n for n, f in inputs.items() if isinstance(f, dict) and f.get("type") == "VISUAL"]
-    needed = len(list(counted_once(visual, empty))) + max(empty, 0)
+    needed = views_needed(view)
     if declared < needed:
         yield FieldError(
             field="policy.num_image_views",
@@ -58,6 +57,16 @@ def check_views(view: View) -> Iterator[FieldError]:
             fix=f"set policy.num_image_views={needed} if the policy was trained with them, or fewer"
             " policy.empty_cameras",
         )
+
+
+def views_needed(view: View) -> int:
+    """Views that the features and the empty cameras of a config are, without padding."""
+    inputs, empty = (
+        view.section("policy.input_features") or {},
+        view.integer("policy.empty_cameras"),
+    )
+    visual = [n for n, f in inputs.items() if isinstance(f, dict) and f.get("type") == "VISUAL"]
+    return len(list(counted_once(visual, empty or 0))) + max(empty or 0, 0)
 
 
 def check_normalization(view: View) -> Iterator[FieldError]:
@@ -70,7 +79,7 @@ def check_normalization(view: View) -> Iterator[FieldError]:
                 value=mapping[kind],
                 expected="IDENTITY: pirl gives images ImageNet's mean and std itself, and samples and"
                 " stores states and actions in physical units",
-                fix="use a checkpoint that was trained without dataset statistics (X-VLA's default)",
+                fix=NO_STATISTICS,
             )
 
 

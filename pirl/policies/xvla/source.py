@@ -142,6 +142,8 @@ def _compare(config: XVLAConfig, file: Path) -> None:
         saved = read_json_object(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not a policy config", parts=[str(error)]) from error
+    if isinstance(saved.get("action_mode"), str):
+        saved["action_mode"] = saved["action_mode"].lower()
     ours: dict[str, Any] = json.loads(json.dumps(draccus.encode(config, PreTrainedConfig)))
     wrong = [
         FieldMismatch(field=f"policy.{name}", ours=ours[name], theirs=saved[name])

@@ -8,6 +8,7 @@ is unknown here and judged when it is loaded. Read `pirl.config.weights_header` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pirl.config.weights_header import (
 )
 from pirl.errors import CheckpointError, FieldError
 from pirl.policies.xvla.tokenizer import tokenizer_size, vocabulary_errors, vocabulary_size
-from pirl.policies.xvla.views import EMPTY_CAMERA_PREFIX, view_count
+from pirl.policies.xvla.views import EMPTY_CAMERA_PREFIX, is_empty, view_count
 from pirl.resources import folder_or_id
 
 PREPROCESSOR_FILE = "policy_preprocessor.json"
@@ -35,7 +36,16 @@ POSTPROCESSOR_FILE = "policy_postprocessor.json"
 
 DOMAIN_STEP = "xvla_add_domain_id"
 NORMALIZERS = ("normalizer_processor", "unnormalizer_processor")
+TOKENIZER_STEP, RENAME_STEP = "tokenizer_processor", "rename_observations_processor"
 """LeRobot's registry names of steps."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT writes beside weights that are no policy by themselves."""
+
+NO_STATISTICS = (
+    "use a checkpoint that was trained without dataset statistics (X-VLA's default), or train it again with"
+    " policy.normalization_mapping all IDENTITY"
+)
 
 _CASTABLE = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"})
 """Dtypes of weights and of their index buffers; anything else is quantised."""
@@ -55,7 +65,11 @@ class Start:
     domain_id: int | None
     has_preprocessor: bool
     norm_map: Mapping[str, str]
-    """What its saved processors do by kind of feature, where that is not IDENTITY."""
+    """What its saved processors do by kind of feature, where they have statistics for it."""
+    words: Mapping[str, Any]
+    """How its saved preprocessor tokenises, by LeRobot's names; empty where that is not here."""
+    seen_as_empty: Mapping[str, str]
+    """Cameras that its saved preprocessor gives the name of an empty one, by their own names."""
 
 
 def read_start(policy: Any) -> Start | None:
@@ -76,6 +90,7 @@ def read_start(policy: Any) -> Start | None:
     config, weights = file(CONFIG_NAME), file(WEIGHTS_FILE)
     preprocessor, postprocessor = file(PREPROCESSOR_FILE), file(POSTPROCESSOR_FILE)
     dtype = _object(config).get("dtype") if config is not None else None
+    renamed = _step(preprocessor, RENAME_STEP).get("rename_map")
     return Start(
         source=source,
         dtype=str(dtype) if dtype is not None else None,
@@ -83,14 +98,46 @@ def read_start(policy: Any) -> Start | None:
         domain_id=saved_domain_id(preprocessor, policy.num_domains) if preprocessor else None,
         has_preprocessor=preprocessor is not None,
         norm_map=_norm_map(preprocessor) | _norm_map(postprocessor),
+        words=_step(preprocessor, TOKENIZER_STEP),
+        seen_as_empty={
+            camera: name
+            for camera, name in (renamed.items() if isinstance(renamed, dict) else ())
+            if is_empty(str(name))
+        },
     )
+
+
+def settle_normalization(policy: Any) -> None:
+    """Say IDENTITY where a config names statistics that its saved processors do not have, in place.
+
+    LeRobot's steps leave features without statistics as they are, so that is what the weights saw.
+
+    Raises:
+        CheckpointError: a file of the checkpoint is damaged.
+    """
+    source, revision = folder_or_id(policy.pretrained_path), policy.pretrained_revision
+    files = [
+        stored(source, name, revision=revision) for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE)
+    ]
+    if None in files:
+        return
+    found = _norm_map(files[0]) | _norm_map(files[1])
+    for kind, mode in policy.normalization_mapping.items():
+        if kind not in found:
+            policy.normalization_mapping[kind] = type(mode)("IDENTITY")
 
 
 def start_errors(policy: Any, start: Start | None) -> list[FieldError]:
     """Where a starting checkpoint, its tokenizer and the policy config do not fit each other."""
     errors = list(vocabulary_errors(policy, tokenizer_size(policy)))
     if start is not None:
-        errors += [*_weights(policy, start), *_normalized(start), *_domain(policy, start)]
+        errors += [
+            *_weights(policy, start),
+            *_normalized(start),
+            *_domain(policy, start),
+            *_words(policy, start),
+            *_cameras(start),
+        ]
     return errors
 
 
@@ -159,12 +206,16 @@ def saved_domain_id(file: Path, num_domains: int) -> int | None:
 def no_domain_id(source: str, num_domains: int) -> FieldError:
     """The error of a checkpoint of several embodiments that does not say which one it is for."""
     step = f'{{"registry_name": "{DOMAIN_STEP}", "config": {{"domain_id": N}}}}'
+    folder, fetch = source, ""
+    if not Path(source).is_dir():
+        folder = source.rpartition("/")[2]
+        fetch = f"download it, `hf download {source} --local-dir {folder}`, give that folder, and "
     return FieldError(
         field="policy.pretrained_path",
         value=source,
         expected=f"a checkpoint that states its embodiment: policy.num_domains = {num_domains}, and no step"
         f" {DOMAIN_STEP} in its {PREPROCESSOR_FILE}; each domain id is another policy",
-        fix=f"add {step} to the steps of {source}/{PREPROCESSOR_FILE}, N below {num_domains} being the"
+        fix=f"{fetch}add {step} to the steps of {folder}/{PREPROCESSOR_FILE}, N below {num_domains} being the"
         f' id that it was trained with; where there is no such file, write {{"name":'
         f' "policy_preprocessor", "steps": [{step}]}}',
     )
@@ -178,6 +229,32 @@ def _domain(policy: Any, start: Start) -> Iterator[FieldError]:
         yield no_domain_id(start.source, policy.num_domains)
 
 
+def _words(policy: Any, start: Start) -> Iterator[FieldError]:
+    # LeRobot tokenises with the saved step, pirl with the config: other words, or the same elsewhere.
+    for name in ("max_length", "padding_side"):
+        field = f"tokenizer_{name}"
+        ours, saved = getattr(policy, field), start.words.get(name)
+        if saved is not None and saved != ours:
+            yield FieldError(
+                field=f"policy.{field}",
+                value=ours,
+                expected=f"{saved}, what the checkpoint's own {PREPROCESSOR_FILE} tokenises with",
+                fix=f'write "{field}": {json.dumps(saved)} into {start.source}/{CONFIG_NAME}',
+            )
+
+
+def _cameras(start: Start) -> Iterator[FieldError]:
+    for camera, name in start.seen_as_empty.items():
+        yield FieldError(
+            field="policy.input_features",
+            value=name,
+            expected=f"a name that is not {EMPTY_CAMERA_PREFIX}N: {PREPROCESSOR_FILE} gives it the pictures of"
+            f" {camera}, and pirl takes every view of such a name for padding",
+            fix=f"call it {camera} in {CONFIG_NAME} and {PREPROCESSOR_FILE} of {start.source}, and count it in"
+            f" {CONFIG_NAME} no longer as one of empty_cameras",
+        )
+
+
 def _normalized(start: Start) -> Iterator[FieldError]:
     for kind, mode in start.norm_map.items():
         yield FieldError(
@@ -185,19 +262,28 @@ def _normalized(start: Start) -> Iterator[FieldError]:
             value=mode,
             expected="IDENTITY in the saved processors too: they normalise by dataset statistics, and the"
             " weights were trained on that",
-            fix="use a checkpoint that was trained without dataset statistics (X-VLA's default)",
+            fix=NO_STATISTICS,
         )
 
 
 def _weights(policy: Any, start: Start) -> Iterator[FieldError]:
     tensors = start.tensors
-    if tensors is None:
-        return
 
     def wrong(expected: str, fix: str) -> FieldError:
         return FieldError(
             field="policy.pretrained_path", value=start.source, expected=expected, fix=fix
         )
+
+    if tensors is None:
+        if Path(start.source).is_dir():
+            is_adapter = (Path(start.source) / ADAPTER_CONFIG).is_file()
+            yield wrong(
+                f"a folder with {WEIGHTS_FILE}" + (", not an adapter alone" if is_adapter else ""),
+                f"merge the adapter into its base (PEFT's merge_and_unload) and save that as {WEIGHTS_FILE}"
+                if is_adapter
+                else f"copy the {WEIGHTS_FILE} of that training there",
+            )
+        return
 
     prefix = wrapper_of(tensors)
     if prefix is not None:
@@ -226,20 +312,41 @@ def _weights(policy: Any, start: Start) -> Iterator[FieldError]:
 
 
 def _norm_map(file: Path | None) -> dict[str, str]:
-    """Modes other than IDENTITY of the normalising steps of a saved processor."""
-    if file is None:
-        return {}
-    steps: Any = _object(file).get("steps")
+    """Modes other than IDENTITY of the normalising steps of a saved processor that have statistics."""
     found: dict[str, str] = {}
-    for step in cast("list[Any]", steps) if isinstance(steps, list) else []:
-        if (
-            isinstance(step, dict)
-            and cast("dict[str, Any]", step).get("registry_name") in NORMALIZERS
-        ):
-            config: Any = cast("dict[str, Any]", step).get("config")
-            modes: Any = config.get("norm_map") if isinstance(config, dict) else None
-            found |= cast("dict[str, str]", modes) if isinstance(modes, dict) else {}
-    return {kind: str(mode) for kind, mode in found.items() if mode != "IDENTITY"}
+    for step in _steps(file):
+        config: Any = step.get("config")
+        modes: Any = config.get("norm_map") if isinstance(config, dict) else None
+        if step.get("registry_name") in NORMALIZERS and isinstance(modes, dict):
+            kinds = _kinds_with_statistics(step, cast("Path", file))
+            wanted = cast("dict[str, Any]", modes).items()
+            found |= {k: str(m) for k, m in wanted if kinds is None or k in kinds}
+    return {kind: mode for kind, mode in found.items() if mode != "IDENTITY"}
+
+
+def _kinds_with_statistics(step: Mapping[str, Any], file: Path) -> set[str] | None:
+    """Kinds of feature that a normalising step has statistics for; None when that is not known here."""
+    name, features = step.get("state_file"), step["config"].get("features")
+    if name is None:
+        return set()
+    statistics = file.parent / str(name)
+    if not statistics.is_file() or not isinstance(features, dict):
+        return None
+    measured = {tensor.rpartition(".")[0] for tensor in read_header(statistics)}
+    typed = cast("dict[str, Any]", features).items()
+    return {str(f.get("type")) for key, f in typed if isinstance(f, dict) and key in measured}
+
+
+def _step(file: Path | None, name: str) -> dict[str, Any]:
+    """Config of the step of a saved processor; empty without one."""
+    configs = [s.get("config") for s in _steps(file) if s.get("registry_name") == name]
+    return configs[-1] if configs and isinstance(configs[-1], dict) else {}
+
+
+def _steps(file: Path | None) -> list[dict[str, Any]]:
+    steps: Any = None if file is None else _object(file).get("steps")
+    found = cast("list[Any]", steps) if isinstance(steps, list) else []
+    return [step for step in found if isinstance(step, dict)]
 
 
 def _object(file: Path) -> dict[str, Any]:

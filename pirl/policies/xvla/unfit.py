@@ -1,13 +1,13 @@
 """The clauses of the contract that an X-VLA config alone can break.
 
-Owns the refusals that need no weights. Refuses to know observations. Read `pirl.policies.xvla.build`
-next.
+Owns the refusals that need no weights, asked by the preflight and by the adapter. Refuses to know observations
+and to import LeRobot. Read `pirl.policies.xvla.build` next.
 """
 
 from __future__ import annotations
 
-from lerobot.configs import NormalizationMode
-from lerobot.policies.xvla.configuration_xvla import XVLAConfig
+from dataclasses import replace
+from typing import Any
 
 from pirl.errors import ContractError, FieldError
 
@@ -16,23 +16,34 @@ STATE_WIDTH = {"ee6d": (20, None), "joint": (14, None), "so101_bimanual": (20, 2
 grippers."""
 
 
-def refuse_unfit_config(config: XVLAConfig) -> None:
+def refuse_unfit_config(config: Any) -> None:
     """Refuse a policy config that RL cannot train.
+
+    Any: either of the two `XVLAConfig`.
 
     Raises:
         ContractError: every reason at once.
     """
-    errors = [
+    errors = _clauses(config)
+    if errors:
+        raise ContractError(errors)
+
+
+def unfit_fields(config: Any) -> list[FieldError]:
+    """The same reasons under the names of the config fields."""
+    return [replace(error, field=error.field.partition(": ")[2]) for error in _clauses(config)]
+
+
+def _clauses(config: Any) -> list[FieldError]:
+    return [
         *_precision(config),
         *_trained(config),
         *_normalization(config),
         *_shapes(config),
     ]
-    if errors:
-        raise ContractError(errors)
 
 
-def _precision(config: XVLAConfig) -> list[FieldError]:
+def _precision(config: Any) -> list[FieldError]:
     if config.dtype == "float32":
         return []
     return [
@@ -45,7 +56,7 @@ def _precision(config: XVLAConfig) -> list[FieldError]:
     ]
 
 
-def _trained(config: XVLAConfig) -> list[FieldError]:
+def _trained(config: Any) -> list[FieldError]:
     return [
         FieldError(
             field=f"trained-parameters: policy.{name}",
@@ -58,7 +69,7 @@ def _trained(config: XVLAConfig) -> list[FieldError]:
     ]
 
 
-def _normalization(config: XVLAConfig) -> list[FieldError]:
+def _normalization(config: Any) -> list[FieldError]:
     return [
         FieldError(
             field=f"units: policy.normalization_mapping.{name}",
@@ -67,12 +78,12 @@ def _normalization(config: XVLAConfig) -> list[FieldError]:
             fix="use a checkpoint that was trained without state and action normalisation",
         )
         for name in ("VISUAL", "STATE", "ACTION")
-        if config.normalization_mapping.get(name, NormalizationMode.IDENTITY)
-        is not NormalizationMode.IDENTITY
+        if name in config.normalization_mapping
+        and config.normalization_mapping[name].value != "IDENTITY"
     ]
 
 
-def _shapes(config: XVLAConfig) -> list[FieldError]:
+def _shapes(config: Any) -> list[FieldError]:
     errors: list[FieldError] = []
     width = config.max_state_dim if config.use_proprio else 0
     least, largest = STATE_WIDTH.get(config.action_mode.lower(), (0, None))
@@ -83,7 +94,9 @@ def _shapes(config: XVLAConfig) -> list[FieldError]:
                 value=width,
                 expected=f"{least} {'or more' if largest is None else 'exactly'} with use_proprio "
                 f"(action_mode={config.action_mode})",
-                fix=f"set policy.max_state_dim={least}",
+                fix=f"set policy.max_state_dim={least}"
+                if config.pretrained_path is None
+                else "use another checkpoint: the weights of this one are for such a state",
             )
         )
     if config.num_denoising_steps < 1:

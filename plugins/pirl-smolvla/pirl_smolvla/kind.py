@@ -77,8 +77,11 @@ class SmolVLAKind(PolicyKind):
         """As wide as the feature `action`."""
         return ActionFacts(field="policy.output_features", space="auto", width=action_width(view))
 
-    def template(self, policy_config: Any) -> Mapping[str, Sequence[Row]]:
+    def template(
+        self, policy_config: Any, *, without: Sequence[str]
+    ) -> Mapping[str, Sequence[Row]]:
         """Every value of `FIXED` that checkpoint or recipe would otherwise have differently."""
+        del without
         found: dict[str, list[Row]] = {"policy": [], "pirl": []}
         for name, (wanted, why) in FIXED.items():
             section, _, leaf = name.partition(".")
@@ -99,6 +102,7 @@ class SmolVLAKind(PolicyKind):
         device: str | torch.device,
         seed: int,
         train_scope: str,
+        precision: str,
     ) -> SmolVLAFlowPolicy:
         """See `pirl_smolvla.policy.build_policy`."""
         from pirl_smolvla.policy import build_policy

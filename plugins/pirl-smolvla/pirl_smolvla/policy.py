@@ -29,7 +29,7 @@ from transformers import DynamicCache
 
 from pirl.contract.clauses import broken
 from pirl.contract.flow_policy import RawObservation
-from pirl.contract.tf32 import tf32_is_on, turn_off_tf32
+from pirl.contract.precision import FP32, switch_tf32, tf32_is_on
 from pirl.errors import CheckpointError
 from pirl.records import ActionSpec, Context, Observation, Prediction, TensorSpec
 
@@ -134,7 +134,7 @@ class SmolVLAFlowPolicy:
             parameter.requires_grad_(name.startswith(TRAINED))
         policy.eval()
         if self.device.type == "cuda":
-            turn_off_tf32()
+            switch_tf32(FP32)
 
     @property
     def device(self) -> torch.device:
@@ -281,5 +281,5 @@ class SmolVLAFlowPolicy:
                 "precision",
                 value="TF32",
                 expected="full fp32 matrix products",
-                fix="call pirl.contract.tf32.turn_off_tf32()",
+                fix="call pirl.contract.precision.switch_tf32()",
             )

@@ -56,6 +56,7 @@ SHARED = {
     "staleness_threshold": 1,
     "behave_weight_threshold": 2.0,
     "train_scope": "transformer",
+    "precision": "fp32",
 }
 FLOW_SDE = {
     "noise_method": "flow_sde",

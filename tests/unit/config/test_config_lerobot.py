@@ -17,14 +17,15 @@ from pirl.config.identity import config_hash
 from pirl.config.preflight import preflight_summary
 from pirl.config.train import PiRLTrainConfig
 from pirl.errors import ConfigError, EnvironmentNotReadyError
+from pirl.policies.xvla.unfit import unfit_fields
 
 HASHES = {
-    "embedded": "2791b5dcf3c7e0f3c1e0caab50bc28054319e5a84b24ae8ac2846db2c46e2f64",
-    "embedded_flow_noise": "e7b2c1d9ede3d28e63d333a517e2a15ea81780966de129e0179e8a5e2d2b2a2f",
-    "learn_flow_noise": "70eda7d321b9ae53677469db1354033a0fb95083c3f95d2eb2816c0daf90ef29",
-    "learn_flow_sde": "1deca00df9b59a4111c2677ef0d8a66d35bd044428a04aa5762d3a98c486fcb0",
-    "learn_imprecise": "380eb668e685aff1fc96daf091ecb78a3eeefffccf5e3ebfc325f2eaae6c6bcd",
-    "libero_smoke": "fc036c9267fc55450f5bf0836a9cc54c654ed695f3f81b70b5e7017569a197c1",
+    "embedded": "b0e92da3cb006149bc7329e2490191d1c49b9faf545332eab79eaf9186b426df",
+    "embedded_flow_noise": "d605145d8abb9f4effe978c045956c3e4f21af143dee49f5169efc098b899c6f",
+    "learn_flow_noise": "c59b98cfccdcecc8075146f64fb5b9d47ff7205959efbd788e5906fc9657c425",
+    "learn_flow_sde": "6270b34602d75fbfca1e1542e1a304a45d174c36cf598e1cd804f7c6bb1a12fa",
+    "learn_imprecise": "8774ac00de77f4b2fd128a599544322fcc5ca51881a5fad3c0bc007df863b5dc",
+    "libero_smoke": "21eb8e602e078f61e0dd9b495af70bca313c93a8a48d7e7fa0029161e4f6502e",
 }
 """What learner, actors, evidence and checkpoints of these configs compare; a change is a line of CHANGELOG.md."""
 
@@ -38,6 +39,9 @@ def by_lerobot(file, overrides=()):
             deepcopy(cfg.policy).validate_features()
         except ValueError as error:
             raise ConfigError([]) from error
+        # What LeRobot takes and RL cannot train.
+        if unfit_fields(cfg.policy):
+            raise ConfigError([])
     return config_hash(cfg)
 
 

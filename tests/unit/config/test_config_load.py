@@ -36,11 +36,12 @@ def no_hub(monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A `pretrained_model` folder with the policy config of the LIBERO smoke file."""
+    """A `pretrained_model` folder with the policy config of the LIBERO smoke file, and no tensor."""
     folder = tmp_path / "checkpoints" / "000003" / "pretrained_model"
     folder.mkdir(parents=True)
     policy = load_config(LIBERO).cfg.policy
     write(folder, draccus.encode(policy, PreTrainedConfig), "config.json")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return folder
 
 

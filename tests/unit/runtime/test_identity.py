@@ -35,6 +35,7 @@ def settings(path: str, *overrides: str) -> dict[str, object]:
         (EMBEDDED, "--pirl.last_step_std.other=0.2", "noise_settings"),
         (EMBEDDED, "--pirl.flow_sde.noise_level=0.3", "noise_settings"),
         (EMBEDDED, "--pirl.base_sampler=euler", "noise_settings"),
+        (EMBEDDED, "--pirl.precision=tf32", "noise_settings"),
         (EMBEDDED_NOISE, "--pirl.flow_noise.noise_std_range=[0.1,0.2]", "noise_settings"),
     ],
 )
