@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
 from pirl.config.kinds import action_of
@@ -100,12 +101,16 @@ class PointReachKind(EnvKind):
         noise: float,
         seed: int,
     ) -> Teacher:
-        """A straight line, from seeds that no split contains."""
+        """A straight line, from seeds that no split contains; it may take longer than a policy."""
         from pirl.envs.demos import Teacher, seeded_plans
+        from pirl_pointreach.env import SUBSTEPS
         from pirl_pointreach.slot import PointReachSlot
 
-        del split_file, noise, max_steps
-        settings = self.settings(env_cfg, image_keys=image_keys, frames=None, stock_simulator=False)
+        del split_file, noise
+        settings = replace(
+            self.settings(env_cfg, image_keys=image_keys, frames=None, stock_simulator=False),
+            limit=max_steps // SUBSTEPS,
+        )
         info = self.info(env_cfg)
         return Teacher(
             slot=PointReachSlot(settings),
