@@ -1,6 +1,6 @@
 """Whether piRL improves a policy on a task when neither is its own: SmolVLA on `pointreach`, with a control.
 
-python -m benchmarks second_policy [--smoke] [--json] [--out DIR]
+python -m benchmarks.second_policy [--smoke] [--json] [--out DIR]
 
 Puts both plug-ins on the path as an installer would and runs `pirl bench study second_policy --params
 examples/second_policy/learning.yaml`: warm start, held-out episodes, piRL through learner and actor, the same
@@ -66,13 +66,13 @@ def short(target: Path) -> Path:
     return target
 
 
-def study(out: Path, params: Path, places: list[str], *, as_json: bool) -> int:
-    """Exit code of the study; its table or records go to stdout."""
+def study(out: Path, params: Path, places: list[str]) -> int:
+    """Exit code of the study; what its processes print goes to stderr, because LeRobot prints too."""
     argv = [sys.executable, "-m", "pirl", "bench", "study", STUDY, f"--params={params}"]
-    argv += [f"--out={out}", "--no-mlflow", *(["--json"] if as_json else [])]
+    argv += [f"--out={out}", "--no-mlflow"]
     path = os.pathsep.join([*places, str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(argv, cwd=ROOT, env=env).returncode
+    return subprocess.run(argv, cwd=ROOT, env=env, stdout=sys.stderr).returncode
 
 
 def passed(records: list[dict[str, Any]]) -> bool:
@@ -84,17 +84,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="run a moment of the first row")
     parser.add_argument("--json", action="store_true", help="records instead of the table")
-    parser.add_argument("--out", type=Path, help=f"seen from the repository; default runs/study-{STUDY}")
+    parser.add_argument(
+        "--out", type=Path, help=f"seen from the repository; default runs/study-{STUDY}"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         places, scratch = install(Path(made) / "site"), Path(made)
         params = short(scratch / "learning.yaml") if args.smoke else PARAMS
         # Relative: where the starting policy lies is part of the config, so of its hash.
         out = args.out or (scratch / "study" if args.smoke else Path("runs") / f"study-{STUDY}")
-        code = study(out, params, places, as_json=args.json)
-        if code or args.smoke:
+        code = study(out, params, places)
+        if code:
             return code
-        return 0 if passed(json.loads((ROOT / out / f"{STUDY}.json").read_text())) else 1
+        records = (ROOT / out / f"{STUDY}.json").read_text()
+        print(records if args.json else (ROOT / out / f"{STUDY}.md").read_text(), end="")
+        return 0 if args.smoke or passed(json.loads(records)) else 1
 
 
 if __name__ == "__main__":

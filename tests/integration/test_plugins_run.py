@@ -115,15 +115,7 @@ def test_a_package_named_on_the_command_line_registers_what_it_brings(places, vl
 
 def test_a_moment_of_the_learning_run_of_both_is_recorded(tmp_path):
     out = tmp_path / "study"
-    argv = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "second_policy",
-        "--smoke",
-        "--json",
-        f"--out={out}",
-    ]
+    argv = [sys.executable, "-m", "benchmarks.second_policy", "--smoke", "--json", f"--out={out}"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     (record,) = json.loads(done.stdout)
