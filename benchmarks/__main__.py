@@ -56,6 +56,10 @@ BENCHMARKS = {
         what="memory of a learner: predicted before a run against what the process took",
         smoke=("--sizes", "small", "--rows", "8"),
     ),
+    "second_policy": Benchmark(
+        what="whether piRL improves a policy and a task that are plug-ins: SmolVLA on pointreach",
+        smoke=("--smoke",),
+    ),
     "chaos": Benchmark(what="whole runs under kills, stalls, damage and lies", smoke=("--short",)),
 }
 

@@ -100,11 +100,12 @@ def study_parser() -> Parser:
     """`pirl bench study`."""
     parser = Parser(
         "bench study",
-        "Run a study of `learning/settings.yaml` and print its table; each row says for itself whether it passed.",
+        "Run a study of a settings file and print its table; each row says for itself whether it passed.",
         example="pirl bench study imprecise",
     )
     add = parser.add_argument
-    add("name", help="a key of `studies` in learning/settings.yaml")
+    add("name", help="a key of `studies` in the file of --params")
+    add("--params", type=Path, default=PARAMS, metavar="FILE", help="`learn` and `studies`")
     add("--out", type=Path, metavar="DIR", help="default runs/study-NAME; finished rows are kept")
     add("--json", action="store_true", help="the records as JSON on stdout")
     add("--no-mlflow", action="store_true", help="leave no runs in the tracker")

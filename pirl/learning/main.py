@@ -201,13 +201,13 @@ def task_overrides(task: str) -> list[str]:
 
 
 def study_main(argv: Sequence[str]) -> int:
-    """Run a study of `learning/settings.yaml` and print its table; each row says for itself whether it passed."""
+    """Run a study and print its table; each row says for itself whether it passed."""
     args, _ = parse(study_parser(), argv)
     configure_logging("study")
     interrupt_on_signals()
     out = args.out or Path("runs") / f"study-{args.name}"
     with owned(out, field="--out"), RunRecord(out / "run.json", role="bench study") as own_record:
-        records = run_study(args.name, out, mlflow=not args.no_mlflow)
+        records = run_study(args.name, out, mlflow=not args.no_mlflow, path=args.params)
         own_record.write("finished", complete=True)
     sys.stdout.write(json.dumps(records, indent=1) + "\n" if args.json else table(records))
     return int(ExitCode.OK)

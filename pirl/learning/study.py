@@ -38,7 +38,7 @@ FAILED = "failed.json"
 
 
 def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
-    """The rows of one study in `learning/settings.yaml`, by label.
+    """The rows of one study in a settings file, by label.
 
     Raises:
         ConfigError: there is no such study.
@@ -50,7 +50,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
             field="studies",
             value=name,
             expected=f"one of {', '.join(sorted(studies))}",
-            fix="choose one, or add it to learning/settings.yaml",
+            fix=f"choose one, or add it to {path.name}",
         )
         raise ConfigError([error], source=path.name)
     found = cast("Mapping[str, Any]", rows)
@@ -60,7 +60,7 @@ def study_rows(name: str, path: Path = PARAMS) -> dict[str, dict[str, Any]]:
                 field=f"studies.{name}.{label}",
                 value=row,
                 expected="settings of `learn`, as keys",
-                fix="correct learning/settings.yaml",
+                fix=f"correct {path.name}",
             )
             raise ConfigError([error], source=path.name)
     return {str(label): dict(row or {}) for label, row in found.items()}
@@ -74,17 +74,17 @@ def row_settings(row: Mapping[str, Any], base: LearnSettings) -> LearnSettings:
     return replace(base, **given)
 
 
-def run_study(name: str, out: Path, *, mlflow: bool) -> list[dict[str, Any]]:
-    """Run every row that has no record yet; the rows' summaries in the order of `learning/settings.yaml`.
+def run_study(name: str, out: Path, *, mlflow: bool, path: Path = PARAMS) -> list[dict[str, Any]]:
+    """Run every row of a study in `path` that has no record yet; the rows' summaries in its order.
 
     Writes `NAME.json` and `NAME.md` into `out` after every row.
 
     A row whose training was stopped (a control that the live checks refuse) is a record too: its exit code
     and the last line of the learner's log.
     """
-    base = read_settings()
+    base = read_settings(path)
     records: list[dict[str, Any]] = []
-    rows = study_rows(name)
+    rows = study_rows(name, path)
     for label, row in tqdm(rows.items(), desc=f"study {name}", file=sys.stderr, disable=None):
         settings = row_settings(row, base)
         folder = LearnFolder(root=out / label.replace(" ", "-"))

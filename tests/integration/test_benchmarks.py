@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"start_up", "crash_save", "chaos", "libero_exact"}
-"""In test_start_up_limits, test_checkpoint_crash, test_chaos and e2e/test_libero_env."""
+ELSEWHERE = {"start_up", "crash_save", "chaos", "libero_exact", "second_policy"}
+"""In test_start_up_limits, test_checkpoint_crash, test_chaos, e2e/test_libero_env and test_plugins_run."""
 
 pytestmark = pytest.mark.integration
 

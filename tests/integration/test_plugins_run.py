@@ -120,3 +120,17 @@ def test_a_package_named_on_the_command_line_registers_what_it_brings(places, vl
     )
     said = pirl("validate", "--config_path", file, f"{option}=no_such", places=folders, expect=2)
     assert "No module named 'no_such'" in said
+
+
+def test_a_moment_of_the_learning_run_of_both_is_recorded(tmp_path):
+    out = tmp_path / "study"
+    argv = [sys.executable, "-m", "benchmarks.second_policy", "--smoke", "--json", f"--out={out}"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (record,) = json.loads(done.stdout)
+    assert record == json.loads((out / "second_policy.json").read_text())[0]
+    assert not record["passed"]
+    assert [(p["update"], p["episodes"]) for p in record["points"]] == [(0, 2), (1, 2)]
+    assert record["config"] == "examples/second_policy/train_config.json"
+    (run,) = (path.parent for path in out.glob("*/learn.json"))
+    assert len((run / "run" / "learner" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -17,15 +17,20 @@ TASKS = {
 }
 """Instruction by task; the other disc lies there too."""
 
+# A site that is compiled without a place of its own is drawn at its body's, wherever it is put later. The table is
+# grey because that is zero to a policy that reads [-1, 1]: discs and ball are then what stands out.
 MODEL = """
 <mujoco>
   <option timestep="0.01"/>
-  <visual><quality shadowsize="0" offsamples="0"/><headlight ambient=".6 .6 .6"/></visual>
+  <visual>
+    <quality shadowsize="0" offsamples="0"/>
+    <headlight ambient=".5 .5 .5" diffuse=".1 .1 .1" specular="0 0 0"/>
+  </visual>
   <worldbody>
     <camera name="top" pos="0 0 1.2" fovy="45"/>
     <geom type="plane" size=".5 .5 .1" rgba=".8 .8 .75 1"/>
-    <site name="red" type="cylinder" size=".07 .002" rgba=".9 .1 .1 1"/>
-    <site name="blue" type="cylinder" size=".07 .002" rgba=".1 .2 .9 1"/>
+    <site name="red" pos="-.25 0 .002" type="cylinder" size=".07 .002" rgba=".9 .1 .1 1"/>
+    <site name="blue" pos=".25 0 .002" type="cylinder" size=".07 .002" rgba=".1 .2 .9 1"/>
     <body pos="0 0 .03">
       <joint name="x" type="slide" axis="1 0 0" range="-.4 .4" limited="true" damping="2"/>
       <joint name="y" type="slide" axis="0 1 0" range="-.4 .4" limited="true" damping="2"/>
@@ -64,7 +69,7 @@ class PointReach(gymnasium.Env[dict[str, Any], Any]):
     @property
     def goal(self) -> np.ndarray[Any, Any]:
         """Where the disc of the task lies, metres."""
-        return self.model.site(self.task.removeprefix("reach-")).pos[:2]
+        return self.data.site(self.task.removeprefix("reach-")).xpos[:2]
 
     @property
     def ball(self) -> np.ndarray[Any, Any]:

@@ -107,12 +107,16 @@ class PointReachKind(EnvKind):
         noise: float,
         seed: int,
     ) -> Teacher:
-        """A straight line, from seeds that no split contains."""
+        """A straight line, from seeds that no split contains; it may take longer than a policy."""
         from pirl.envs.demos import Teacher, seeded_plans
+        from pirl_pointreach.env import SUBSTEPS
         from pirl_pointreach.slot import PointReachSlot
 
-        del split_file, noise, max_steps
-        settings = self.settings(env_cfg, image_keys=image_keys, frames=None, stock_simulator=False)
+        del split_file, noise
+        settings = replace(
+            self.settings(env_cfg, image_keys=image_keys, frames=None, stock_simulator=False),
+            limit=max_steps // SUBSTEPS,
+        )
         info = self.info(env_cfg)
         return Teacher(
             slot=PointReachSlot(settings),

@@ -1,84 +1,29 @@
-"""The plug-ins installed, a SmolVLA of 90 k parameters with a VLM folder made here, and configs that use both."""
+"""The plug-ins installed, a SmolVLA of 90 k parameters, and configs that use both."""
 
 from __future__ import annotations
 
 import json
-import tomllib
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    Idefics3ImageProcessor,
-    Idefics3Processor,
-    PreTrainedTokenizerFast,
-    SmolVLMConfig,
-)
+ROOT = Path(__file__).parents[3]
+sys.path.append(str(ROOT))
 
-PLUGINS = Path(__file__).parents[3] / "plugins"
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<fake>", "<global>", "<image>")
-WORDS = (*SPECIAL, "move", "the", "ball", "to", "red", "blue", "disc")
+from benchmarks.second_policy import install as install  # noqa: E402
+
 IMAGE = "observation.images.image"
 
 
-def install(target: Path) -> list[str]:
-    """Write the metadata of every distribution in `plugins/`; the folders that belong on the path."""
-    for folder in sorted(PLUGINS.iterdir()):
-        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-        info = target / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-        info.mkdir(parents=True)
-        named = f"Name: {project['name']}\nVersion: {project['version']}\n"
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\n{named}")
-        lines = [
-            f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in entries.items())
-            for group, entries in project["entry-points"].items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join(lines))
-    return [str(target), *(str(folder) for folder in sorted(PLUGINS.iterdir()))]
-
-
 def write_vlm(folder: Path) -> Path:
-    """Config, tokenizer and processor of a tiny SmolVLM, with random weights made by LeRobot later.
-
-    Idefics3's processor, because SmolVLM's own asks for a package that only videos need.
-    """
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        extra_special_tokens={
-            "fake_image_token": "<fake>",
-            "global_image_token": "<global>",
-            "image_token": "<image>",
-            "end_of_utterance_token": "</s>",
-        },
-    )
-    Idefics3Processor(Idefics3ImageProcessor(), tokenizer).save_pretrained(folder)
-    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
-    text = dict(
-        model_type="llama",
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        vocab_size=32,
-        max_position_embeddings=256,
-        pad_token_id=0,
-    )
-    config = SmolVLMConfig(
-        vision_config={**vision, "image_size": 64, "patch_size": 16},
-        text_config=text,
-        scale_factor=2,
-        image_token_id=6,
-        pad_token_id=0,
-    )
-    config.save_pretrained(folder)
+    """The tiny SmolVLM of the learning run, with four tokens per picture instead of one."""
+    shutil.copytree(ROOT / "examples" / "second_policy" / "vlm", folder, dirs_exist_ok=True)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["scale_factor"] = 2
+    config["vision_config"]["patch_size"] = 16
+    file.write_text(json.dumps(config))
     return folder
 
 

@@ -66,6 +66,26 @@ def test_the_same_plan_gives_the_same_bits_whatever_ran_before():
     other.close()
 
 
+def seen_at(picture, channel):
+    """Middle of what is far brighter in one channel than in the others, metres, x to the right and y up."""
+    others = np.delete(picture, channel, axis=0).max(axis=0).astype(int)
+    rows, columns = np.nonzero(picture[channel] > others + 60)
+    metres = 2 * 1.2 * np.tan(np.radians(22.5)) / picture.shape[1]
+    middle = (picture.shape[1] - 1) / 2
+    return np.array([columns.mean() - middle, middle - rows.mean()]) * metres
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_discs_are_drawn_where_they_must_be_reached(seed):
+    slot = a_slot(image_size=64, tasks=["reach-red", "reach-blue"])
+    for task_id, channel in enumerate((0, 2)):
+        picture = slot.reset(a_plan(seed=seed, task_id=task_id)).images[IMAGE]
+        goal = slot._envs[task_id].goal
+        assert abs(goal[0]) == pytest.approx(0.25)
+        np.testing.assert_allclose(seen_at(picture, channel), goal, atol=0.02)
+    slot.close()
+
+
 def test_the_expert_reaches_the_disc_and_a_still_ball_runs_out_of_time():
     slot = a_slot(film=True)
     slot.reset(a_plan())
@@ -123,9 +143,17 @@ def test_slots_run_in_this_process_and_in_a_worker(workers):
 
 def test_demonstrations_come_from_seeds_that_no_split_contains():
     demos = collect_demos(
-        a_cfg(), num_episodes=3, seed=1, image_keys=(IMAGE,), speed=0.6, noise=0.1
+        a_cfg(episode_length=2),
+        num_episodes=3,
+        seed=1,
+        image_keys=(IMAGE,),
+        speed=0.6,
+        noise=0.1,
+        max_failures=0,
     )
     assert len(demos) == 3
+    # The time limit is the policy's: a slow expert may take longer.
+    assert all(len(demo.actions) > 2 for demo in demos)
     assert all(demo.seed in DEMO_SEEDS for demo in demos)
     assert demos[0].images[IMAGE].shape[1:] == (3, 32, 32)
     assert demos[0].actions.shape[1:] == (2,)
