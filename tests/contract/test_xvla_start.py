@@ -334,6 +334,7 @@ def test_nothing_is_said_of_a_checkpoint_that_is_not_here():
 
 def a_start(**facts):
     nothing = dict(dtype=None, tensors=None, domain_id=None, has_preprocessor=False, norm_map={})
+    nothing |= dict(words={}, seen_as_empty={})
     return Start(source="an-owner/a-policy", **{**nothing, **facts})
 
 

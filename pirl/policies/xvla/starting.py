@@ -115,6 +115,8 @@ def settle_normalization(policy: Any) -> None:
     Raises:
         CheckpointError: a file of the checkpoint is damaged.
     """
+    if policy.pretrained_path is None:
+        return
     source, revision = folder_or_id(policy.pretrained_path), policy.pretrained_revision
     files = [
         stored(source, name, revision=revision) for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE)

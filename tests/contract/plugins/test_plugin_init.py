@@ -56,7 +56,7 @@ def test_a_config_for_both_holds_and_asks_the_kinds(checkpoint, tmp_path, capsys
 def test_what_a_checkpoint_of_lerobots_has_otherwise_is_set(checkpoint, tmp_path):
     """LeRobot's own defaults pad by the batch and normalise nothing that the recipe could not use."""
     cfg = policy_facts("smolvla").config_class()(pad_language_to="longest", use_cache=False)
-    rows = policy_facts("smolvla").template(cfg)
+    rows = policy_facts("smolvla").template(cfg, without=[])
     assert ("pad_language_to", "max_length") in [row[:2] for row in rows["policy"]]
     assert ("use_cache", True) in [row[:2] for row in rows["policy"]]
     assert [row[:2] for row in rows["pirl"]] == [("base_sampler", "euler")]
