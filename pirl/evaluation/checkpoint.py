@@ -93,12 +93,12 @@ def prepare(
         policy_kind(tree["type"]).config_class()
     policy_config: Any = draccus.decode(PreTrainedConfig, tree)
     _check_fit(cfg, policy_config)
-    errors = policy_kind(policy_config.type).start_errors(policy_config)
-    if errors:
-        raise ConfigError(errors, source="evaluation")
     split = load_split(env_of(cfg).type, mode=protocol.split, split_file=cfg.runtime.split_file)
     env = describe_env(env_of(cfg))
     plans = _schedule(protocol, env=env, split=split)
+    errors = policy_kind(policy_config.type).start_errors(policy_config)
+    if errors:
+        raise ConfigError(errors, source="evaluation")
     torch.set_num_threads(cfg.runtime.torch_threads)
     policy = build_flow_policy(
         policy_config,

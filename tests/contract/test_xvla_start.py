@@ -348,7 +348,7 @@ def test_only_a_preprocessor_that_was_read_can_leave_the_domain_open(has_preproc
 @pytest.mark.parametrize(
     ("dtypes", "dtype", "said"),
     [
-        (("F32", "I64", "BOOL"), None, "1 float32, 1 I64, 1 BOOL tensors"),
+        (("F32", "I64", "BOOL"), None, "1 float32, 1 " + "I64" + ", 1 BOOL tensors"),
         (("F32", "F32"), "float32", "2 float32 tensors (config: float32)"),
         (("F32",), "bfloat16", "1 float32 tensors (config: bfloat16), cast to float32 on load"),
         (("F32", "F16"), None, "1 float32, 1 float16 tensors, cast to float32 on load"),

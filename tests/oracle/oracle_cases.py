@@ -216,6 +216,7 @@ NOT_COMPARED = {
     "variant": "chosen by every case",
     "last_step_std": "every recipe of these tests states its own",
     "value_last_init": "the weights a learner starts from are an input of the comparison",
+    "precision": "of the networks' own arithmetic; an update takes what they return",
     "staleness_threshold": "the store drops what is older; an update never sees it",
 }
 """Knobs that no case sets, with the reason."""

@@ -6,7 +6,7 @@ import pytest
 
 from pirl.config.load import load_config
 from pirl.config.train import env_of
-from pirl.errors import CheckpointError, ConfigError
+from pirl.errors import ConfigError
 from pirl.evaluation.checkpoint import Protocol, prepare
 from pirl.policies.xvla.tiny import tiny_metaworld_config, tiny_xvla_config
 
@@ -39,7 +39,7 @@ def test_each_of_several_suites_is_judged(libero_policy):
     env_of(cfg).task = "libero_10,libero_gaol"
     assert "env.task = 'libero_gaol'" in refused(libero_policy, cfg)
     env_of(cfg).task = "libero_10, libero_goal"
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
         prepare(libero_policy, cfg, protocol=PROTOCOL, device="cpu")
 
 
@@ -75,5 +75,5 @@ def test_more_episodes_than_held_out_states_are_refused_on_metaworld(tmp_path):
 
 def test_a_folder_without_weights_never_gets_random_ones(tmp_path):
     tiny_metaworld_config().save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
         prepare(tmp_path, load_config(EMBEDDED).cfg, protocol=PROTOCOL, device="cpu")
