@@ -101,7 +101,9 @@ def config_of_settings(raw: RawRecords) -> Pairs:
     for name in ("total_updates", "rollout_chunks", "actors", "mode", "split", "torch_threads"):
         yield f"settings.json {name}", getattr(settings, name), runtime[name]
     knobs = tree["pirl"][str(variant).replace("-", "_")]
-    yield "settings.json noise", to_json(settings)["noise"], dict(sorted(knobs.items()))
+    # The record keeps every list as floats.
+    noise = {k: list(map(float, v)) if isinstance(v, list) else v for k, v in sorted(knobs.items())}
+    yield "settings.json noise", to_json(settings)["noise"], noise
     is_cuda = str(runtime.get("learner_device")).startswith("cuda")
     yield "settings.json numerics", settings.numerics, f"{'cuda' if is_cuda else 'cpu'}/float32"
     if "chunk_size" in tree["policy"]:

@@ -55,6 +55,12 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+KNOBS = {
+    "flow-sde": {"noise_level": 0.5},
+    "flow-noise": {"noise_head_hidden": (128, 64)},
+}
+
+
 @dataclass
 class Story:
     """What happened; a test changes one field to tell another story."""
@@ -83,7 +89,7 @@ class Story:
         config = {
             "env": {"type": ENV_TYPE[self.profile], "task": self.suite, "episode_length": 95},
             "parallelism": {"dp_replicate": 1},
-            "pirl": {"variant": self.variant, self.variant.replace("-", "_"): {"noise_level": 0.5}},
+            "pirl": {"variant": self.variant, self.variant.replace("-", "_"): KNOBS[self.variant]},
             "policy": {},
             "recipe": "pi-rl",
             "runtime": {
@@ -257,7 +263,7 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
         ))  # fmt: skip
         step.write(files.SETTINGS, validate.Settings(
             seed=7, total_updates=UPDATES, rollout_chunks=36, actors=1, mode="sync", split="train",
-            chunk_size=4, executed_steps=4, denoising_steps=2, noise={"noise_level": 0.5},
+            chunk_size=4, executed_steps=4, denoising_steps=2, noise=KNOBS[story.variant],
             action_mode="auto", control_mode="relative", episode_length=95, numerics="cpu/float32",
             torch_threads=1, success_definition=SUCCESS_DEFINITION, stopping_rule=STOPPING_RULE,
             parameters=validate.Parameters(total=255000, trained=90000, sent=90000),
