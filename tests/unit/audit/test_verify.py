@@ -407,6 +407,11 @@ def test_libero_pass_is_shown_without_fallback(tmp_path):
     assert "# Phase-2 gate: PASSED\n" in (built.folder / "report.md").read_text()
 
 
+def test_a_bundle_of_flow_noise_agrees_with_its_own_knobs(tmp_path):
+    built = build_bundle(tmp_path, Story(variant="flow-noise"))
+    assert verify_bundle(built.folder).problems == ()
+
+
 def test_a_record_of_the_other_profile_does_not_belong_in_a_bundle(bundle, libero_bundle):
     name = files.REWARDED_CONFIG.name
     assert record_problem(RawRecords(libero_bundle), files.SMOKE, name) == ""
