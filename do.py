@@ -140,9 +140,13 @@ def main() -> int:
             return 1
     # Two processes; `tests/conftest.py` says what stays together. One that crashes ends the run.
     shared = ["-n", "2", "--max-worker-restart=0"]
-    quick = [*shared, "tests/unit", "tests/contract", "tests/oracle"]
-    slow = [*shared, "--durations=30", "tests/integration", "tests/e2e"]
-    for arguments in [rest] if rest else [quick, slow]:
+    # First what an edit needs at once; then whole updates and whole bundles; then processes and simulators.
+    groups = [
+        [*shared, "tests/unit", "tests/contract"],
+        [*shared, "tests/oracle", "tests/audit"],
+        [*shared, "--durations=30", "tests/integration", "tests/e2e"],
+    ]
+    for arguments in [rest] if rest else groups:
         say("$ pytest " + " ".join(arguments))
         argv = [python, "-m", "pytest", *arguments]
         code = subprocess.run(

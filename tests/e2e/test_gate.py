@@ -1,7 +1,7 @@
 """The whole gate as a user runs it, and the ways in which an auditor tries to break its bundle.
 
 Real processes, the embedded simulator, no network, no display. The same attempts on synthetic bundles, and many
-more of them, are in `tests/unit/evidence/test_verify.py`; what a disabled check does is in `test_gate_teeth.py`.
+more of them, are in `tests/audit/test_verify.py`; what a disabled check does is in `test_gate_teeth.py`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit/audit"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit/checkpoint"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit/evaluation"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))

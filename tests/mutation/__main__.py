@@ -63,7 +63,7 @@ TARGETS = (
 )
 NOT_TARGETS = ("pirl/audit/pictures.py",)
 """Its pictures illustrate: no verdict follows from them, and the verifier does not draw them again."""
-TESTS = ("tests/unit", "tests/contract", "tests/oracle")
+TESTS = ("tests/unit", "tests/contract", "tests/oracle", "tests/audit")
 NOT_TESTS = "tests/unit/mutation/"
 """The runner's own."""
 

@@ -29,7 +29,7 @@ GATE_REQUIREMENTS = (
     "docs/auditor.md",
     "docs/evidence.md",
     "pirl/audit/",
-    "tests/unit/audit/",
+    "tests/audit/",
 )
 """Where D1 or I1 is a requirement of the gate."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from pirl.audit.raw import RawRecords
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "audit"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "audit"))
 
 from bundle_builder import build_bundle
 

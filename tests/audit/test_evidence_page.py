@@ -12,7 +12,7 @@ from pirl.audit.docs import PAGE, main, with_generated
 from pirl.audit.policy import POLICY_VERSION
 from pirl.audit.statement import FORMAT_VERSION
 
-TEXT = (Path(__file__).parents[3] / PAGE).read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
 
 
 def test_generated_parts_are_what_the_code_gives():

@@ -38,7 +38,7 @@ from pirl.config.rules import rule_outcomes
 from pirl.journal.environment import collect_environment
 from pirl.journal.media import Clip, write_video
 
-REPO = Path(__file__).parents[3]
+REPO = Path(__file__).parents[2]
 UPDATES, SAVED, KILLED = 5, 2, 3
 TOTAL = UPDATES
 PER_UPDATE = 8

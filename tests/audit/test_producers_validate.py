@@ -23,7 +23,7 @@ from pirl.gate.profiles import Profile
 from pirl.hooks import VARIABLE
 
 BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
-REPO = Path(__file__).parents[3]
+REPO = Path(__file__).parents[2]
 EMBEDDED = "configs/train_config_pirl_embedded.json"
 
 
