@@ -6,6 +6,7 @@ know where frames come from. Read `pirl.audit.pictures` next.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,11 +96,21 @@ def _even(frame: Frame) -> Frame:
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 
 
-def _encode(path: Path, frames: Sequence[Frame], *, fps: int) -> None:
+def _ffmpeg() -> Any:
+    """Imageio's ffmpeg, started without code of ours between fork and exec.
+
+    There it would leave our process group, and gRPC's own fork handlers would run: in a process with a server
+    they write to the pipes that ffmpeg is to have.
+    """
+    os.environ["IMAGEIO_FFMPEG_NO_PREVENT_SIGINT"] = "1"
     import imageio_ffmpeg
 
+    return imageio_ffmpeg
+
+
+def _encode(path: Path, frames: Sequence[Frame], *, fps: int) -> None:
     height, width = frames[0].shape[:2]
-    writer = imageio_ffmpeg.write_frames(
+    writer = _ffmpeg().write_frames(
         str(path),
         (width, height),
         fps=fps,
@@ -144,10 +155,8 @@ def inspect_video(path: Path) -> Clip:
     Raises:
         EvidenceError: the file cannot be decoded.
     """
-    import imageio_ffmpeg
-
     try:
-        reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="gray", bits_per_pixel=8)
+        reader = _ffmpeg().read_frames(str(path), pix_fmt="gray", bits_per_pixel=8)
         width, height = next(reader)["size"]
         spreads = [spread(np.frombuffer(data, dtype=np.uint8)) for data in reader]
     except (OSError, RuntimeError, StopIteration) as error:

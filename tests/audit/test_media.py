@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -22,6 +23,21 @@ def test_video_is_h264_wide_enough_and_not_blank(tmp_path):
     content = (tmp_path / "a.mp4").read_bytes()
     assert b"avc1" in content
     assert b"Lavf" not in content
+
+
+def test_nothing_of_ours_runs_between_fork_and_ffmpeg(tmp_path, monkeypatch):
+    # In a process with a gRPC server its fork handlers would write to the pipes of ffmpeg.
+    started, popen = [], subprocess.Popen
+
+    def start(*args, **kwargs):
+        started.append(kwargs.get("preexec_fn"))
+        return popen(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.delenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", raising=False)
+    media.write_video(tmp_path / "a.mp4", draw_frames(2), fps=8)
+    assert len(started) >= 2
+    assert set(started) == {None}
 
 
 def test_odd_frames_get_even_sides(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from bundle_builder import UPDATES
 
 from pirl.audit.criterion import Verdict
 from pirl.audit.judge import judge_step
@@ -75,7 +76,7 @@ def test_passed_gate_is_finished_with_tags_params_metrics_and_artifacts(sink, go
     assert parent.data.metrics["criteria_passed"] == parent.data.metrics["criteria_total"] == 81
     assert child.data.tags["mlflow.parentRunId"] == run.run_id
     history = sink.client.get_metric_history(step.run_id, "update/policy_loss")
-    assert [m.step for m in history] == [1, 2, 3]
+    assert [m.step for m in history] == list(range(1, UPDATES + 1))
     assert sink.client.get_logged_model(model).tags["sha256"] == "ab" * 32
     names = {a.path for a in sink.client.list_artifacts(run.run_id)}
     assert names == {path.name for path in good_bundle.folder.iterdir()}
