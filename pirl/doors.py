@@ -42,6 +42,11 @@ DISCOVER = ".discover_packages_path"
 _registered: dict[str, dict[str, Any]] = {group: {} for group in FIELDS}
 
 
+def group_of(section: str) -> str | None:
+    """The group whose kinds a config section names; None for a section of other things."""
+    return next((group for group, field in FIELDS.items() if field == f"{section}.type"), None)
+
+
 def register(group: str, name: str, kind: object) -> None:
     """Offer a kind without an entry point, for a package that `--policy.discover_packages_path` imports.
 

@@ -155,8 +155,8 @@ def _choices_of(section: Any, name: str) -> Iterator[Field]:
 
 def _names(section: str, known: Iterable[str]) -> Iterable[str]:
     """Choices of a section; of policies, environments and rewards also what is only loaded when it is named."""
-    group = {"policy": doors.POLICIES, "env": doors.ENVS, "reward_model": doors.REWARDS}
-    return (*doors.BUILT_IN[group[section]], "an installed one") if section in group else known
+    group = doors.group_of(section)
+    return known if group is None else (*doors.BUILT_IN[group], "an installed one")
 
 
 def meaning_of(cls: type, leaf: str, name: str) -> str:

@@ -154,7 +154,7 @@ def _any_of(answers: list[Json]) -> Json:
 def _choice(base: Any, name: str) -> Json:
     """One object for each type that pirl brings; an installed one is known by its name alone."""
     known: dict[str, Any] = base.get_known_choices()
-    group = {field.partition(".")[0]: group for group, field in doors.FIELDS.items()}.get(name)
+    group = doors.group_of(name)
     own = known if group is None else {n: known[n] for n in doors.BUILT_IN[group] if n in known}
     answers: list[Json] = []
     for choice, cls in own.items():

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-FP32, TF32, BF16_FROZEN = "fp32", "tf32", "bf16-frozen"
+from pirl.config.recipe import PRECISIONS
+
+FP32, TF32, BF16_FROZEN = PRECISIONS
 
 _NARROW = 0.005
 """The std, in action units, that the limits below were measured with: D6's 5 mm."""
