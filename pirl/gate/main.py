@@ -51,6 +51,14 @@ def default_profile(parameters: Path = PARAMS) -> str:
     return _choice("profile", PROFILES, parameters)
 
 
+def own_config(parameters: Path = PARAMS) -> Path | None:
+    """`gate.config_path` of `params.yaml`, the file of the profile `own`."""
+    path = _parameter("config_path", None, parameters)
+    if path is not None and not isinstance(path, str):
+        raise _wrong_parameter("config_path", path, "the path of a train config", parameters)
+    return None if path is None else Path(path)
+
+
 def _parameter(name: str, default: Any, parameters: Path) -> Any:
     """`gate.<name>` of `params.yaml`.
 
@@ -148,14 +156,16 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     if args.learner_processes is not None:
         overrides = [*overrides, f"--parallelism.dp_replicate={args.learner_processes}"]
+    own: Path | None = args.config
     try:
         with (
             open_gate(
-                profile=args.profile,
-                variant=args.variant or default_variant(),
+                profile=args.profile or ("own" if own else "auto"),
+                variant=args.variant or (None if own else default_variant()),
                 out=out,
                 launched_by=args.launched_by,
-                overrides=[*gate_overrides(), *overrides],
+                config=own,
+                overrides=overrides if own else [*gate_overrides(), *overrides],
                 sign_with=args.sign,
             ) as gate,
             tracked(gate, enabled=not args.no_mlflow) as tracker,
