@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,6 +160,8 @@ def main(argv: Sequence[str]) -> int:
     own: Path | None = args.config
     try:
         with (
+            # Stdout is for the answer, and a policy's library may print there.
+            redirect_stdout(sys.stderr),
             open_gate(
                 profile=args.profile or ("own" if own else "auto"),
                 variant=args.variant or (None if own else default_variant()),
