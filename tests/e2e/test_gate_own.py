@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,12 +72,3 @@ def test_the_verifier_accepts_it_where_the_plug_ins_are(gate, plugged, environ):
     assert without.returncode == 1
     assert "env.type=pointreach" in without.stdout
     assert "policy.type=smolvla" in without.stdout
-
-
-def test_a_bundle_that_claims_another_profile_is_refused(gate, plugged, tmp_path):
-    copy = shutil.copytree(gate[0], tmp_path / "copy")
-    path = copy / "raw/validate-config/profile.json"
-    path.write_text(path.read_text().replace('"own"', '"embedded"'))
-    done = pirl("verify", copy, env=plugged)
-    assert done.returncode == 1
-    assert "profile_inconsistent" in done.stdout
