@@ -25,14 +25,16 @@ from tasks.quiet import tell_in_one_line
 @flow(name="phase2-gate", flow_run_name="phase2-gate-{variant}", validate_parameters=True)
 def phase2_gate(
     variant: Literal["flow-sde", "flow-noise"] = "flow-sde",
-    profile: Literal["auto", "libero", "embedded"] = "auto",
+    profile: Literal["auto", "libero", "embedded", "own"] = "auto",
+    config: str | None = None,
     out: str | None = None,
 ) -> State[str]:
     """Run the gate; the final state says the verdict's label, which is the result too.
 
     Args:
         variant: variant of piRL.
-        profile: environment; `auto` takes LIBERO where it can run.
+        profile: environment; `auto` takes LIBERO where it can run, `own` that of `config`.
+        config: train config of `own`, relative to the repository; nothing of params.yaml is put over it.
         out: bundle folder, relative to the repository; null makes one under `runs/`.
 
     Raises:
@@ -46,7 +48,8 @@ def phase2_gate(
             variant=variant,
             out=folder,
             launched_by="prefect",
-            overrides=gate_overrides(),
+            config=Path(config) if config else None,
+            overrides=() if config else gate_overrides(),
         ) as gate,
         tracked(gate, tags={"prefect.flow_run_id": str(runtime.flow_run.id)}) as tracker,
     ):

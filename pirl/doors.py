@@ -80,6 +80,12 @@ def origin(group: str, name: str) -> str:
     return ", ".join(holders) or "registered by a package"
 
 
+def distributions() -> dict[str, str]:
+    """Every distribution that offers a kind, and its version."""
+    offers = [o for group in FIELDS for held in _offers(group).values() for o in held]
+    return {offer.dist.name: offer.dist.version for offer in offers if offer.dist is not None}
+
+
 def load(group: str, name: str) -> Any:
     """The kind of a type. Any: one of the three classes that the module's docstring names.
 

@@ -48,6 +48,7 @@ def phase2_gate() -> ExitCode:
             variant=gate_main.default_variant(),
             out=GATE_OUT / "bundle",
             launched_by="dvc",
+            config=gate_main.own_config(),
             overrides=gate_main.gate_overrides(),
             replace=True,
         ) as gate,

@@ -103,6 +103,7 @@ class GateVerdict:
     profile: str
     profile_reason: str
     """Why it is not the real profile; empty for that one."""
+    env_type: str
     variant: str
     numerics: str
     config_path: str
@@ -123,10 +124,12 @@ class GateVerdict:
 
     @property
     def label(self) -> str:
-        """The verdict as it must be shown: a fallback is never shown as the real profile."""
-        if self.verdict == Verdict.PASSED and self.profile != "libero":
-            return f"passed (fallback: {self.profile})"
-        return str(self.verdict)
+        """The verdict as it must be shown: no other profile is ever shown as the real one."""
+        if self.verdict != Verdict.PASSED or self.profile == "libero":
+            return str(self.verdict)
+        if self.profile == files.OWN:
+            return f"passed (own config: {self.env_type})"
+        return f"passed (fallback: {self.profile})"
 
     def count(self, verdict: Verdict, step: str | None = None) -> int:
         """Criteria with this verdict, of one step or of all."""
@@ -183,6 +186,7 @@ def judge_gate(raw: RawRecords) -> GateVerdict:
         results={step: judge_step(raw, step) for step in STEPS},
         profile=name,
         profile_reason="" if name == "libero" else reason,
+        env_type=UNKNOWN if profile is None else profile.env_type,
         variant=UNKNOWN if config is None else config.variant,
         numerics=UNKNOWN if settings is None else settings.numerics,
         config_path=UNKNOWN if config is None else config.path,

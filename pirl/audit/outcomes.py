@@ -25,8 +25,9 @@ STOPPING_RULE = "after runtime.total_updates updates, fixed before the run"
 
 ASKED_FOR = "the embedded profile was asked for by name"
 CANNOT_RUN = "LIBERO cannot run here: "
-REASONS = (ASKED_FOR, CANNOT_RUN)
-"""Why a gate does not run on LIBERO, by what the reason begins with."""
+OWN_CONFIG = "a config of one's own was asked for"
+REASONS = {"embedded": (ASKED_FOR, CANNOT_RUN), "own": (OWN_CONFIG,)}
+"""Profile, and why a gate has it and not `libero`, by what the reason begins with."""
 
 ENDS = ("success", "timeout", "failure", "env-error", "interrupted")
 """How an episode may end."""

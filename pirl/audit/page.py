@@ -51,7 +51,9 @@ def _rendered(bundle: Path) -> str:
     label, verdict = str(data.verdict["label"]), str(data.verdict["verdict"])
     return _TEMPLATES.get_template("page.html.j2").render(
         data=data,
-        kind="fallback" if label.startswith("passed (") else _CLASS[verdict],
+        kind=next(
+            (k for k in ("fallback", "own") if label.startswith(f"passed ({k}")), _CLASS[verdict]
+        ),
         steps=STEPS,
         classes=_CLASS,
         value=show_value,

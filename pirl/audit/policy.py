@@ -14,7 +14,7 @@ from typing import Any
 from pirl.audit.criteria import learning, link, mismatch, resume, validate
 from pirl.audit.criterion import DEFAULT_NUMERICS, Criterion
 from pirl.audit.outcomes import SUCCESS_DEFINITION
-from pirl.audit.records.files import STEPS
+from pirl.audit.records.files import OWN, STEPS
 from pirl.journal.codec import dump_json
 
 GATE = "phase2-gate"
@@ -61,17 +61,18 @@ _ALWAYS_UNTESTED: tuple[str, ...] = (
     "the one that the tracker or the reviewer noted when the gate ended, or check its signature.",
 )
 
+_UNTESTED_OF = {
+    "libero": "Rewards on the suite itself: it starts from random weights; the rewarded run is of another suite.",
+    "embedded": "LIBERO: this is the embedded fallback, no LIBERO episode ran.",
+    OWN: "The profiles of pirl, LIBERO's among them: this gate ran a config of one's own.",
+}
+"""By profile."""
+
 
 def limits(*, profile: str, numerics: str) -> tuple[str, ...]:
     """What a gate with these settings did not test."""
     found = list(_ALWAYS_UNTESTED)
-    if profile != "libero":
-        found.insert(0, "LIBERO: this is the embedded fallback, no LIBERO episode ran.")
-    else:
-        found.insert(
-            0,
-            "Rewards on the suite itself: it starts from random weights; the rewarded run is of another suite.",
-        )
+    found.insert(0, _UNTESTED_OF.get(profile, _UNTESTED_OF["embedded"]))
     if not numerics.startswith("cuda"):
         found.append("GPU numerics: everything ran on the CPU.")
     found.append("Any other variant than that of this run.")

@@ -34,7 +34,7 @@ class ReportData:
 
     @property
     def headline(self) -> str:
-        """The verdict in capitals; a fallback says so."""
+        """The verdict in capitals; a fallback, or a config of one's own, says so."""
         word, bracket, rest = str(self.verdict["label"]).partition(" (")
         return word.upper() + bracket + rest
 

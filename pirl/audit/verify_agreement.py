@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from pirl import doors
 from pirl.audit import outcomes
 from pirl.audit.criteria.learning import REWARDED_TASK
 from pirl.audit.criteria.mismatch import CLASSES, DIRECTIONS, TEETH
@@ -39,6 +40,9 @@ from pirl.journal.metric_log import MetricRow
 
 SLACK_S = 2.0
 """The process table counts from a boot time in whole seconds."""
+
+MACHINE = "metadata/environment.json"
+"""Names the distributions that offered a policy, an environment or a reward."""
 
 NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 
@@ -111,13 +115,30 @@ def config_of_settings(raw: RawRecords) -> Pairs:
 
 def code_of_validation(raw: RawRecords) -> Pairs:
     """Every rule, clause and bad config of this code was tried, in its order, and no other."""
-    rules = [outcome.rule for outcome in rule_outcomes(_tree(raw))]
-    yield "rules.jsonl", [rule.rule for rule in raw.all(files.RULES)], rules
+    tree = _tree(raw)
+    unknown = list(_not_installed(tree))
+    for name in unknown:
+        yield (
+            f"rules.jsonl, of {name}",
+            "its rules",
+            f"nothing: install its distribution ({MACHINE})",
+        )
+    rules = [outcome.rule for outcome in rule_outcomes(tree)]
+    if not unknown:
+        yield "rules.jsonl", [rule.rule for rule in raw.all(files.RULES)], rules
     yield "contract.jsonl", [c.clause for c in raw.all(files.CONTRACT)], list(CLAUSES)
     yield "analytic-std.jsonl", [s.denoising_steps for s in raw.all(files.STD)], list(STD_STEPS)
     elements = [len(case.x) for case in raw.all(files.GAUSSIAN)]
     yield "analytic-gaussian.jsonl", elements, [GAUSSIAN_ELEMENTS]
     yield "invalid.jsonl", [c.case for c in raw.all(files.INVALID)], list(REFUSED_CASES)
+
+
+def _not_installed(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Kinds that the config names and nobody here offers."""
+    for group, field in doors.FIELDS.items():
+        name = (tree.get(field.partition(".")[0]) or {}).get("type")
+        if isinstance(name, str) and not doors.is_installed(group, name):
+            yield f"{field}={name}"
 
 
 def command_of_config(raw: RawRecords) -> Pairs:
@@ -148,7 +169,8 @@ def reason_of_profile(raw: RawRecords) -> Pairs:
     """Why it is not the real profile: one of the reasons that a gate gives."""
     profile = raw.one(files.PROFILE)
     is_real = profile.profile == "libero"
-    fits = profile.reason == "" if is_real else profile.reason.startswith(outcomes.REASONS)
+    known = outcomes.REASONS.get(profile.profile, ())
+    fits = profile.reason == "" if is_real else profile.reason.startswith(known)
     yield from _unless(fits, "profile.json reason", profile.reason, "a reason that a gate gives")
 
 
@@ -159,10 +181,16 @@ def machine_of_versions(raw: RawRecords) -> Pairs:
         name = package.package
         there = machine.python if name == "python" else machine.packages.get(name)
         yield f"packages.jsonl {name}", package.version, there
-    simulator, profile = raw.one(files.INPUTS).environment, raw.one(files.PROFILE).profile
-    name, package = PACKAGE_OF.get(profile, ("unknown", ""))
-    yield "inputs.json environment.name", simulator.name, name
-    yield "inputs.json environment.version", simulator.version, machine.packages.get(package)
+    simulator, env_type = raw.one(files.INPUTS).environment, raw.one(files.PROFILE).env_type
+    if env_type in PACKAGE_OF:
+        name, package = PACKAGE_OF[env_type]
+        yield "inputs.json environment.name", simulator.name, name
+        version = simulator.version
+    else:
+        # By default the distribution that offers it, and its version; a kind may say it otherwise.
+        package, _, version = simulator.version.rpartition(" ")
+    if env_type in PACKAGE_OF or package in machine.packages:
+        yield "inputs.json environment.version", version, machine.packages.get(package)
     yield "inputs.json environment.mujoco", simulator.mujoco, machine.packages.get("mujoco")
     hooks = sorted(filter(None, (machine.variables.get(VARIABLE) or "").split(",")))
     yield "config.json hooks", list(raw.one(files.CONFIG).hooks), hooks

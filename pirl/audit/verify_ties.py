@@ -38,6 +38,8 @@ CLOCK_AHEAD = timedelta(days=1)
 _UTC = "%Y-%m-%dT%H:%M:%SZ"
 TO_SEAL = timedelta(minutes=10)
 """How long after its last step a gate may take to put its end down."""
+CONFIG_OPTIONS = ("--config", "--config_path")
+"""Of `pirl gate`; the profile `own` has one, no other has any."""
 FORMAT_SINCE = datetime(2026, 11, 1, tzinfo=UTC)
 """No bundle of this format is older."""
 
@@ -161,7 +163,7 @@ def _is_hex(value: object, length: int) -> bool:
 
 
 def command(path: Path, verdict: GateVerdict) -> list[Problem]:
-    """The command of the whole gate asks for the profile and variant that were judged."""
+    """The command of the whole gate asks for the profile and variant that were judged, and `own` for its file."""
     run = read_metadata(path, "run", Run)
     asked = {"--profile": verdict.profile, "--variant": verdict.variant}
     given = [(word, run.command[i + 1 : i + 2]) for i, word in enumerate(run.command)]
@@ -171,6 +173,9 @@ def command(path: Path, verdict: GateVerdict) -> list[Problem]:
         for value in [v for word, v in given if word.partition("=")[0] == option] or [()]
         if value != (wanted,) and wanted != UNKNOWN
     ]
+    named = [word for word in run.command if word.partition("=")[0] in CONFIG_OPTIONS]
+    if verdict.profile != UNKNOWN and len(named) != int(verdict.profile == files.OWN):
+        wrong.append(f"{len(named)} config files of profile {verdict.profile}")
     return problems(
         "metadata", {"metadata/run.json": "; ".join(wrong) and f"command: {'; '.join(wrong)}"}
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from pirl.config.command_line import Parser, at_least, word_of
 from pirl.config.recipe import VARIANTS
 
-PROFILES = ("auto", "libero", "embedded")
+PROFILES = ("auto", "libero", "embedded", "own")
 LAUNCHERS = ("direct", "dvc", "prefect", "test")
 """A copy of `pirl.audit.bundle.LAUNCHERS`, whose module costs more than a help text may."""
 
@@ -17,18 +17,30 @@ def gate_parser() -> Parser:
     parser = Parser(
         "gate",
         "Run the phase-2 gate and write its evidence bundle. Fields that are given here are part of the"
-        " config's hash and of the evidence.",
+        " config's hash and of the evidence. --config runs it on a policy and an environment of one's own.",
         example="pirl gate --profile embedded --variant flow-sde",
         codes="0 passed, 1 failed, 2 usage, 3 environment not ready, 4 interrupted",
         takes_fields=True,
     )
     add = parser.add_argument
-    add("--profile", type=word_of(PROFILES), choices=PROFILES, default="auto")
+    add(
+        "--profile",
+        type=word_of(PROFILES),
+        choices=PROFILES,
+        help="default: auto, or own with --config",
+    )
+    add(
+        "--config",
+        "--config_path",
+        type=Path,
+        metavar="FILE",
+        help="the train config of --profile own; nothing of params.yaml is put over it",
+    )
     add(
         "--variant",
         type=word_of(VARIANTS),
         choices=VARIANTS,
-        help="default: gate.variant of params.yaml",
+        help="default: gate.variant of params.yaml, or that of --config",
     )
     add(
         "--learner-processes",

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,14 @@ def default_variant(parameters: Path = PARAMS) -> str:
 def default_profile(parameters: Path = PARAMS) -> str:
     """`gate.profile` of `params.yaml`."""
     return _choice("profile", PROFILES, parameters)
+
+
+def own_config(parameters: Path = PARAMS) -> Path | None:
+    """`gate.config_path` of `params.yaml`, the file of the profile `own`."""
+    path = _parameter("config_path", None, parameters)
+    if path is not None and not isinstance(path, str):
+        raise _wrong_parameter("config_path", path, "the path of a train config", parameters)
+    return None if path is None else Path(path)
 
 
 def _parameter(name: str, default: Any, parameters: Path) -> Any:
@@ -148,14 +157,18 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     if args.learner_processes is not None:
         overrides = [*overrides, f"--parallelism.dp_replicate={args.learner_processes}"]
+    own: Path | None = args.config
     try:
         with (
+            # Stdout is for the answer, and a policy's library may print there.
+            redirect_stdout(sys.stderr),
             open_gate(
-                profile=args.profile,
-                variant=args.variant or default_variant(),
+                profile=args.profile or ("own" if own else "auto"),
+                variant=args.variant or (None if own else default_variant()),
                 out=out,
                 launched_by=args.launched_by,
-                overrides=[*gate_overrides(), *overrides],
+                config=own,
+                overrides=overrides if own else [*gate_overrides(), *overrides],
                 sign_with=args.sign,
             ) as gate,
             tracked(gate, enabled=not args.no_mlflow) as tracker,

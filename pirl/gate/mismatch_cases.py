@@ -6,12 +6,11 @@ Owns what is wrong in each case. Read `pirl.gate.mismatch_checkpoints` next.
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from pirl.audit.bundle import StepWriter
+from pirl.audit.criteria.mismatch import CLASSES
 from pirl.audit.records.mismatch import Case, NamedField
-from pirl.config.load import load_config
 from pirl.config.recipe import VARIANTS
 from pirl.errors import FieldMismatch, MismatchError
 from pirl.files import write_json
@@ -20,7 +19,6 @@ from pirl.gate.peer_probe import CHANGES
 from pirl.gate.session import GateSession
 from pirl.hooks import hooks_active
 from pirl.journal.fields import read_object
-from pirl.runtime.identity import settings_of
 from pirl.runtime.launch import free_port
 from pirl.runtime.procs import TooLateError
 from pirl.transport.identity import Identity
@@ -92,23 +90,8 @@ def _stock_learner_case(gate: GateSession) -> WrongPeer:
 
 def client_cases(gate: GateSession, step: StepWriter, host: Host) -> list[Case]:
     """Classes that differ in one identity field: a real link in this process will do."""
-    is_libero = gate.profile.name == "libero"
-    additive = gate.loaded.cfg.pirl.last_step_rule == "additive"
-    overrides = {
-        "noise-settings": f"--pirl.last_step_rule={'sde' if additive else 'additive'}",
-        "cameras": "--policy.num_image_views=7",
-        "suite": f"--env.task={'libero_spatial' if is_libero else 'drawer-close-v3'}",
-        "state-split": "--runtime.split=all",
-    }
-    identities: dict[str, Identity] = {}
-    for name, override in overrides.items():
-        other = load_config(gate.config_path, [override])
-        identities[name] = replace(
-            host.identity, config_hash=other.identity.hash, **settings_of(other.cfg)
-        )
-    for name in ("execution-horizon", "control-mode", "policy-settings", "run-id"):
-        identities[name] = CHANGES[name](host.identity)
-    return [_client_case(gate, step, host, name, identity) for name, identity in identities.items()]
+    names = [row.name for row in CLASSES if not row.needs_process and row.name in CHANGES]
+    return [_client_case(gate, step, host, name, CHANGES[name](host.identity)) for name in names]
 
 
 def _client_case(

@@ -22,13 +22,17 @@ from pirl.transport.identity import Identity
 from pirl.transport.status import from_rpc_error
 
 CHANGES: dict[str, Callable[[Identity], Identity]] = {
-    "action-mode": lambda i: replace(i, action_mode="joint"),
+    "action-mode": lambda i: replace(i, action_mode="another-mode"),
     "denoising-steps": lambda i: replace(i, denoising_steps=i.denoising_steps + 1),
     "policy-architecture": lambda i: replace(i, policy_architecture="0" * 64),
     "protocol-version": lambda i: replace(i, protocol_version=i.protocol_version + 1),
     "execution-horizon": lambda i: replace(i, executed_steps=i.executed_steps + 1),
     "control-mode": lambda i: replace(i, control_mode="another-mode"),
-    "policy-settings": lambda i: replace(i, policy_settings=f"{i.policy_settings} altered"),
+    "noise-settings": lambda i: replace(i, noise_settings=f"another {i.noise_settings}"),
+    "cameras": lambda i: replace(i, cameras=f"another,{i.cameras}"),
+    "suite": lambda i: replace(i, environment=f"another {i.environment}"),
+    "state-split": lambda i: replace(i, state_split=f"another {i.state_split}"),
+    "policy-settings": lambda i: replace(i, policy_settings=f"another {i.policy_settings}"),
     "run-id": lambda i: replace(i, run_id="another-run"),
 }
 """What is wrong in each case."""

@@ -1,23 +1,24 @@
 """Which environment a gate runs on, and the config that follows from profile, variant and parameters.
 
-Owns the profiles, the choice made by `auto` and the resolution of the gate's one config. Starts one
-simulator worker, to see whether it can. Read `pirl.gate.session` next.
+The profile `own` has its config, hence policy and environment, from a file of the user's. Owns the profiles, the
+choice made by `auto` and the resolution of the gate's one config. Starts one simulator worker, to see whether it
+can. Read `pirl.gate.session` next.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pirl.audit.outcomes import ASKED_FOR, CANNOT_RUN
+from pirl.audit.outcomes import ASKED_FOR, CANNOT_RUN, OWN_CONFIG
 from pirl.audit.records import files
 from pirl.config.check import CheckedConfig, check_config, write_resolved
-from pirl.config.jsonfile import read_config
+from pirl.config.jsonfile import find_config_file, read_config
 from pirl.config.kinds import policy_facts
 from pirl.config.recipe import VARIANTS
 from pirl.config.sections import env_of, policy_of
@@ -28,6 +29,7 @@ from pirl.envs.schedule import plan_episode
 from pirl.envs.vector import SlotVectorEnv
 from pirl.errors import ConfigError, EnvError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_text
+from pirl.gate.requirements import require_fit
 from pirl.resources import locate
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ BASE_CONFIGS = {
     "libero": Path("configs/train_config_pirl_libero_smoke.json"),
     "embedded": Path("configs/train_config_pirl_gate_embedded.json"),
 }
-"""Base config of each profile."""
+"""Base config of each profile of pirl's."""
 
 REWARDED_CONFIGS = {files.REWARDED: Path("configs/train_config_pirl_gate_libero.json")}
 """Config of the second smoke run of a profile whose own policy earns no reward; no parameter of the gate
 reaches it."""
 
-PROFILES = ("auto", *BASE_CONFIGS)
+PROFILES = ("auto", *BASE_CONFIGS, files.OWN)
 
 BLANK_STD = 1.0
 """A frame whose pixels vary less than this shows nothing."""
@@ -55,14 +57,16 @@ class Profile:
     """The environment of a gate."""
 
     name: str
-    """`libero` or `embedded`."""
+    """`libero`, `embedded` or `own`."""
     reason: str
     """Why it is not `libero`; empty for that one."""
+    config: Path | None = None
+    """The user's file of `own`."""
 
     @property
     def base_config(self) -> Path:
         """The config that parameters are applied to."""
-        return locate(BASE_CONFIGS[self.name])
+        return find_config_file(BASE_CONFIGS[self.name] if self.config is None else self.config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,14 @@ class Ready:
     look: FirstLook
 
 
-def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], target: Path) -> Ready:
+def choose_profile(
+    wanted: str,
+    *,
+    variant: str | None,
+    overrides: Sequence[str],
+    target: Path,
+    config: Path | None = None,
+) -> Ready:
     """The profile to run: `auto` takes LIBERO when it can run here and says why not otherwise.
 
     "Can run" is packages, assets, memory and one drawn frame of the first episode, in this order; the first
@@ -91,32 +102,25 @@ def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], targe
 
     Args:
         variant, overrides, target: as `resolve_config`.
+        config: the file of `own`, which has no other.
 
     Raises:
-        ConfigError: unknown profile, or whatever the resolved config breaks.
+        ConfigError: unknown profile, `own` without a file, another one with it, or whatever the resolved
+            config breaks.
         AlteredAssetsError: a file of LIBERO's assets is not LIBERO's; `auto` does not step over it.
         EnvironmentNotReadyError: the profile asked for by name, or the fallback, cannot run here.
     """
-    if wanted not in PROFILES:
-        raise ConfigError(
-            [
-                FieldError(
-                    field="--profile",
-                    value=wanted,
-                    expected=f"one of {', '.join(PROFILES)}",
-                    fix="leave it out for auto",
-                )
-            ],
-            source="command line",
-        )
+    _require_known(wanted, config)
 
     def ready(name: str, reason: str) -> Ready:
-        profile = Profile(name=name, reason=reason)
+        profile = Profile(name=name, reason=reason, config=config)
         if name == "libero":
             check_libero()
         loaded = resolve_config(profile, variant=variant, overrides=overrides, target=target)
         return Ready(profile=profile, loaded=loaded, look=first_look(loaded))
 
+    if wanted == files.OWN:
+        return ready(files.OWN, OWN_CONFIG)
     if wanted == "embedded":
         return ready("embedded", ASKED_FOR)
     try:
@@ -127,6 +131,28 @@ def choose_profile(wanted: str, *, variant: str, overrides: Sequence[str], targe
         if wanted == "libero":
             raise
         return ready("embedded", f"{CANNOT_RUN}{error.what}")
+
+
+def _require_known(wanted: str, config: Path | None) -> None:
+    """`own` and a file come together."""
+    is_own = wanted == files.OWN
+    if wanted in PROFILES and is_own == (config is not None):
+        return
+    field, value, expected, fix = (
+        "--profile",
+        wanted,
+        f"one of {', '.join(PROFILES)}",
+        "leave it out",
+    )
+    if is_own:
+        field, value = "--config", None
+        expected = "the train config that --profile own runs"
+        fix = "add --config FILE; `pirl validate --config_path FILE` says whether it holds"
+    elif wanted in PROFILES:
+        expected = f"own: {wanted} brings a config of its own, and --config {config} names another"
+        fix = "leave out --profile, or --config"
+    wrong = FieldError(field=field, value=value, expected=expected, fix=fix)
+    raise ConfigError([wrong], source="command line")
 
 
 def first_look(loaded: LoadedConfig) -> FirstLook:
@@ -181,17 +207,17 @@ def _does_not_run(environment: str, what: object) -> EnvironmentNotReadyError:
 
 
 def resolve_config(
-    profile: Profile, *, variant: str, overrides: Sequence[str], target: Path
+    profile: Profile, *, variant: str | None, overrides: Sequence[str], target: Path
 ) -> LoadedConfig:
     """Write the gate's resolved config to `target` and load it from there.
 
-    The base config's section of the other variant is replaced by the defaults of `variant`; `overrides` are
-    dotted, as on the command line. Every later step starts its processes with `target`.
+    The base config's section of the other variant is replaced by the defaults of `variant`, where one is asked
+    for; `overrides` are dotted, as on the command line. Every later step starts its processes with `target`.
 
     Raises:
-        ConfigError: unknown variant, nothing frozen, or whatever the resolved config breaks.
+        ConfigError: unknown variant, a setting that no gate can run with, or whatever the resolved config breaks.
     """
-    if variant not in VARIANTS:
+    if variant not in (None, *VARIANTS):
         raise ConfigError(
             [
                 FieldError(
@@ -204,7 +230,7 @@ def resolve_config(
             source="command line",
         )
     resolved = _resolve(profile.base_config, variant=variant, overrides=overrides, target=target)
-    _require_gate_modes(resolved)
+    require_fit(resolved.cfg)
     # Only now: LeRobot costs seconds, and a config that is wrong needs none of it.
     from pirl.config.load import load_config
 
@@ -221,49 +247,26 @@ def resolve_rewarded(profile: str, *, variant: str, target: Path) -> CheckedConf
     return base and _resolve(locate(base), variant=variant, overrides=(), target=target)
 
 
-def _resolve(base: Path, *, variant: str, overrides: Sequence[str], target: Path) -> CheckedConfig:
-    raw = read_config(base)
-    section = variant.replace("-", "_")
-    pirl: dict[str, Any] = raw["pirl"]
-    if pirl["variant"] != variant:
-        for other in VARIANTS:
-            pirl.pop(other.replace("-", "_"), None)
-        pirl["variant"] = variant
-        pirl[section] = {}
-    write_text(target, json.dumps(raw))
-    resolved = check_config(target, overrides)
+def _resolve(
+    base: Path, *, variant: str | None, overrides: Sequence[str], target: Path
+) -> CheckedConfig:
+    source = base if variant is None else _of_variant(base, variant, target)
+    resolved = check_config(source, overrides)
     write_resolved(resolved.cfg, target)
-    return resolved
+    return replace(resolved, source_path=target)
 
 
-def _require_gate_modes(resolved: CheckedConfig) -> None:
-    """The criterion that frozen tensors stay must have tensors to look at, its thresholds are of fp32."""
-    pirl = resolved.cfg.pirl
-    wrong = [
-        FieldError(
-            field=f"pirl.{name}",
-            value=found,
-            expected=f"{wanted}: {why}",
-            fix=f"run the gate with pirl.{name}={wanted} and train with the other",
-        )
-        for name, found, wanted, why in (
-            (
-                "train_scope",
-                pirl.train_scope,
-                "transformer",
-                "the gate shows that frozen tensors stay, and this scope freezes none",
-            ),
-            (
-                "precision",
-                pirl.precision,
-                "fp32",
-                "the gate compares with stock LeRobot, and its thresholds are of fp32",
-            ),
-        )
-        if found != wanted
-    ]
-    if wrong:
-        raise ConfigError(wrong, source="gate")
+def _of_variant(base: Path, variant: str, target: Path) -> Path:
+    """`base` where it has this variant; else its text with the variant's defaults, written to `target`."""
+    raw = read_config(base)
+    pirl: Any = raw.get("pirl")
+    if not isinstance(pirl, dict) or pirl.get("variant") == variant:
+        return base
+    for other in VARIANTS:
+        pirl.pop(other.replace("-", "_"), None)
+    pirl |= {"variant": variant, variant.replace("-", "_"): {}}
+    write_text(target, json.dumps(raw))
+    return target
 
 
 def flatten(parameters: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -154,9 +154,10 @@ _MODULES = {
 def open_gate(
     *,
     profile: str,
-    variant: str,
+    variant: str | None,
     out: Path,
     launched_by: str,
+    config: Path | None = None,
     overrides: Sequence[str] = (),
     replace: bool = False,
     sign_with: Path | None = None,
@@ -164,8 +165,11 @@ def open_gate(
     """Open a gate: lock, choose the profile, resolve the config, start the bundle.
 
     Args:
+        profile: one of `profiles.PROFILES`.
+        variant: None takes that of the base config.
         out: the bundle's folder; must not exist or be empty. Work goes to `<out>.work`.
         launched_by: `direct`, `dvc`, `prefect` or `test`.
+        config: the base config of the profile `own`.
         overrides: dotted overrides of the config; part of its hash, hence of the evidence.
         replace: remove an earlier bundle from `out`.
         sign_with: PEM file of the Ed25519 key that signs the bundle.
@@ -186,16 +190,23 @@ def open_gate(
         with ExitStack() as failed_start:
             failed_start.callback(clear, work)
             ready = choose_profile(
-                profile, variant=variant, overrides=overrides, target=work / "train_config.json"
+                profile,
+                variant=variant,
+                overrides=overrides,
+                target=work / "train_config.json",
+                config=config,
             )
             failed_start.callback(ready.look.env.close)
             chosen, loaded = ready.profile, ready.loaded
+            variant = str(loaded.cfg.pirl.variant)
             if chosen.reason:
                 logger.warning("profile %s: %s", chosen.name, chosen.reason)
             rewarded = resolve_rewarded(
                 chosen.name, variant=variant, target=work / "rewarded_config.json"
             )
-            command = ["pirl", "gate", "--profile", chosen.name, "--variant", variant, *overrides]
+            named = [] if config is None else ["--config", _seen_from(root, config)]
+            command = ["pirl", "gate", "--profile", chosen.name, *named, "--variant", variant]
+            command += overrides
             bundle = _start_bundle(out, root, launched_by, command, sign_with)
             failed_start.pop_all()
         try:
@@ -210,6 +221,12 @@ def open_gate(
             )
         finally:
             ready.look.env.close()
+
+
+def _seen_from(root: Path, config: Path) -> str:
+    """The file as a command in `root` names it; a file elsewhere is a mark and its name in the evidence."""
+    inside = config.is_absolute() and config.is_relative_to(root)
+    return (config.relative_to(root) if inside else config).as_posix()
 
 
 def _start_bundle(

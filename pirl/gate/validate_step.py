@@ -114,7 +114,7 @@ def _edit(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return apply
 
 
-def _bad_configs(variant: str) -> dict[str, Callable[[dict[str, Any]], None]]:
+def _bad_configs(variant: str, *, global_batch: int) -> dict[str, Callable[[dict[str, Any]], None]]:
     """The invalid configs that validation must refuse, as edits of the gate's own config."""
     other = "flow_noise" if variant == "flow-sde" else "flow_sde"
     return {
@@ -124,7 +124,7 @@ def _bad_configs(variant: str) -> dict[str, Callable[[dict[str, Any]], None]]:
         "missing-variant": _edit("pirl", "variant", value=None),
         "recipe-near-miss": _edit("recipe", value="pi_rl"),
         "other-variant-knob": _edit("pirl", other, value={}),
-        "batch-not-divisible": _edit("pirl", "micro_batch", value=3),
+        "batch-not-divisible": _edit("pirl", "micro_batch", value=global_batch + 1),
         "unqualified-policy": _edit("policy", value={"type": "act"}),
     }
 
@@ -134,7 +134,8 @@ def _invalid_configs(gate: GateSession) -> list[validate.InvalidConfig]:
     base = encode_config(gate.loaded.cfg)
     records: list[validate.InvalidConfig] = []
     with tempfile.TemporaryDirectory() as folder:
-        for case, edit in _bad_configs(gate.variant).items():
+        cases = _bad_configs(gate.variant, global_batch=gate.loaded.cfg.pirl.global_batch)
+        for case, edit in cases.items():
             tree = deepcopy(base)
             edit(tree)
             path = Path(folder) / f"{case}.json"
@@ -289,7 +290,9 @@ def _look_at_environment(
         width = session.policy.spec.model_dim
         rows = session.policy.spec.executed_steps
         still = session.policy.postprocess(torch.zeros(1, rows, width))[0].numpy()
-        result = env.step_chunk({0: env.to_env_actions(_hold(still, raw.state))})[0]
+        if session.identity.control_mode == "absolute":
+            still = _hold(still, raw.state)
+        result = env.step_chunk({0: env.to_env_actions(still)})[0]
         record = validate.FirstLook(
             task=env.task_names[plan.task_id],
             init_state_id=plan.init_state_id,

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from pirl import doors
 from pirl.errors import EvidenceError
 from pirl.journal.fields import file_sha256, read_object, text
 from pirl.resources import SHIPPED
@@ -49,10 +50,10 @@ def package_versions() -> dict[str, str | None]:
 
 
 def collect_environment() -> dict[str, Any]:
-    """Versions, machine and thread settings of this process."""
+    """Versions, those of installed kinds too, machine and thread settings of this process."""
     return {
         "python": platform.python_version(),
-        "packages": package_versions(),
+        "packages": package_versions() | doors.distributions(),
         "system": platform.system(),
         "kernel": platform.release().split("-")[0],
         "libc": " ".join(platform.libc_ver()).strip(),

@@ -33,6 +33,8 @@ CRITERIA_FILE = "criteria.json"
 """Table of criteria among the artifacts of a step; those of the gate itself are the bundle and nothing else."""
 MAX_PARAM_CHARS = 500
 _RUNNING = "running"
+_NOT_LIBERO = {"passed (fallback": "FALLBACK", "passed (own": "OWN"}
+"""Beginning of a label, and what a run's name begins with."""
 
 COLUMNS = (
     "tags.`gate.verdict`", "metrics.`criteria_passed`", "metrics.`criteria_total`",
@@ -70,17 +72,15 @@ def saved_view(*, now_ms: int) -> str:
 
 
 def run_name(*, variant: str, commit: str, label: str | None) -> str:
-    """`PASSED flow-sde 1a2b3c4`, `FALLBACK passed flow-sde 1a2b3c4`; without a label the gate is still running.
+    """`PASSED flow-sde 1a2b3c4`, `FALLBACK passed ...`, `OWN passed ...`; without a label it is running.
 
-    The verdict comes first and a fallback before that: the tracker's table cuts a name after about twenty
-    characters.
+    The verdict comes first and another profile than LIBERO's before that: the tracker's table cuts a name
+    after about twenty characters.
     """
-    if label is None:
-        word = _RUNNING
-    elif label.startswith("passed ("):
-        word = "FALLBACK passed"
-    else:
-        word = label.upper()
+    word = _RUNNING if label is None else label.upper()
+    for begin, shown in _NOT_LIBERO.items():
+        if label is not None and label.startswith(begin):
+            word = f"{shown} passed"
     return f"{word} {variant} {commit[:7]}"
 
 
@@ -94,6 +94,8 @@ def run_color(label: str) -> str:
     """Colour of a run's dot; the tracker's own choice means nothing and looks like a verdict."""
     if label == "passed":
         return "#1a7f4b"
+    if label.startswith("passed (own"):
+        return "#2a5db0"
     if label.startswith("passed ("):
         return "#9a6700"
     return "#b42318" if label in ("failed", "crashed") else "#6b7280"

@@ -30,7 +30,7 @@ from pirl.audit.criteria.validate import (
     gaussian_log_prob,
 )
 from pirl.audit.derive import read_metadata
-from pirl.audit.outcomes import CANNOT_RUN, STOPPING_RULE, SUCCESS_DEFINITION
+from pirl.audit.outcomes import CANNOT_RUN, OWN_CONFIG, STOPPING_RULE, SUCCESS_DEFINITION
 from pirl.audit.records import common, files, mismatch, resume, smoke, validate
 from pirl.audit.records.metadata import Run, Source
 from pirl.audit.redact import Redactor
@@ -45,8 +45,10 @@ PER_UPDATE = 8
 TASKS = {
     "libero": ("libero_10", ("put both moka pots on the stove", "turn on the stove")),
     "embedded": ("button-press-topdown-v3", ("button-press-topdown-v3",)),
+    "own": ("reach-red", ("reach-red", "reach-blue")),
 }
-ENV_TYPE = {"libero": "libero", "embedded": "pirl_metaworld"}
+ENV_TYPE = {"libero": "libero", "embedded": "pirl_metaworld", "own": "pointreach"}
+REASON = {"libero": "", "embedded": f"{CANNOT_RUN}its assets are not here", "own": OWN_CONFIG}
 ROLES = ("learner", "actor-0")
 MODULES = dict(zip(ROLES, ("pirl.learner", "pirl.actor"), strict=True))
 
@@ -66,6 +68,8 @@ class Story:
     """What happened; a test changes one field to tell another story."""
 
     profile: str = "embedded"
+    env_type: str = ""
+    """Another one than the profile's."""
     variant: str = "flow-sde"
     task: str = ""
     """Another name of the first task."""
@@ -74,6 +78,9 @@ class Story:
     skip_steps: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     sign_with: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.env_type = self.env_type or ENV_TYPE[self.profile]
 
     @property
     def suite(self) -> str:
@@ -87,7 +94,7 @@ class Story:
     @property
     def canonical(self) -> str:
         config = {
-            "env": {"type": ENV_TYPE[self.profile], "task": self.suite, "episode_length": 95},
+            "env": {"type": self.env_type, "task": self.suite, "episode_length": 95},
             "parallelism": {"dp_replicate": 1},
             "pirl": {"variant": self.variant, self.variant.replace("-", "_"): KNOBS[self.variant]},
             "policy": {},
@@ -113,7 +120,7 @@ class Story:
         return {
             "protocol_version": 1, "recipe": "pi-rl", "variant": self.variant,
             "config_path": "configs/train_config_pirl_smoke.json", "config_hash": self.config_hash,
-            "run_id": "run-0001", "environment": f"{ENV_TYPE[self.profile]}/{self.suite}, limit 95",
+            "run_id": "run-0001", "environment": f"{self.env_type}/{self.suite}, limit 95",
             "policy_type": "xvla", "policy_architecture": sha("architecture"), "action_mode": "auto",
             "denoising_steps": 2, "executed_steps": 4, "control_mode": "relative", "cameras": "image of 1 views",
             "policy_settings": "domain_id=0", "reward": "success", "state_split": "train of ab",
@@ -233,9 +240,8 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
             path=str(story.identity["config_path"]), hash=story.config_hash, recipe="pi-rl",
             variant=story.variant, hooks=(),
         ))  # fmt: skip
-        reason = "" if story.profile == "libero" else f"{CANNOT_RUN}its assets are not here"
         step.write(files.PROFILE, validate.Profile(
-            profile=story.profile, reason=reason, env_type=ENV_TYPE[story.profile], suite=story.suite
+            profile=story.profile, reason=REASON[story.profile], env_type=story.env_type, suite=story.suite
         ))  # fmt: skip
         step.write_all(
             files.RULES,
@@ -271,13 +277,15 @@ def validate_step(writer: BundleWriter, story: Story) -> None:
         sides = validate.Sides(train=tuple(range(40)), heldout=tuple(range(40, 50)))
         tasks = story.tasks + ((REWARDED_TASK,) if story.profile == files.REWARDED else ())
         step.write(files.SPLIT, validate.Split(mode="train", tasks=dict.fromkeys(tasks, sides)))
-        simulator, package = PACKAGE_OF[story.profile]
+        offered = "pirl-pointreach"
+        simulator, package = PACKAGE_OF.get(story.env_type, (story.env_type, offered))
+        version = f"{offered} 0.1.0" if package == offered else versions[package]
         step.write(files.INPUTS, validate.Inputs(
             checkpoint=validate.StartingPoint(
                 source="random weights", revision="none", licence="none", files={"a": sha("w")}
             ),
             environment=validate.Simulator(
-                name=simulator, version=versions[package], mujoco=versions["mujoco"], tasks=story.tasks,
+                name=simulator, version=version, mujoco=versions["mujoco"], tasks=story.tasks,
                 assets={"source": "wheels"}, initial_states={"split": sha("s")}, reset_mode="full",
             ),
         ))  # fmt: skip
@@ -498,12 +506,13 @@ def build_bundle(
     story = story or Story()
     folder.mkdir(parents=True, exist_ok=True)
     clip = _encoded(folder)
+    named = ["--config", "examples/mine.json"] if story.profile == files.OWN else []
     writer = BundleWriter.start(
         folder / "bundle",
         repo_root=REPO,
         redactor=Redactor.for_this_machine(REPO, secrets=story.secrets),
         launched_by="test",
-        command=["pirl", "gate", "--profile", story.profile, "--variant", story.variant],
+        command=["pirl", "gate", "--profile", story.profile, *named, "--variant", story.variant],
         lock_files=("constraints.txt",),
         sign_with=story.sign_with,
     )

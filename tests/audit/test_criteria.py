@@ -227,6 +227,17 @@ def test_the_environment_of_an_identity_is_known_as_that_of_its_profile(profile)
         assert not is_of(environment, other)
 
 
+def test_an_environment_that_is_no_suite_is_known_by_its_tasks(raw):
+    tasks = ["button-press-topdown-v3", "drawer-close-v3"]
+    change(VALIDATE, "inputs.json", lambda r: r["environment"].update(tasks=tasks))(raw.root)
+    both = "pirl_metaworld/button-press-topdown-v3+drawer-close-v3, limit 95"
+    change(SMOKE, "handshake-0.json", lambda r: r["actor"].update(environment=both))(raw.root)
+    assert judge_criterion(BY_NAME["smoke/wrong_env"], raw).measured == 0
+    less = both.replace("+drawer-close-v3", "+drawer-close")
+    change(SMOKE, "handshake-0.json", lambda r: r["actor"].update(environment=less))(raw.root)
+    assert judge_criterion(BY_NAME["smoke/wrong_env"], raw).measured == 1
+
+
 @pytest.mark.parametrize("variant", ["flow-sde", "flow-noise"])
 def test_the_rewarded_run_is_the_one_that_its_criteria_expect(tmp_path, variant):
     target = tmp_path / "rewarded.json"

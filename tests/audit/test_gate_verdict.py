@@ -33,6 +33,7 @@ def a_verdict(by_step, **changes):
     facts = {
         "profile": "embedded",
         "profile_reason": "no assets",
+        "env_type": "pointreach",
         "variant": "flow-sde",
         "numerics": "cpu/float32",
         "config_path": "c.json",
@@ -55,6 +56,8 @@ MIXED = {STEPS[0]: [PASSED, FAILED], STEPS[1]: [NOT_RUN, PASSED, PASSED]}
     [
         (ALL_PASSED, "embedded", "passed (fallback: embedded)"),
         (ALL_PASSED, "libero", "passed"),
+        (ALL_PASSED, "own", "passed (own config: pointreach)"),
+        (MIXED, "own", "failed"),
         (MIXED, "embedded", "failed"),
         (ALL_PASSED | {STEPS[2]: [NOT_RUN]}, "libero", "not run"),
         ({}, "libero", "not run"),

@@ -92,4 +92,6 @@ def test_limits_say_what_a_fallback_did_not_test():
     assert not any("LIBERO" in limit for limit in real)
     assert any("GPU" in limit for limit in fallback)
     assert not any("GPU" in limit for limit in real)
-    assert all("other variant" in limits[-1] for limits in (fallback, real))
+    own = policy.limits(profile="own", numerics="cpu/float32")
+    assert "a config of one's own" in own[0]
+    assert all("other variant" in limits[-1] for limits in (fallback, real, own))

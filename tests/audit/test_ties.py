@@ -157,6 +157,7 @@ def test_a_video_without_its_first_frame_is_not_shown(bundle, gone):
     ("label", "verdict", "kind"),
     [
         ("passed (fallback: embedded)", "passed", "fallback"),
+        ("passed (own config: libero)", "passed", "own"),
         ("passed", "passed", "pass"),
         ("failed", "failed", "fail"),
         ("not run", "not run", "open"),

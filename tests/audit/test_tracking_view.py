@@ -29,7 +29,8 @@ def test_note_of_a_run_begins_with_the_verdict(good_bundle):
 @pytest.mark.parametrize(
     ("label", "word"),
     [(None, "running"), ("not run", "NOT RUN"), ("passed", "PASSED"),
-     ("passed (fallback: embedded)", "FALLBACK passed")],
+     ("passed (fallback: embedded)", "FALLBACK passed"),
+     ("passed (own config: libero)", "OWN passed")],
 )  # fmt: skip
 def test_name_of_a_run_begins_with_its_verdict(label, word):
     name = view.run_name(variant="flow-sde", commit="1a2b3c4d5e", label=label)
@@ -52,9 +53,15 @@ def test_table_of_criteria_begins_with_what_did_not_pass(raw):
 def test_only_a_pass_on_libero_is_green():
     colors = {
         label: view.run_color(label)
-        for label in ("passed", "passed (fallback: embedded)", "failed", "not run")
+        for label in (
+            "passed",
+            "passed (fallback: embedded)",
+            "passed (own config: libero)",
+            "failed",
+            "not run",
+        )
     }
-    assert len(set(colors.values())) == 4
+    assert len(set(colors.values())) == 5
     assert view.run_color("crashed") == colors["failed"]
 
 

@@ -51,7 +51,7 @@ def gate_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in hidden} | OFFLINE
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environ() -> dict[str, str]:
     """The environment in which a test starts a gate."""
     return gate_environment()

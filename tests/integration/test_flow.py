@@ -62,8 +62,20 @@ class StandIn:
         return SimpleNamespace(verdict=shown, digest="0" * 64, folder=self.folder)
 
 
-def run_flow(monkeypatch, folder: Path, verdict: Verdict, *, run=lambda _gate, _writer: None):
-    """The flow with a gate whose every step is `run`; returns the gate and the final state."""
+def run_flow(
+    monkeypatch,
+    folder: Path,
+    verdict: Verdict,
+    *,
+    run=lambda _gate, _writer: None,
+    asked=None,
+    **given,
+):
+    """The flow with a gate whose every step is `run`; returns the gate and the final state.
+
+    Args:
+        asked: is told what the gate was opened with.
+    """
     monkeypatch.setattr(session, "import_module", lambda _name: SimpleNamespace(run=run))
     gate = GateSession(
         profile=Profile(name="embedded", reason="test"),
@@ -76,6 +88,8 @@ def run_flow(monkeypatch, folder: Path, verdict: Verdict, *, run=lambda _gate, _
     @contextmanager
     def open_gate(**arguments):
         assert arguments["launched_by"] == "prefect"
+        if asked is not None:
+            asked.update(arguments)
         yield gate
 
     @contextmanager
@@ -84,7 +98,9 @@ def run_flow(monkeypatch, folder: Path, verdict: Verdict, *, run=lambda _gate, _
 
     monkeypatch.setattr(flow_module, "open_gate", open_gate)
     monkeypatch.setattr(flow_module, "tracked", tracked)
-    state = flow_module.phase2_gate(variant="flow-noise", out=str(folder), return_state=True)
+    state = flow_module.phase2_gate(
+        variant="flow-noise", out=str(folder), return_state=True, **given
+    )
     return gate, state
 
 
@@ -108,6 +124,20 @@ def test_steps_run_in_order_and_the_label_is_the_result(monkeypatch, tmp_path):
     (progress,) = (a for a in artifacts if a.type == "progress")
     assert progress.data == 100.0
     assert progress.description.splitlines() == [f"{s}: passed, 1 of 1 criteria" for s in STEPS]
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "overrides"),
+    [
+        ({}, None, ["--seed=1000"]),
+        ({"profile": "own", "config": "mine.json"}, Path("mine.json"), []),
+    ],
+)
+def test_a_config_of_ones_own_is_a_parameter(monkeypatch, tmp_path, given, config, overrides):
+    asked: dict = {}
+    run_flow(monkeypatch, tmp_path / "bundle", Verdict.PASSED, asked=asked, **given)
+    assert (asked["profile"], asked["config"]) == (given.get("profile", "auto"), config)
+    assert list(asked["overrides"]) == overrides
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.NOT_RUN])

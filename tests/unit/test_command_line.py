@@ -87,7 +87,7 @@ TYPOS = {
         "pirl gate: --variant: 'flow_sde' is none of flow-sde, flow-noise; did you mean flow-sde?"
     ),
     "gate --profile embeded": (
-        "pirl gate: --profile: 'embeded' is none of auto, libero, embedded; did you mean embedded?"
+        "pirl gate: --profile: 'embeded' is none of auto, libero, embedded, own; did you mean embedded?"
     ),
     "eval --compare a": "pirl eval: --compare: expected 2 arguments",
     "launch --config_path": "pirl launch: --config_path: expected one argument",

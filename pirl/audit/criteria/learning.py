@@ -157,9 +157,13 @@ def wrong_env(raw: RawRecords) -> Measured:
     """Actors met the learner with the environment of their run, and every episode is of its tasks."""
     profile = raw.one(files.PROFILE)
     tasks = raw.one(files.INPUTS).environment.tasks
-    named = f"{profile.env_type}/{profile.suite}"
-    met = [raw.one(files.HANDSHAKE, rank).actor for rank in raw.ranks(files.HANDSHAKE)]
-    wrong = sum(not is_of(str(claims.get("environment")), named) for claims in met)
+    # An environment that is no suite names its tasks.
+    named = [f"{profile.env_type}/{name}" for name in (profile.suite, "+".join(tasks))]
+    met = [
+        str(raw.one(files.HANDSHAKE, rank).actor.get("environment"))
+        for rank in raw.ranks(files.HANDSHAKE)
+    ]
+    wrong = sum(not any(is_of(place, name) for name in named) for place in met)
     wrong += sum(episode.task not in tasks for episode in outcomes.all_episodes(raw))
     if outcomes.has_second(raw):
         claims = raw.one(files.REWARDED_HANDSHAKE).actor

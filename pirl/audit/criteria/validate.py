@@ -20,7 +20,7 @@ from pirl.journal.fields import file_sha256, mapping, read_object, text
 criterion = Group("validate", files.VALIDATE)
 
 ENV_TYPES = {"libero": "libero", "embedded": "pirl_metaworld"}
-"""Profile and the environment type that belongs to it."""
+"""Profile and the environment type that belongs to it; `own` has the one that its config names."""
 
 REFUSED_CASES = (
     "unknown-key", "wrong-type", "out-of-range", "missing-variant", "recipe-near-miss",
@@ -31,8 +31,8 @@ REFUSED_CASES = (
 VERSIONS = {"python": "3.12.", "lerobot": "0.6.", "mujoco": "3.8.1"}
 """Package and what its version begins with; elsewhere nothing was tried."""
 
-PACKAGE_OF = {"libero": ("LIBERO", "hf-libero"), "embedded": ("MetaWorld", "metaworld")}
-"""Profile, and its simulator by name and by package."""
+PACKAGE_OF = {"libero": ("LIBERO", "hf-libero"), "pirl_metaworld": ("MetaWorld", "metaworld")}
+"""Built-in environment type, and its simulator by name and by package."""
 
 CLAUSES = (
     "protocol", "spec", "eval-mode", "precision", "parameters", "inputs", "encode", "encode-deterministic",
@@ -176,7 +176,8 @@ def profile_inconsistent(raw: RawRecords) -> Measured:
     profile = raw.one(files.PROFILE)
     said, ran = profile.env_type, text(env, "type")
     suite = text(env, "task")
-    wrong = ran != said or said != ENV_TYPES.get(profile.profile) or suite != profile.suite
+    belongs = said if profile.profile == files.OWN else ENV_TYPES.get(profile.profile)
+    wrong = ran != said or said != belongs or suite != profile.suite
     return Measured(
         value=int(wrong), detail=f"profile {profile.profile}, env.type {ran}, env.task {suite}"
     )

@@ -77,6 +77,8 @@ EPISODES = RecordFile(SMOKE, "episodes.jsonl", smoke.Episode)
 VIDEO = RecordFile(SMOKE, "video.json", smoke.Video)
 LEFTOVERS = RecordFile(SMOKE, "leftovers.json", smoke.Leftovers)
 
+OWN = "own"
+"""The profile whose config is a file of the user's."""
 REWARDED = "libero"
 """The profile with a second smoke run, from a policy that succeeds now and then."""
 REWARDED_ROLES = ("learner-rewarded", "actor-0-rewarded")

@@ -25,7 +25,7 @@ class Config:
 class Profile:
     """Which environment the gate runs on."""
 
-    profile: str = field(metadata=says("`libero` or `embedded`"))
+    profile: str = field(metadata=says("`libero`, `embedded` or `own`"))
     reason: str = field(metadata=says("why it is not libero; empty for libero"))
     env_type: str = field(metadata=says("type of the environment"))
     suite: str = field(metadata=says("its suite or task"))
@@ -135,7 +135,7 @@ class StartingPoint:
 class Simulator:
     """The environment, by version and digest."""
 
-    name: str = field(metadata=says("LIBERO or MetaWorld"))
+    name: str = field(metadata=says("LIBERO, MetaWorld, or as its kind says"))
     version: str = field(metadata=says("of its package"))
     mujoco: str = field(metadata=says("version of the simulator"))
     tasks: tuple[str, ...] = field(metadata=says("names of the suite's tasks"))

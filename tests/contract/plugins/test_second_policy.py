@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from plugin_builders import ROOT
 
 from benchmarks.second_policy import PARAMS, STUDY, short
 from pirl.config.check import check_config
+from pirl.journal.fields import file_sha256
 from pirl.learning.settings import read_settings
 from pirl.learning.study import row_settings, study_rows
 
@@ -33,3 +35,17 @@ def test_a_short_run_differs_in_size_alone(tmp_path):
     moment = row_settings(row, read_settings(file))
     assert (moment.bounds, moment.seed, moment.config) == (whole.bounds, whole.seed, whole.config)
     assert (moment.episodes, moment.warm_start.steps) == (2, 4)
+
+
+def test_the_committed_start_is_one_of_the_committed_settings(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    start = ROOT / "examples" / STUDY / "start"
+    made = json.loads((start / "warm_start.json").read_text())
+    settings = read_settings(PARAMS)
+    assert made["seed"] == settings.seed
+    assert asdict(settings.warm_start).items() <= made.items()
+    assert file_sha256(start / "model.safetensors") in (start / "README.md").read_text()
+    learned = check_config(settings.config_path).tree["policy"]
+    gate = check_config(f"examples/{STUDY}/gate.json")
+    assert {**gate.tree["policy"], "pretrained_path": None} == learned
+    assert gate.cfg.env == check_config(settings.config_path).cfg.env

@@ -182,6 +182,11 @@ def test_stage_of_a_gate_that_ended_early_versions_nothing_and_says_why(
     assert f"{failed_step} ended early" in capsys.readouterr().out
 
 
+def test_the_flow_has_the_profiles_of_the_gate():
+    written = (REPO / "flows" / "phase2_gate.py").read_text()
+    assert f"Literal[{', '.join(f'"{name}"' for name in PROFILES)}]" in written
+
+
 def test_served_and_deployed_flow_are_the_same():
     (deployment,) = document("prefect.yaml")["deployments"]
     path, function = deployment["entrypoint"].split(":")
