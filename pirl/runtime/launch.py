@@ -115,7 +115,7 @@ def launch(
     is_cut = is_terminal() and not verbose
     folder = RunFolder(Path(output_dir))
     if not quiet:
-        logger.info("run folder %s; from another terminal: pirl watch %s", output_dir, output_dir)
+        logger.info("run folder %s", output_dir)
     group = ProcessGroup(grace_s=STOP_GRACE_S)
     log = RunLog(folder.root, has_begun=lambda: _has_begun(group.children, folder))
     with (

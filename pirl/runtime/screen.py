@@ -5,6 +5,7 @@ Owns prefixes, cuts and the progress bar. Nobody who does not read holds a proce
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from pirl.runtime.pace import Pace
 from pirl.runtime.procs import Child, spawn
 from pirl.runtime.run_log import RunLog
 from pirl.terminal import cut_line
+
+logger = logging.getLogger(__name__)
 
 _LINE_BYTES = 2**16
 
@@ -92,6 +95,8 @@ class Progress:
         Args:
             has_lines: the learner's own lines appear on stderr, and say the same.
         """
+        self._folder = folder
+        self._is_told = quiet
         self._path = folder.learner_metrics
         self._pace = Pace()
         self._says = not (quiet or has_lines or sys.stderr.isatty())
@@ -113,6 +118,10 @@ class Progress:
 
     def refresh(self) -> None:
         """Show the last row; a file that has not grown is not read again."""
+        if not self._is_told and self._folder.effective_config("learner").exists():
+            # Only now: before, there is nothing to watch, and `pirl watch` would say so.
+            self._is_told = True
+            logger.info("from another terminal: pirl watch %s", self._folder.root)
         size = self._path.stat().st_size if self._path.exists() else -1
         if size == self._size:
             return
