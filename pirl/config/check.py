@@ -207,8 +207,9 @@ def _merge(errors: Sequence[FieldError]) -> list[FieldError]:
 def no_recipe(draft: Draft) -> FieldError:
     """What a config without the recipe is, and what to do with it."""
     beside, supervised = lerobot_training_fix(draft.source), supervised_training(draft.raw)
-    if supervised is not None and beside is None:
-        return supervised_error(supervised, draft.source)
+    if supervised is not None:
+        error = supervised_error(supervised, draft.source)
+        return error if beside is None else dataclasses.replace(error, fix=beside)
     what = "without it the config is LeRobot's own"
     fix = f"add recipe={RECIPE}, or run LeRobot's own commands"
     return FieldError(field="recipe", value=None, expected=f"{RECIPE!r}: {what}", fix=beside or fix)
