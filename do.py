@@ -42,19 +42,25 @@ def fail(message: str) -> None:
 
 
 def ensure_gl() -> None:
-    """Install the Debian packages of software EGL where that is possible."""
-    if sys.platform != "linux" or ctypes.util.find_library("EGL"):
-        return
+    """Software EGL, where it can be installed."""
+    if sys.platform == "linux" and not ctypes.util.find_library("EGL"):
+        install(GL_PACKAGES, "LIBERO and MetaWorld render with libEGL")
+
+
+def ensure_zsh() -> None:
+    """A zsh, where it can be installed; without one its tests are skipped."""
+    if shutil.which("zsh") is None:
+        install(("zsh",), "the completion for it is tested in it")
+
+
+def install(packages: tuple[str, ...], why: str) -> None:
+    """Install Debian packages, or say which are missing where that is not possible."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        say(
-            "libEGL is missing: install "
-            + " ".join(GL_PACKAGES)
-            + " (LIBERO and MetaWorld render with it)"
-        )
+        say(f"missing: {' '.join(packages)} ({why})")
         return
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "-q", "update"], env=quiet)
-    run(["apt-get", "-q", "-y", "--no-install-recommends", "install", *GL_PACKAGES], env=quiet)
+    run(["apt-get", "-q", "-y", "--no-install-recommends", "install", *packages], env=quiet)
 
 
 def find_uv() -> list[str]:
@@ -125,6 +131,8 @@ def main() -> int:
         return subprocess.run(
             argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL
         ).returncode
+    if not rest:
+        ensure_zsh()
     checks = [
         [python, "-m", "ruff", "check", "."],
         [python, "-m", "ruff", "format", "--check", "."],

@@ -30,7 +30,8 @@ _OTHER_NAMES = {
 def usage() -> str:
     """The list of commands and exit codes."""
     lines = ["usage: pirl <command> [options]", "", "commands:"]
-    lines += [f"  {name:<12} {command.what}" for name, command in COMMANDS.items()]
+    width = max(len(name) for name in COMMANDS)
+    lines += [f"  {name:<{width}}  {command.what}" for name, command in COMMANDS.items()]
     lines += [
         "",
         "exit codes: 0 passed or done, 1 a check failed, 2 usage or invalid config,",

@@ -15,35 +15,60 @@ from pirl.usage import COMMANDS, resolve
 
 SHELLS = ("bash", "zsh")
 
-_ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
-"""zsh reads the same script through its own emulation."""
+_FOUND = """\
+_pirl_found() {  # POSITION COMMAND SECOND BEFORE WORD: the words that may stand there, for both shells
+  local command="$2" fields="@fields@"
+  if (($1 == 1)); then
+    found="@commands@ --help --version"
+    return
+  fi
+@groups@
+  case "$command $4" in
+@words@
+    @files@|*" --"*.*) ;;
+    *) case "$command" in
+@options@
+    esac ;;
+  esac
+}
+"""
 
-_FUNCTION = """\
+_BASH = """\
 _pirl() {
-  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command="${COMP_WORDS[1]}" found
+  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" found=
   # bash counts `=` as a word of its own.
   [[ $word == = ]] && word=
   [[ $before == = ]] && before="${COMP_WORDS[COMP_CWORD-2]}"
-  if ((COMP_CWORD == 1)); then
-    found="@commands@ --help --version"
-  else
-@groups@
-    case "$command $before" in
-@words@
-      *) case "$command" in
-@options@
-      esac ;;
-    esac
-  fi
+  _pirl_found $COMP_CWORD "${COMP_WORDS[1]}" "${COMP_WORDS[2]}" "$before" "$word"
   COMPREPLY=($(compgen -W "$found" -- "$word"))
   if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == --*.* ]]; then
     COMPREPLY[0]+="="
-    # zsh has no such word.
-    type compopt >/dev/null 2>&1 && compopt -o nospace
+    compopt -o nospace
   fi
   return 0
 }
 complete -o default -F _pirl pirl
+"""
+
+_ZSH = """\
+_pirl() {
+  local before="${words[CURRENT-1]}" found=
+  # zsh leaves `--option=word` whole.
+  [[ $before == --*=* ]] && before=
+  if [[ $PREFIX == --*=* ]]; then
+    before="${PREFIX%%=*}"
+    compset -P 1 '*='
+  fi
+  _pirl_found $((CURRENT - 1)) "${words[2]}" "${words[3]}" "$before" "$PREFIX"
+  local -a offered dotted plain
+  offered=(${=found}) dotted=(${(M)offered:#--*.*}) plain=(${offered:#--*.*})
+  local -i ret=1
+  compadd -S = -a dotted && ret=0
+  compadd -a plain && ret=0
+  ((ret)) && _default
+}
+(($+functions[compdef])) || { autoload -U compinit && compinit; }
+compdef _pirl pirl
 """
 
 
@@ -75,6 +100,8 @@ def script(shell: str) -> str:
     groups = sorted({name.partition(" ")[0] for name in COMMANDS if " " in name})
     words: list[str] = []
     options: list[str] = []
+    files: list[str] = []
+    """Of a value that is a file, or what nobody can guess: the shell offers files."""
     for name, parser in parsers.items():
         offered = [o for action in parser.declared for o in action.option_strings if o[:2] == "--"]
         places = [
@@ -85,19 +112,31 @@ def script(shell: str) -> str:
         ]
         if name in groups:
             places += [n.partition(" ")[2] for n in COMMANDS if n.startswith(f"{name} ")]
-        fields = " $fields" if parser.takes_fields or name == "config" else ""
-        options.append(f'        "{name}") found="{" ".join([*places, *offered])}{fields}" ;;')
+        # A name that begins with no dash is a file, where a file is what comes next.
+        wants_file = name not in groups and any(
+            not (action.option_strings or action.choices) for action in parser.declared
+        )
+        dash = "[[ $5 == -* ]] && " if wants_file and name != "config" else ""
+        fields = " $fields" if parser.takes_fields else ""
+        fields = " ${fields//--/}" if name == "config" else fields
+        options.append(f'      "{name}") {dash}found="{" ".join([*places, *offered])}{fields}" ;;')
         for action in parser.declared:
-            if action.choices and action.option_strings:
-                cases = "|".join(f'"{name} {option}"' for option in action.option_strings)
-                words.append(f'      {cases}) found="{" ".join(map(str, action.choices))}" ;;')
-    longer = [
-        f'    [[ $command == {group} && $COMP_CWORD -gt 2 ]] && command="{group} ${{COMP_WORDS[2]}}"'
-        for group in groups
-    ]
-    function = _FUNCTION.replace("@commands@", " ".join(n for n in COMMANDS if " " not in n))
-    for mark, lines in (("@groups@", longer), ("@words@", words), ("@options@", options)):
-        function = function.replace(mark, "\n".join(lines))
-    names = " ".join(f"--{name}" for name in field_names())
-    function = function.replace("  # bash counts", f'  local fields="{names}"\n  # bash counts', 1)
-    return (_ZSH if shell == "zsh" else "") + function
+            cases = [f'"{name} {option}"' for option in action.option_strings]
+            if cases and action.choices:
+                words.append(f'    {"|".join(cases)}) found="{" ".join(action.choices)}" ;;')
+            elif action.nargs != 0:
+                files += cases
+    parts = {
+        "fields": " ".join(f"--{name}" for name in field_names()),
+        "commands": " ".join(n for n in COMMANDS if " " not in n),
+        "groups": "\n".join(
+            f'  [[ $command == {g} && $1 -gt 2 ]] && command="{g} $3"' for g in groups
+        ),
+        "words": "\n".join(words),
+        "files": "|".join(files),
+        "options": "\n".join(options),
+    }
+    function = _FOUND
+    for mark, text in parts.items():
+        function = function.replace(f"@{mark}@", text)
+    return function + (_ZSH if shell == "zsh" else _BASH)

@@ -7,6 +7,7 @@ reads as empty. Nothing fails because its terminal went away (`pirl.streams`).
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
@@ -40,6 +41,7 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
     _stopped.clear()
     _end_in_order_when_stopped()
     outlive_streams()
+    _tell_tries_once()
     try:
         with _no_prompt():
             code = int(command(argv))
@@ -58,6 +60,28 @@ def run_guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str]) ->
         message = f"error: {found}"
         is_cut = is_terminal() and VERBOSE not in argv
         return _end(cut_message(message) if is_cut else message, found.exit_code)
+
+
+class _OnceEach(logging.Filter):
+    """The hub's client says the same two lines at each of its five tries: each is told once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As `logging.Filter.filter`."""
+        text = record.getMessage()
+        what = "Retrying" if text.startswith("Retrying") else text
+        is_new = what not in self._told
+        self._told.add(what)
+        return is_new
+
+
+def _tell_tries_once() -> None:
+    hub = logging.getLogger("huggingface_hub.utils._http")
+    hub.filters[:] = [f for f in hub.filters if not isinstance(f, _OnceEach)]
+    hub.addFilter(_OnceEach())
 
 
 def _end_in_order_when_stopped() -> None:

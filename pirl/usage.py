@@ -113,7 +113,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "demo": Command(
         what="one learning run with pictures and videos",
-        parser="pirl.learning.arguments:learn_parser",
+        parser="pirl.learning.arguments:demo_parser",
         run="pirl.learning.main:learn_main",
     ),
     "bench": Command(

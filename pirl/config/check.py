@@ -32,7 +32,7 @@ from pirl.config.recipe import RECIPE
 from pirl.config.rules import check_rules, one_per_field
 from pirl.config.schema import check_schema
 from pirl.config.sections import encode_config
-from pirl.config.starting import lerobot_training_fix, supervised_training
+from pirl.config.starting import lerobot_training_fix, supervised_error, supervised_training
 from pirl.config.view import WRONG
 from pirl.errors import ConfigError, EnvironmentNotReadyError, FieldError
 from pirl.files import write_json
@@ -207,14 +207,11 @@ def _merge(errors: Sequence[FieldError]) -> list[FieldError]:
 def no_recipe(draft: Draft) -> FieldError:
     """What a config without the recipe is, and what to do with it."""
     beside, supervised = lerobot_training_fix(draft.source), supervised_training(draft.raw)
+    if supervised is not None:
+        error = supervised_error(supervised, draft.source)
+        return error if beside is None else dataclasses.replace(error, fix=beside)
     what = "without it the config is LeRobot's own"
     fix = f"add recipe={RECIPE}, or run LeRobot's own commands"
-    if supervised is not None:
-        what = f"this is a config of lerobot-train: {supervised}"
-        fix = (
-            f"`pirl train --config_path {draft.source}` runs it; for RL on a checkpoint that it made, take"
-            " configs/train_config_pirl_libero_smoke.json with --policy.path=CHECKPOINT/pretrained_model"
-        )
     return FieldError(field="recipe", value=None, expected=f"{RECIPE!r}: {what}", fix=beside or fix)
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import json
 import sys
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -35,6 +36,8 @@ from pirl.errors import ExitCode, UsageError
 
 _SHOWN = 40
 """Characters of a default in the list; the help of the field has all."""
+_TOLD = 120
+"""And of its meaning."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: no field of that name, or none asked for.
     """
-    args, _ = parse(config_parser(), [token for token in argv if token not in ("-h", "--help")])
+    asked = [token for token in argv if token not in ("-h", "--help")]
+    args, _ = parse(config_parser(), [_bare(token) for token in asked])
     if args.schema and args.fields:
         what = ", ".join(args.fields)
         raise UsageError(f"pirl config: --schema is of the whole config; leave {what} out")
@@ -83,13 +87,18 @@ def main(argv: Sequence[str]) -> int:
     return int(ExitCode.OK)
 
 
+def _bare(token: str) -> str:
+    """A field as a command line has it (`--pirl.gamma=0.9`) without the rest; other tokens as they are."""
+    name = token.removeprefix("--").partition("=")[0]
+    return name if name in field_names() else token
+
+
 def fields_at(name: str) -> list[Field]:
     """The field of that name, or every field of the section of that name.
 
     Raises:
         UsageError: there is neither.
     """
-    name = name.removeprefix("--").partition("=")[0]
     found = [f for f in all_fields() if f.name == name or f.name.startswith(f"{name}.")]
     if found:
         return found
@@ -242,7 +251,8 @@ def _line(field: Field, width: int) -> str:
     told = "; ".join(part for part in (field.type, field.bound, field.only) if part)
     default = field.default if len(field.default) <= _SHOWN else f"{field.default[:_SHOWN]}..."
     row = f"{field.name:<{width}}  {default or '-':<12}  {told}"
-    return f"{row}. {field.meaning}".rstrip(". ") + "\n"
+    meaning = textwrap.shorten(field.meaning, _TOLD, placeholder=" ...")
+    return f"{row}. {meaning}".rstrip(". ") + "\n"
 
 
 def _paragraph(field: Field) -> str:

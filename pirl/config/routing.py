@@ -15,6 +15,7 @@ from typing import Any, cast
 from pirl.config.jsonfile import TRAIN_CONFIG_NAME
 from pirl.config.overrides import split_argv
 from pirl.config.spelling import recipe_error
+from pirl.config.starting import supervised_error, supervised_training
 from pirl.config.yamlfile import read_yaml
 from pirl.errors import ConfigError, FieldError
 from pirl.resources import locate
@@ -55,7 +56,7 @@ def is_pi_rl(argv: Sequence[str]) -> bool:
     wrong.
 
     Raises:
-        ConfigError: `recipe` is misspelt.
+        ConfigError: `recipe` is misspelt, or this is a config of `lerobot-train`.
     """
     line = split_argv(argv)
     recipe = _recipe(line.config_path, line.overrides)
@@ -68,7 +69,16 @@ def is_pi_rl(argv: Sequence[str]) -> bool:
     if config is None:
         return True
     section = config.get("pirl")
-    return isinstance(section, Mapping) and "variant" in section
+    if isinstance(section, Mapping) and "variant" in section:
+        return True
+    # LeRobot's own learner ends of such a config with a traceback; it may be completed on the command line.
+    is_whole = not any(
+        o.startswith(("--policy.", "--algorithm", "--mixer")) for o in line.overrides
+    )
+    told = supervised_training(config) if is_whole else None
+    if told is not None:
+        raise ConfigError([supervised_error(told, line.config_path)], source="config")
+    return False
 
 
 def _recipe(config_path: str | None, overrides: Sequence[str]) -> object:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pirl.config.recipe import RECIPE
 from pirl.config.weights_header import WEIGHTS_FILE
+from pirl.errors import FieldError
 
 
 def lerobot_training_fix(config: Path) -> str | None:
@@ -18,9 +20,9 @@ def lerobot_training_fix(config: Path) -> str | None:
     if not (config.parent / WEIGHTS_FILE).is_file():
         return None
     return (
-        f"this {config.name} is that of the LeRobot training which made the weights beside it: pass a pi-rl"
-        f" config with --config_path, for instance configs/train_config_pirl_libero_smoke.json, and these"
-        f" weights as --policy.path={config.parent} (`pirl eval`: --policy_path)"
+        f"this {config.name} is that of the LeRobot training which made the weights beside it: `pirl init"
+        f" --from {config.parent} --env TYPE --task TASK` writes a pi-rl config for them; pass that one with"
+        " --config_path"
     )
 
 
@@ -37,4 +39,15 @@ def supervised_training(raw: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"supervised training of policy {kind} on {cast('Mapping[str, Any]', data).get('repo_id')}"
+    )
+
+
+def supervised_error(what: str, config: str | Path) -> FieldError:
+    """What is wrong with such a config, where one of the recipe is needed."""
+    return FieldError(
+        field="recipe",
+        value=None,
+        expected=f"{RECIPE!r}: this is a config of lerobot-train: {what}",
+        fix=f"`pirl train --config_path {config}` runs it; for RL on a checkpoint that it made, write a"
+        " config with `pirl init --from CHECKPOINT --env TYPE --task TASK`",
     )

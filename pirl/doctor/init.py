@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         gpu=args.gpu,
         made_by=command,
     )
-    _require_valid(text)
+    _require_valid(text, env)
     write_text(out, text)
     sys.stdout.write(_answer(out, sizes))
     for note in [*_notes(sizes, gpu=args.gpu), *env.notes]:
@@ -108,7 +108,7 @@ def _sizes(
     )
 
 
-def _require_valid(text: str) -> None:
+def _require_valid(text: str, env: EnvTemplate) -> None:
     """Refuse before anything is written: what is wrong lies in checkpoint and task, not in a file to mend."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
@@ -116,7 +116,10 @@ def _require_valid(text: str) -> None:
         try:
             check_config(file)
         except ConfigError as error:
-            raise ConfigError(error.errors, source="checkpoint and task") from error
+            # What the template says of `pirl` is of the policies that fit it: with another one it is wrong too.
+            ours = {f"pirl.{name}" for name, *_ in env.pirl}
+            theirs = [e for e in error.errors if e.field not in ours] or error.errors
+            raise ConfigError(theirs, source="checkpoint and task") from error
 
 
 def _require_new(out: Path) -> None:

@@ -149,7 +149,16 @@ def _with_suites(loaded: LoadedConfig, suites: str) -> PiRLTrainConfig:
 def _config_path(args: argparse.Namespace) -> Path:
     if args.config_path is not None:
         return Path(args.config_path)
-    beside = follow_last(Path(args.policy_path)) / TRAIN_CONFIG_NAME
+    folder = follow_last(Path(args.policy_path))
+    beside = folder / TRAIN_CONFIG_NAME
+    if not folder.is_dir():
+        raise _usage(
+            "--policy_path",
+            "an existing folder; a hub repository has no environment beside it",
+            "check the path, or pass --config_path too, for instance"
+            " configs/train_config_pirl_xvla_libero.json",
+            value=args.policy_path,
+        )
     if not beside.is_file():
         raise _usage(
             "--config_path",
@@ -170,6 +179,6 @@ def _print(answer: dict[str, Any] | str) -> None:
     sys.stdout.write(text)
 
 
-def _usage(field: str, expected: str, fix: str) -> ConfigError:
-    error = FieldError(field=field, value=None, expected=expected, fix=fix)
+def _usage(field: str, expected: str, fix: str, *, value: object = None) -> ConfigError:
+    error = FieldError(field=field, value=value, expected=expected, fix=fix)
     return ConfigError([error], source="pirl eval")

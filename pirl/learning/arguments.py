@@ -23,12 +23,17 @@ def bench_parser() -> Parser:
     )
 
 
-def learn_parser() -> Parser:
-    """`pirl bench learn`, and `pirl demo`, which is the same."""
+def demo_parser() -> Parser:
+    """`pirl demo`, which is `pirl bench learn` by a name that is found."""
+    return learn_parser("demo")
+
+
+def learn_parser(name: str = "bench learn") -> Parser:
+    """`pirl bench learn`."""
     parser = Parser(
-        "bench learn",
+        name,
         "Warm start, piRL through learner and actors, held-out episodes, verdict.",
-        example="pirl bench learn --variant flow-sde --seed 211",
+        example=f"pirl {name} --variant flow-sde --seed 211",
         codes="0 every bound holds, 1 one does not, 2 usage",
         takes_fields=True,
     )

@@ -115,9 +115,13 @@ def launch(
     is_cut = is_terminal() and not verbose
     folder = RunFolder(Path(output_dir))
     if not quiet:
-        logger.info("run folder %s; from another terminal: pirl watch %s", output_dir, output_dir)
+        logger.info("run folder %s", output_dir)
     group = ProcessGroup(grace_s=STOP_GRACE_S)
-    log = RunLog(folder.root, has_begun=lambda: _has_begun(group.children, folder))
+
+    def has_begun() -> bool:
+        return _has_begun(group.children, folder)
+
+    log = RunLog(folder.root, has_begun=has_begun)
     with (
         tempfile.TemporaryDirectory(prefix="pirl-launch-") as meeting,
         group,
@@ -153,7 +157,11 @@ def launch(
             for rank in range(actors)
         ]
         progress = Progress(
-            folder, loaded.cfg.runtime.total_updates, quiet=quiet, has_lines=log_dir is None
+            folder,
+            loaded.cfg.runtime.total_updates,
+            quiet=quiet,
+            has_lines=log_dir is None,
+            has_begun=has_begun,
         )
         with record:
             record.facts["processes"] = [_without_command(child) for child in group.children]

@@ -5,10 +5,11 @@ Owns prefixes, cuts and the progress bar. Nobody who does not read holds a proce
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,8 @@ from pirl.runtime.pace import Pace
 from pirl.runtime.procs import Child, spawn
 from pirl.runtime.run_log import RunLog
 from pirl.terminal import cut_line
+
+logger = logging.getLogger(__name__)
 
 _LINE_BYTES = 2**16
 
@@ -86,12 +89,22 @@ class Progress:
     """Updates done and the time that is left, on stderr: a bar on a terminal, elsewhere a line for each update."""
 
     def __init__(
-        self, folder: RunFolder, total_updates: int, *, quiet: bool, has_lines: bool
+        self,
+        folder: RunFolder,
+        total_updates: int,
+        *,
+        quiet: bool,
+        has_lines: bool,
+        has_begun: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
+            has_begun: whether the learner works in the folder: then a person is told how to watch.
             has_lines: the learner's own lines appear on stderr, and say the same.
         """
+        self._root, self._config = folder.root, folder.effective_config("learner")
+        self._has_begun = has_begun
+        self._is_told = quiet
         self._path = folder.learner_metrics
         self._pace = Pace()
         self._says = not (quiet or has_lines or sys.stderr.isatty())
@@ -113,6 +126,10 @@ class Progress:
 
     def refresh(self) -> None:
         """Show the last row; a file that has not grown is not read again."""
+        if not self._is_told and self._has_begun() and self._config.exists():
+            # Only now: before, there is nothing to watch, and `pirl watch` would say so.
+            self._is_told = True
+            logger.info("from another terminal: pirl watch %s", self._root)
         size = self._path.stat().st_size if self._path.exists() else -1
         if size == self._size:
             return

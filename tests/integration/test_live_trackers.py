@@ -1,11 +1,15 @@
-"""Live tracking with the real libraries: TensorBoard, MLflow in SQLite, W&B offline; and when one cannot work."""
+"""Live tracking with the real libraries: TensorBoard, MLflow in SQLite, W&B offline
+and online against a stand-in; and when one cannot work."""
 
 from __future__ import annotations
 
+import json
 import logging
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from wandb_stand_in import wandb_service
 
 from pirl.config.load import load_config
 from pirl.runtime.live import WatchedRun
@@ -93,6 +97,31 @@ def test_wandb_offline_keeps_a_run_through_lerobot_s_own_block(watched):
     data = kept.read_bytes()
     assert b"train/rollout/successes" in data
     assert TOKEN.encode() not in data
+
+
+def test_wandb_online_has_rows_config_and_video_while_the_run_goes_on(
+    watched, tmp_path, monkeypatch
+):
+    run = watched("--runtime.trackers=[]", "--wandb.enable=true", "--wandb.project=p")
+    film = tmp_path / "update-000001.mp4"
+    film.write_bytes(b"frames")
+    with wandb_service() as service:
+        monkeypatch.setenv("WANDB_BASE_URL", service.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+        live = LiveTrackers(run)
+        live.row(1, ROW)
+        live.video(1, film)
+        live.row(2, {"rollout/successes": 3.0})
+        assert live.close(finished=True) == {"wandb": {"rows": 2, "lost": 0, "error": ""}}
+    assert [row["_step"] for row in service.history] == [1, 2]
+    assert [row["train/rollout/successes"] for row in service.history] == [1.0, 3.0]
+    opened = service.runs[0]
+    assert (opened["project"], opened["name"]) == ("p", run.cfg.wandb.run_id)
+    assert json.loads(opened["config"])["pirl"]["value"]["variant"] == "flow-sde"
+    assert [data for name, data in service.files.items() if name.endswith(".mp4")] == [b"frames"]
+    assert service.exit_code == 0
+    assert TOKEN.encode() not in service.everything
+    assert service.keys == {"Basic " + b64encode(b"api:" + b"0123456789" * 4).decode()}
 
 
 def test_a_tracker_that_cannot_work_is_one_warning_with_the_fix_and_the_others_go_on(

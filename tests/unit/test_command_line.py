@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -63,7 +64,7 @@ TYPOS = {
     ),
     "doctor --gpu": "pirl doctor: unknown option --gpu; `pirl doctor --help` lists its options",
     "bench learn --sed 3": "pirl bench learn: unknown option --sed; did you mean --seed?",
-    "demo --vidoes 1": "pirl bench learn: unknown option --vidoes; did you mean --videos?",
+    "demo --vidoes 1": "pirl demo: unknown option --vidoes; did you mean --videos?",
     "push runs/x --repo-id policy": "pirl push: --repo-id: 'policy' is no repository ORG/NAME",
     "push runs/x --repoid me/x": "pirl push: unknown option --repoid; did you mean --repo-id?",
     "push runs/x": "pirl push: --repo-id is missing, as in: pirl push RUN --repo-id ORG/NAME"
@@ -79,6 +80,7 @@ TYPOS = {
     f"launch --config_path {F} --actors 0": "pirl launch: --actors: '0' is no whole number >= 1",
     f"launch --config_path {F} --actors two": "pirl launch: --actors: 'two' is no whole number >= 1",
     f"actor --config_path {F} --rank=-1": "pirl actor: --rank: '-1' is no whole number >= 0",
+    "config --pirl.gama=2": "pirl config: unknown option --pirl.gama; `pirl config --help` lists its options",
     "eval --videos 1.5": "pirl eval: --videos: '1.5' is no whole number >= 0",
     "eval --split held-out": (
         "pirl eval: --split: 'held-out' is none of heldout, train, all; did you mean heldout?"
@@ -130,7 +132,7 @@ def test_the_version_is_told_wherever_it_is_asked_for(line, capsys):
     assert capsys.readouterr().out.startswith("pirl 0.")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_what_it_does_with_one_example_that_is_right(name, capsys):
     assert main([*name.split(), "--help"]) == 0
     said = capsys.readouterr().out
@@ -182,6 +184,11 @@ def test_a_field_is_told_with_type_default_bound_and_meaning(capsys):
         assert part in said
 
 
+def test_a_field_is_explained_as_a_command_line_has_it(capsys):
+    assert main(["config", "--pirl.gamma=0.9"]) == 0
+    assert capsys.readouterr().out.startswith("pirl.gamma\n")
+
+
 def test_a_field_that_the_recipe_ignores_says_so(capsys):
     assert main(["config", "steps", "--json"]) == 0
     assert "does not read it; remove it: set runtime.total_updates" in capsys.readouterr().out
@@ -192,13 +199,15 @@ def test_the_list_has_a_line_for_each_field(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(vars(resolve("pirl.config:RuntimeConfig"))["__dataclass_fields__"])
     assert lines[0].startswith("runtime.host ")
+    assert main(["config", "--list"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 300
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_offers_every_command_and_option(shell):
     text = script(shell)
     for name, command in COMMANDS.items():
-        assert f'"{name}") found="' in text
+        assert re.search(rf'^ +"{name}"\) .*found="', text, re.MULTILINE)
         for action in resolve(command.parser)().declared:
             assert all(option in text for option in action.option_strings if option[:2] == "--")
     assert "--pirl.gamma" in text

@@ -48,6 +48,19 @@ def entry_points() -> list[Path]:
     return sorted({*started, *named})
 
 
+def test_a_hub_that_does_not_answer_is_told_once_not_at_each_of_five_tries(caplog):
+    hub = logging.getLogger("huggingface_hub.utils._http")
+
+    def command(_argv: Sequence[str]) -> int:
+        for tries in range(1, 6):
+            hub.warning("'refused' thrown while requesting HEAD http://hub/a")
+            hub.warning("Retrying in %ds [Retry %d/5].", tries, tries)
+        return 0
+
+    assert run_guarded(command, []) == 0
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["'refused'", "Retrying"]
+
+
 @pytest.mark.parametrize("path", entry_points(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_entry_point_ends_at_the_guard(path: Path):
     """The last statement under `__main__` exits with what `run_guarded`, or the guarded `main`, returns."""

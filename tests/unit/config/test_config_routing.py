@@ -101,6 +101,14 @@ def test_what_cannot_be_read_is_not_left_to_lerobot(text, tmp_path):
     assert is_pi_rl([])
 
 
+def test_a_config_of_lerobot_train_is_not_left_to_lerobot_s_learner(tmp_path):
+    tree = {"dataset": {"repo_id": "org/data"}, "policy": {"type": "xvla"}}
+    given = ["--config_path", str(write(tmp_path, tree))]
+    with pytest.raises(ConfigError, match="supervised training of policy xvla on org/data"):
+        is_pi_rl(given)
+    assert not is_pi_rl([*given, "--policy.type=gaussian_actor"])
+
+
 def test_misspelt_recipe_never_becomes_a_sac_run(tmp_path):
     with pytest.raises(ConfigError, match="canonical spelling"):
         is_pi_rl(["--config_path", str(write(tmp_path, {**SAC, "recipe": "pi_rl"}))])

@@ -84,6 +84,7 @@ def test_a_config_of_supervised_training_is_told_what_it_is(tmp_path):
     assert error.field == "recipe"
     assert "lerobot-train: supervised training of policy act on org/data" in error.expected
     assert "pirl train --config_path" in error.fix
+    assert "pirl init --from CHECKPOINT" in error.fix
 
 
 def test_config_package_imports_neither_torch_nor_lerobot():

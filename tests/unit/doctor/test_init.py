@@ -115,7 +115,9 @@ def test_an_existing_file_stays_as_it_is(tmp_path, capsys):
 def test_what_does_not_fit_is_refused_and_nothing_is_written(argv, said, tmp_path, capsys):
     argv = argv if "--out" in argv else [*argv, "--out", str(tmp_path / "config.yaml")]
     assert main(["init", *argv]) == 2
-    assert said in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert said in err
+    assert ": 1 error\n" in err
     assert list(tmp_path.iterdir()) == []
     assert not Path("x.json").exists()
 

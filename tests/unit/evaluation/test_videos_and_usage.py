@@ -65,7 +65,8 @@ def test_an_episode_of_one_frame_is_no_video(tmp_path):
     ("argv", "named"),
     [
         ([], "--policy_path"),
-        (["--policy_path", "nowhere"], "no train_config.json beside the weights"),
+        (["--policy_path", "nowhere"], "--policy_path = 'nowhere'"),
+        (["--policy_path", "."], "no train_config.json beside the weights"),
         (["--policy_path", "x", "--policy.n_action_steps=3"], "of the checkpoint's config.json"),
         (["--verify", "a", "--policy_path", "b"], "alone"),
         (["--verify", "/dev/null"], "not a folder"),

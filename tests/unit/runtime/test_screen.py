@@ -66,6 +66,23 @@ def test_nothing_is_said_twice_or_to_who_wants_quiet(tmp_path, monkeypatch, how)
     assert said.getvalue() == ""
 
 
+def test_a_person_is_sent_to_watch_a_run_when_there_is_one_and_once(tmp_path, caplog):
+    folder = RunFolder(tmp_path)
+    begun = []
+    how = {"has_lines": True, "has_begun": lambda: bool(begun)}
+    told, hushed = Progress(folder, 10, quiet=False, **how), Progress(folder, 10, quiet=True, **how)
+    with caplog.at_level("INFO"):
+        # Of the run that this one resumes.
+        folder.effective_config("learner").parent.mkdir()
+        folder.effective_config("learner").write_text("{}")
+        told.refresh()
+        assert caplog.messages == []
+        begun.append(True)
+        for progress in (told, told, hushed):
+            progress.refresh()
+    assert caplog.messages == [f"from another terminal: pirl watch {tmp_path}"]
+
+
 def test_a_resumed_run_counts_its_time_from_its_own_start(tmp_path, monkeypatch, clock):
     said = io.StringIO()
     monkeypatch.setattr(sys, "stderr", said)
