@@ -32,6 +32,7 @@ HOST_LOCAL_FIELDS = (
     "runtime.replacement_timeout_s",
     "runtime.keep_checkpoints",
     "runtime.keep_checkpoints_every",
+    "runtime.pipeline",
     "runtime.learner_device",
     "runtime.actor_device",
     "runtime.trackers",

@@ -284,6 +284,10 @@ class RuntimeConfig:
     """Simulators that an actor drives in lockstep."""
     env_workers: int = bounded(1, Range(1, 256))
     """Simulator subprocesses per actor; divides `envs_per_actor`."""
+    pipeline: int = bounded(1, Range(1, 2, "groups of environments"))
+    """Groups of an actor's environments that take turns: with 2 one simulates while the policy decides for the
+    other. Episodes and draws do not depend on it. Host-local.
+    """
     stock_simulator: bool = False
     """Let LIBERO do the work whose results nobody sees: several times slower, the same bits."""
     mode: str = bounded("sync", Words(("sync", "async")))

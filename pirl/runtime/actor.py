@@ -109,6 +109,7 @@ class Actor:
                 split=split,
             ),
             timers=self._timers,
+            pipeline=cfg.runtime.pipeline,
             reward=build_reward(cfg, env.info, device=cfg.runtime.actor_device),
             on_broken_off=self._broken_off.append,
         )

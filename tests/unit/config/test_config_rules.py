@@ -47,6 +47,19 @@ BROKEN = [
         "runtime.learner_device",
         "learner_device=cuda,",
     ),
+    ("embedded", ["--runtime.pipeline=2"], "runtime.pipeline", "envs_per_actor=4"),
+    (
+        "embedded",
+        ["--runtime.pipeline=2", "--runtime.envs_per_actor=1"],
+        "runtime.pipeline",
+        "envs_per_actor=4",
+    ),
+    (
+        "embedded",
+        ["--runtime.pipeline=2", "--runtime.envs_per_actor=7"],
+        "runtime.pipeline",
+        "envs_per_actor=8",
+    ),
     ("embedded", ["--pirl.adv_type=grpo", "--pirl.group_size=1"], "pirl.group_size", "group"),
     ("embedded", ["--pirl.adv_type=grpo"], "runtime.envs_per_actor", "envs_per_actor=8"),
     (
@@ -266,6 +279,7 @@ ALLOWED = [
         ["--pirl.adv_type=grpo", "--pirl.group_size=4", "--runtime.envs_per_actor=8"],
     ),
     ("embedded", ["--pirl.group_size=3", "--runtime.mode=async"]),
+    ("embedded", ["--runtime.pipeline=2", "--runtime.envs_per_actor=6"]),
     ("embedded", ["--pirl.lr_schedule=kl_adaptive", "--pirl.target_kl=0.03"]),
     ("embedded", ["--policy.num_image_views=null"]),
     ("embedded", ["--runtime.host=localhost"]),
