@@ -35,6 +35,7 @@ HOST_LOCAL_FIELDS = (
     "runtime.pipeline",
     "runtime.learner_device",
     "runtime.actor_device",
+    "runtime.actor_devices",
     "runtime.trackers",
     "runtime.video_every",
     "policy.device",

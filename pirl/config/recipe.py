@@ -308,6 +308,10 @@ class RuntimeConfig:
     """Host-local."""
     actor_device: str = "cpu"
     """Host-local."""
+    actor_devices: tuple[str, ...] | None = None
+    """Devices that the actors take by turns: the one of rank R has entry R, counted from the first again after the
+    last; null: each has `actor_device`. Host-local.
+    """
     torch_threads: int = bounded(1, Range(1, 1024))
     """Threads of each torch process; two processes with default threads fight for the same
     cores.

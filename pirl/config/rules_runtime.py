@@ -220,6 +220,14 @@ def check_devices(view: View) -> Iterator[FieldError]:
                 expected="cpu, cuda, cuda:N or mps",
                 fix=f"set {name}=cpu",
             )
+    listed = view.items("runtime.actor_devices")
+    if listed is not None and not (listed and all(DEVICE.fullmatch(str(d)) for d in listed)):
+        yield FieldError(
+            field="runtime.actor_devices",
+            value=listed,
+            expected="one or more of cpu, cuda, cuda:N and mps, or null",
+            fix="set runtime.actor_devices=[cuda:0,cuda:1], or leave it out",
+        )
 
 
 def check_deadlines(view: View) -> Iterator[FieldError]:
