@@ -33,6 +33,10 @@ BENCHMARKS = {
         what="control steps per second of LIBERO and MetaWorld: stock LeRobot against pirl",
         smoke=("--envs", "metaworld", "--chunks", "10", "--steps", "10", "--rounds", "1"),
     ),
+    "pipeline": Benchmark(
+        what="control steps per second of a rollout: one group of environments against two",
+        smoke=("--decisions", "8", "--rounds", "1", "--runtime.envs_per_actor=4"),
+    ),
     "libero_exact": Benchmark(
         what="every LIBERO task against stock, bit for bit, and the seconds of both",
         smoke=("--suites", "libero_object", "--tasks", "1", "--steps", "10"),

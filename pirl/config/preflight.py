@@ -103,7 +103,8 @@ def _sampler(loaded: Valid) -> str:
 
 
 def _precision(cfg: Any) -> str:
-    devices = {cfg.runtime.learner_device, cfg.runtime.actor_device}
+    actors = cfg.runtime.actor_devices or (cfg.runtime.actor_device,)
+    devices = {cfg.runtime.learner_device, *actors}
     is_idle = cfg.pirl.precision == "tf32" and "cpu" in devices
     return f"{cfg.pirl.precision}, without effect on a CPU" if is_idle else str(cfg.pirl.precision)
 
@@ -111,7 +112,8 @@ def _precision(cfg: Any) -> str:
 def _envs(loaded: Valid) -> str:
     runtime = loaded.cfg.runtime
     envs = _count(runtime.envs_per_actor, "environment")
-    return f"{envs} per actor in {_count(runtime.env_workers, 'worker')}"
+    turns = ", two groups by turns" if runtime.pipeline == 2 else ""
+    return f"{envs} per actor in {_count(runtime.env_workers, 'worker')}{turns}"
 
 
 def _learners(cfg: Any) -> str:

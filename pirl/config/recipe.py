@@ -284,6 +284,10 @@ class RuntimeConfig:
     """Simulators that an actor drives in lockstep."""
     env_workers: int = bounded(1, Range(1, 256))
     """Simulator subprocesses per actor; divides `envs_per_actor`."""
+    pipeline: int = bounded(1, Range(1, 2, "groups of environments"))
+    """Groups of an actor's environments that take turns: with 2 one simulates while the policy decides for the
+    other. Episodes and draws do not depend on it. Host-local.
+    """
     stock_simulator: bool = False
     """Let LIBERO do the work whose results nobody sees: several times slower, the same bits."""
     mode: str = bounded("sync", Words(("sync", "async")))
@@ -304,6 +308,10 @@ class RuntimeConfig:
     """Host-local."""
     actor_device: str = "cpu"
     """Host-local."""
+    actor_devices: tuple[str, ...] | None = None
+    """Devices that the actors take by turns: the one of rank R has entry R, counted from the first again after the
+    last; null: each has `actor_device`. Host-local.
+    """
     torch_threads: int = bounded(1, Range(1, 1024))
     """Threads of each torch process; two processes with default threads fight for the same
     cores.

@@ -75,6 +75,22 @@ def check_batch_of_envs(view: View) -> Iterator[FieldError]:
         )
 
 
+def check_pipeline(view: View) -> Iterator[FieldError]:
+    """Each group has as many environments as the other, and more than one.
+
+    The last bits of a row that is decided alone differ from those of the same row in a batch.
+    """
+    groups, envs = view.integer("runtime.pipeline"), view.integer("runtime.envs_per_actor")
+    if groups == 2 and envs is not None and envs > 0 and (envs % 2 or envs < 4):
+        yield FieldError(
+            field="runtime.pipeline",
+            value=groups,
+            expected=f"1 with runtime.envs_per_actor={envs}: two groups are equally large and have two or more "
+            "environments each",
+            fix=f"set runtime.pipeline=1, or runtime.envs_per_actor={max(4, envs + envs % 2)}",
+        )
+
+
 def check_processes(view: View) -> Iterator[FieldError]:
     """What several learner processes share: the decisions of an update, and the GPUs of a machine."""
     processes, chunks = (
@@ -204,6 +220,14 @@ def check_devices(view: View) -> Iterator[FieldError]:
                 expected="cpu, cuda, cuda:N or mps",
                 fix=f"set {name}=cpu",
             )
+    listed = view.items("runtime.actor_devices")
+    if listed is not None and not (listed and all(DEVICE.fullmatch(str(d)) for d in listed)):
+        yield FieldError(
+            field="runtime.actor_devices",
+            value=listed,
+            expected="one or more of cpu, cuda, cuda:N and mps, or null",
+            fix="set runtime.actor_devices=[cuda:0,cuda:1], or leave it out",
+        )
 
 
 def check_deadlines(view: View) -> Iterator[FieldError]:
@@ -267,6 +291,7 @@ def is_loopback(host: str) -> bool:
 
 RUNTIME_RULES = (
     check_batch_of_envs,
+    check_pipeline,
     check_processes,
     check_retention,
     check_groups,

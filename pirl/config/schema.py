@@ -33,7 +33,7 @@ from pirl.config.overrides import OverrideText
 from pirl.config.view import ABSENT, WRONG
 from pirl.errors import FieldError
 
-_WORD = re.compile(r"[A-Za-z_][\w.-]*")
+_WORD = re.compile(r"[A-Za-z_][\w.:-]*")
 _SCALARS = {
     bool: "true or false",
     int: "an integer",

@@ -130,6 +130,18 @@ class SlotSettings(Protocol):
         ...
 
 
+class PendingChunk(Protocol):
+    """A chunk that slots execute meanwhile."""
+
+    def results(self) -> dict[int, ChunkResult]:
+        """Wait for its end, slots in the order in which they were given.
+
+        Raises:
+            EnvError: a simulator failed, crashed or missed its deadline.
+        """
+        ...
+
+
 class VectorEnv(Protocol):
     """Several slots driven together. Everything above the simulators talks to this."""
 
@@ -157,6 +169,14 @@ class VectorEnv(Protocol):
 
     def step_chunk(self, actions: Mapping[int, Float32[Array, "E A"]]) -> dict[int, ChunkResult]:
         """Execute one chunk in each of the given slots; the others stand still.
+
+        Raises:
+            EnvError: as for `reset`.
+        """
+        ...
+
+    def start_chunk(self, actions: Mapping[int, Float32[Array, "E A"]]) -> PendingChunk:
+        """As `step_chunk`, without waiting: other slots can be reset and started meanwhile.
 
         Raises:
             EnvError: as for `reset`.

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -54,11 +55,14 @@ class Host(Protocol):
     """Some slots and the way to talk to them."""
 
     def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
-        """Send a request without waiting; `doing` describes it in errors (task and seed)."""
+        """Send a request without waiting; `doing` describes it in errors (task and seed).
+
+        Requests are carried out and answered one after the other, in the order in which they came.
+        """
         ...
 
     def answer(self) -> Reply:
-        """Wait for the reply to the last `ask`.
+        """Wait for the reply to the oldest request that has none yet.
 
         Raises:
             EnvError: a failure, a crash or a missed deadline, with `doing` in the message.
@@ -81,26 +85,35 @@ class LocalHost:
 
     def __init__(self, settings: SlotSettings, count: int) -> None:
         self._slots = settings.make_slots(count)
-        self._request: Request | None = None
-        self._doing = ""
+        self._open: deque[tuple[Request, str]] = deque()
 
     def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
         del deadline_s
-        self._request, self._doing = request, doing
+        self._open.append((request, doing))
 
     def answer(self) -> Reply:
-        request = self._request
+        request, doing = self._open.popleft()
         if not isinstance(request, Reset | Step):
-            raise EnvError(f"no request is open ({self._doing})")
+            raise EnvError(f"slots in this process cannot answer {type(request).__name__}")
         try:
             return serve(self._slots, request)
         except EnvError as error:
-            raise EnvError(f"{error} (while {self._doing})") from error
+            raise EnvError(f"{error} (while {doing})") from error
 
     def close(self) -> None:
         for slot in self._slots:
             slot.close()
         self._slots = []
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request without an answer."""
+
+    doing: str
+    allowed_s: float
+    deadline: float
+    """On the monotonic clock; of a request that waits for another, set when its turn comes."""
 
 
 class ProcessHost:
@@ -119,9 +132,7 @@ class ProcessHost:
             self._process = _start(child_end)
         finally:
             child_end.close()
-        self._deadline = 0.0
-        self._allowed_s = 0.0
-        self._doing = ""
+        self._open: deque[_Open] = deque()
         self.ask(
             Build(settings=settings, count=count),
             deadline_s=deadline_s,
@@ -139,8 +150,8 @@ class ProcessHost:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the deadline of the last `ask`."""
-        return max(0.0, self._deadline - time.monotonic())
+        """Seconds until the deadline of the oldest request without an answer."""
+        return max(0.0, self._open[0].deadline - time.monotonic())
 
     def wait_built(self) -> None:
         """Wait until the slots exist; separate from construction so that workers start together."""
@@ -149,22 +160,21 @@ class ProcessHost:
             raise EnvError(f"simulator worker {self._index} answered {type(reply).__name__}")
 
     def ask(self, request: Request, *, deadline_s: float, doing: str) -> None:
-        self._deadline = time.monotonic() + deadline_s
-        self._allowed_s = deadline_s
-        self._doing = doing
+        self._open.append(_Open(doing, deadline_s, time.monotonic() + deadline_s))
         try:
-            # A worker has at most one open request, and a request (action rows, plans) is far
-            # smaller than a socket buffer: this cannot block.
+            # A request (action rows, plans) is far smaller than a socket buffer, and a worker that has
+            # another one open was sent a small one: this cannot block.
             self._connection.send(request)
         except OSError as error:
             raise self._crashed() from error
 
     def answer(self) -> Reply:
+        asked = self._open[0]
         if not self._connection.poll(self.left_s):
             self.kill()
             raise EnvError(
-                f"simulator worker {self._index} did not answer within {self._allowed_s:g} s"
-                f" while {self._doing}; it was killed"
+                f"simulator worker {self._index} did not answer within {asked.allowed_s:g} s"
+                f" while {asked.doing}; it was killed"
             )
         try:
             reply: Reply = self._connection.recv()
@@ -174,8 +184,12 @@ class ProcessHost:
             raise EnvironmentNotReadyError(reply.what, remedy=reply.remedy)
         if isinstance(reply, Failure):
             raise EnvError(
-                f"simulator worker {self._index} failed while {self._doing}: {reply.message}"
+                f"simulator worker {self._index} failed while {asked.doing}: {reply.message}"
             )
+        self._open.popleft()
+        if self._open:
+            # The worker begins it now at the latest: until now it was busy, or could not hand over its answer.
+            self._open[0].deadline = time.monotonic() + self._open[0].allowed_s
         return reply
 
     def close(self) -> None:
@@ -204,7 +218,7 @@ class ProcessHost:
         if code == -signal.SIGKILL:
             code = "-9: killed, as the kernel does when memory runs out"
         return EnvError(
-            f"simulator worker {self._index} died while {self._doing} (exit code {code});"
+            f"simulator worker {self._index} died while {self._open[0].doing} (exit code {code});"
             " its standard error is above"
         )
 

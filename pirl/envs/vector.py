@@ -7,8 +7,10 @@ errors. Refuses to know which simulator runs. Read `pirl.envs.host` next.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -20,6 +22,7 @@ from pirl.envs.base import (
     ChunkResult,
     EnvInfo,
     EnvObservation,
+    PendingChunk,
     SlotPlan,
     SlotSettings,
 )
@@ -54,6 +57,30 @@ class IdentityCodec:
         return chunk
 
 
+_SMALL_REQUEST = 1 << 16
+"""Bytes of action rows that a worker's socket takes while the worker waits for room for an answer of its own."""
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """What several workers were asked together; each request with the slots it is for."""
+
+    slots: Mapping[int, list[int]]
+    """By worker."""
+    replies: dict[int, Reply] = field(default_factory=dict[int, Reply])
+
+    @property
+    def is_answered(self) -> bool:
+        return len(self.replies) == len(self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """The `PendingChunk` of this module."""
+
+    results: Callable[[], dict[int, ChunkResult]]
+
+
 class SlotVectorEnv:
     """`VectorEnv` over slots; slot i lives in worker i mod W.
 
@@ -80,6 +107,7 @@ class SlotVectorEnv:
         self._plans: dict[int, EpisodePlan] = {}
         self._closed = False
         self._hosts: list[Host] = []
+        self._open: dict[int, deque[_Asked]] = {}
         try:
             self._hosts = self._build(settings, num_workers)
         except PirlError:
@@ -110,7 +138,7 @@ class SlotVectorEnv:
             }
             for host in range(len(self._hosts))
         }
-        replies = self._ask_all(
+        asked = self._ask_all(
             {host: Reset(plans=local) for host, local in per_host.items() if local},
             per_slot_s=self._deadlines.reset_s,
             verb="resetting",
@@ -118,13 +146,17 @@ class SlotVectorEnv:
         )
         found = {
             self._slot(host, local): self._codec.decode(observation)
-            for host, reply in replies.items()
+            for host, reply in self._answers(asked).items()
             for local, observation in _expect(reply, Observations).by_slot.items()
         }
         return {slot: found[slot] for slot in plans}
 
     def step_chunk(self, actions: Mapping[int, Float32[Array, "E A"]]) -> dict[int, ChunkResult]:
         """Execute one chunk in each of the given slots; see `VectorEnv.step_chunk`."""
+        return self.start_chunk(actions).results()
+
+    def start_chunk(self, actions: Mapping[int, Float32[Array, "E A"]]) -> PendingChunk:
+        """Execute one chunk in each of the given slots meanwhile; see `VectorEnv.start_chunk`."""
         per_host = {
             host: {
                 slot // len(self._hosts): np.asarray(rows, dtype=np.float32)
@@ -133,18 +165,23 @@ class SlotVectorEnv:
             }
             for host in range(len(self._hosts))
         }
-        replies = self._ask_all(
+        asked = self._ask_all(
             {host: Step(actions=local) for host, local in per_host.items() if local},
             per_slot_s=self._deadlines.step_s,
             verb="stepping",
             slots=actions,
         )
-        found = {
-            self._slot(host, local): self._decode(result)
-            for host, reply in replies.items()
-            for local, result in _expect(reply, Results).by_slot.items()
-        }
-        return {slot: found[slot] for slot in actions}
+        order = tuple(actions)
+
+        def results() -> dict[int, ChunkResult]:
+            found = {
+                self._slot(host, local): self._decode(result)
+                for host, reply in self._answers(asked).items()
+                for local, result in _expect(reply, Results).by_slot.items()
+            }
+            return {slot: found[slot] for slot in order}
+
+        return _Pending(results)
 
     def to_env_actions(self, chunk: Float32[Array, "*B D"]) -> Float32[Array, "*B A"]:
         """Postprocessed policy rows to what the simulator executes."""
@@ -193,30 +230,53 @@ class SlotVectorEnv:
         per_slot_s: float,
         verb: str,
         slots: Mapping[int, object],
-    ) -> dict[int, Reply]:
+    ) -> _Asked:
+        """Send one request to each worker; a worker that has others does it after those."""
         if self._closed:
             raise EnvError("this vector environment is closed")
-        asked = {host: self._hosts[host] for host in requests}
         mine = {host: [s for s in slots if s % len(self._hosts) == host] for host in requests}
-        replies: dict[int, Reply] = {}
-        talking_to: int | None = None
-        try:
-            for talking_to, request in requests.items():
-                asked[talking_to].ask(
+        asked = _Asked(mine)
+        for host, request in requests.items():
+            while self._open.get(host) and _size(request) > _SMALL_REQUEST:
+                self._take(host)
+            self._open.setdefault(host, deque()).append(asked)
+            with self._closing_on_error(host):
+                self._hosts[host].ask(
                     request,
-                    deadline_s=per_slot_s * len(mine[talking_to]),
-                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine[talking_to])}",
+                    deadline_s=per_slot_s * len(mine[host]),
+                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine[host])}",
                 )
-            for talking_to in as_they_answer(asked):
-                replies[talking_to] = asked[talking_to].answer()
+        return asked
+
+    def _answers(self, asked: _Asked) -> dict[int, Reply]:
+        """The reply of every worker that was asked, whatever else they answer before."""
+        while not asked.is_answered:
+            if self._closed:
+                raise EnvError("this vector environment is closed")
+            # All that are at work, so that the death of any is seen.
+            self._take(next(as_they_answer({h: self._hosts[h] for h in self._open})))
+        return asked.replies
+
+    def _take(self, host: int) -> None:
+        """Read the next reply of a worker, for whom it is."""
+        with self._closing_on_error(host):
+            reply = self._hosts[host].answer()
+        waiting = self._open[host]
+        waiting.popleft().replies[host] = reply
+        if not waiting:
+            del self._open[host]
+
+    @contextmanager
+    def _closing_on_error(self, host: int) -> Generator[None]:
+        """Close everything when a worker fails; to blame is a slot of what it was asked first."""
+        try:
+            yield
         except EnvError as error:
             self._abandon()
-            slots_of_it = () if talking_to is None else mine[talking_to]
-            raise EnvError(str(error), slots=slots_of_it) from error
+            raise EnvError(str(error), slots=self._open[host][0].slots[host]) from error
         except PirlError:
             self._abandon()
             raise
-        return replies
 
     def _abandon(self) -> None:
         """End every worker at once: one in the middle of a request would not hear that it may go."""
@@ -262,6 +322,11 @@ def _expect[T](reply: Reply, kind: type[T]) -> T:
     if not isinstance(reply, kind):
         raise EnvError(f"a simulator worker answered {type(reply).__name__}")
     return reply
+
+
+def _size(request: Request) -> int:
+    """Bytes of the action rows in a request; the rest of it is small."""
+    return sum(rows.nbytes for rows in request.actions.values()) if isinstance(request, Step) else 0
 
 
 def check_counts(num_envs: int, num_workers: int) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from pirl.config.arguments import actor_parser
 from pirl.config.command_line import parse
 from pirl.config.load import LoadedConfig, load_config
+from pirl.config.recipe import RuntimeConfig
 from pirl.config.train import env_of
 from pirl.envs import make_vector_env
 from pirl.envs.base import VectorEnv
@@ -109,7 +110,8 @@ class Actor:
                 split=split,
             ),
             timers=self._timers,
-            reward=build_reward(cfg, env.info, device=cfg.runtime.actor_device),
+            pipeline=cfg.runtime.pipeline,
+            reward=build_reward(cfg, env.info, device=device_of(rank, cfg.runtime)),
             on_broken_off=self._broken_off.append,
         )
 
@@ -324,6 +326,12 @@ def _log_link(link: ActorLink, rank: int) -> None:
     )
 
 
+def device_of(rank: int, runtime: RuntimeConfig) -> str:
+    """Of `runtime.actor_devices` the one of that rank, from the first again after the last."""
+    devices = runtime.actor_devices or (runtime.actor_device,)
+    return devices[rank % len(devices)]
+
+
 def run_actor(
     loaded: LoadedConfig, *, rank: int, stop: threading.Event, record_video: bool = False
 ) -> ExitCode:
@@ -332,7 +340,7 @@ def run_actor(
     The link is made before the simulator is built: a mismatch must cost seconds, not a LIBERO start.
     """
     cfg = loaded.cfg
-    session = build_session(loaded, device=cfg.runtime.actor_device, run_id="")
+    session = build_session(loaded, device=device_of(rank, cfg.runtime), run_id="")
     actor_id = f"{rank}-{uuid.uuid4().hex[:12]}"
     with ActorLink(
         session.identity,

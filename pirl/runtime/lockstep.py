@@ -1,4 +1,4 @@
-"""Run planned episodes under a policy: all slots in lockstep, one batched decision at a time, no sockets.
+"""Run planned episodes under a policy: slots in lockstep, one batched decision at a time, no sockets.
 
 Owns the slots, the decisions and the assembly of transitions. Refuses to know where plans, random streams and
 weights come from. Read `pirl.runtime.rollout` next.
@@ -21,7 +21,7 @@ from pirl.algorithm.flow_noise import NoiseHead
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.decision import CHUNK_INDEX, EPISODE_ID, GROUP_ID, VERSION
-from pirl.envs.base import Array, ChunkResult, EnvObservation, VectorEnv
+from pirl.envs.base import Array, ChunkResult, EnvObservation, PendingChunk, VectorEnv
 from pirl.episodes import BrokenOffEpisode
 from pirl.errors import EnvError
 from pirl.records import EpisodePlan, EpisodeRecord, Observation, SampledChunk
@@ -36,7 +36,10 @@ type ChunkSeed = Callable[[EpisodePlan, int], int]
 """Seed of the policy's draws, from the episode and the number of the decision in it."""
 
 type NextPlans = Callable[[Sequence[int], int], Mapping[int, EpisodePlan]]
-"""Plans for some of the idle slots, given these and the decisions executed so far."""
+"""Plans for some of the idle slots, given these and the decisions of all rounds before.
+
+Asked several times in a round with two groups, each time with other or fewer idle slots.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +63,42 @@ class _Slot:
     env_steps: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decided:
+    """What a group of slots executes meanwhile."""
+
+    order: list[int]
+    """Slots by row."""
+    sampled: SampledChunk
+    actions: Float32[Array, "B E A"]
+    chunk: PendingChunk
+
+
+@dataclass(slots=True, kw_only=True)
+class _Rollout:
+    """Where one `Lockstep.run` stands."""
+
+    next_plans: NextPlans
+    seed_of: ChunkSeed
+    version: int
+    executed: int = 0
+    """Decisions of all rounds before this one."""
+    slots: dict[int, _Slot] = field(default_factory=dict[int, _Slot])
+    begun: dict[int, EpisodePlan] = field(default_factory=dict[int, EpisodePlan])
+    """By slot, from before the reset to the end of the episode."""
+    at_work: dict[int, _Decided] = field(default_factory=dict[int, _Decided])
+    """By group, in the order in which they began."""
+
+    def active(self, group: Sequence[int]) -> list[int]:
+        """Those slots of a group that have an episode under way."""
+        return [index for index in group if index in self.slots]
+
+
 class Lockstep:
-    """Runs episodes in a vector environment under a policy; all active slots decide together.
+    """Runs episodes in a vector environment under a policy; all active slots of a group decide together.
+
+    A round is one decision of every active slot. With two groups one simulates while the other decides; rounds,
+    and with them the episodes that start, are those of one group.
 
     `stochastic=False` is the policy's own sampler: start noise is random, nothing after it. Without `reward` a
     decision is worth what the environment says.
@@ -76,6 +113,7 @@ class Lockstep:
         pirl: PiRLConfig,
         timers: StageTimers,
         stochastic: bool,
+        groups: int = 1,
         reward: BoundedReward | None = None,
         on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
@@ -85,6 +123,7 @@ class Lockstep:
         self._pirl = pirl
         self._timers = timers
         self._stochastic = stochastic
+        self._groups = groups
         self._reward = reward
         self._on_broken_off = on_broken_off
 
@@ -106,30 +145,69 @@ class Lockstep:
         Raises:
             EnvError: the simulator failed; carries task and seed.
         """
-        executed = 0
-        slots: dict[int, _Slot] = {}
-        begun: dict[int, EpisodePlan] = {}
+        rollout = _Rollout(next_plans=next_plans, seed_of=seed_of, version=version)
         end = "interrupted"
         try:
-            while True:
-                idle = [i for i in range(self._env.num_envs) if i not in slots]
-                plans = next_plans(idle, executed)
-                begun |= plans
-                slots |= self._start(plans)
-                if not slots or give_up():
-                    return
-                results = self._step(slots, seed_of=seed_of, version=version)
-                executed += len(results)
-                for index, result in results.items():
-                    if result.terminated or result.truncated:
-                        del begun[index]
-                        yield self._finish(slots.pop(index), result, version)
+            while decided := (yield from self._round(rollout, give_up)):
+                rollout.executed += decided
         except EnvError:
             end = "env-error"
             raise
         finally:
-            for index, plan in begun.items():
-                self._on_broken_off(self._broken_off(plan, slots.get(index), version, end))
+            for index, plan in rollout.begun.items():
+                self._on_broken_off(self._broken_off(plan, rollout.slots.get(index), version, end))
+
+    def _round(
+        self, rollout: _Rollout, give_up: Callable[[], bool]
+    ) -> Generator[FinishedEpisode, None, int]:
+        """One decision of every active slot, group by group; returns how many, 0 when all is over."""
+        decided = 0
+        groups = self._slots_by_group()
+        for number, group in enumerate(groups):
+            yield from self._end(rollout, number)
+            self._begin(rollout, group)
+            if number == 0 and len(groups) > 1 and len(rollout.active(group)) < 2:
+                # Whether it decides alone, and whether all are idle, the results of the others say.
+                for other in tuple(rollout.at_work):
+                    yield from self._end(rollout, other)
+                self._begin(rollout, range(self._env.num_envs))
+            order = rollout.active(group)
+            if not order:
+                continue
+            if give_up():
+                return 0
+            rollout.at_work[number] = self._send(rollout, order)
+            decided += len(order)
+        return decided
+
+    def _slots_by_group(self) -> list[range]:
+        """Neighbours, so that episodes which end in one round are handed over in the order of their slots."""
+        size = self._env.num_envs // self._groups
+        return [range(number * size, (number + 1) * size) for number in range(self._groups)]
+
+    def _begin(self, rollout: _Rollout, among: Sequence[int]) -> None:
+        """Start the episodes that are planned for idle slots."""
+        idle = [index for index in among if index not in rollout.slots]
+        plans = rollout.next_plans(idle, rollout.executed)
+        if not plans:
+            return
+        rollout.begun |= plans
+        with self._timers.stage("reset"):
+            observations = self._env.reset(plans)
+        with self._timers.stage("preprocess"):
+            for index, plan in plans.items():
+                raw = observations[index]
+                rollout.slots[index] = _Slot(plan, raw, self._observe(raw, plan.task_id))
+
+    def _end(self, rollout: _Rollout, number: int) -> Generator[FinishedEpisode]:
+        """Wait for what a group executes, if it does, and yield the episodes that are over."""
+        if number not in rollout.at_work:
+            return
+        results = self._receive(rollout, rollout.at_work.pop(number))
+        for index, result in results.items():
+            if result.terminated or result.truncated:
+                del rollout.begun[index]
+                yield self._finish(rollout.slots.pop(index), result, rollout.version)
 
     def _broken_off(
         self, plan: EpisodePlan, slot: _Slot | None, version: int, end: str
@@ -147,52 +225,48 @@ class Lockstep:
             end=end,
         )
 
-    def _start(self, plans: Mapping[int, EpisodePlan]) -> dict[int, _Slot]:
-        if not plans:
-            return {}
-        with self._timers.stage("reset"):
-            observations = self._env.reset(plans)
-        with self._timers.stage("preprocess"):
-            return {
-                index: _Slot(
-                    plan, observations[index], self._observe(observations[index], plan.task_id)
-                )
-                for index, plan in plans.items()
-            }
-
     def _observe(self, raw: EnvObservation, task_id: int) -> Observation:
         return self._policy.prepare(raw, self._env.instruction(task_id))
 
-    def _step(
-        self, slots: dict[int, _Slot], *, seed_of: ChunkSeed, version: int
-    ) -> dict[int, ChunkResult]:
-        """One decision in every active slot."""
-        order = sorted(slots)
+    def _send(self, rollout: _Rollout, order: list[int]) -> _Decided:
+        """One decision in each slot of `order`, which they begin to execute."""
+        slots = [rollout.slots[index] for index in order]
         sampled = self._decide(
-            [slots[i].observation for i in order],
-            seeds=[seed_of(slots[i].plan, len(slots[i].transitions)) for i in order],
+            [slot.observation for slot in slots],
+            seeds=[rollout.seed_of(slot.plan, len(slot.transitions)) for slot in slots],
+            alone=len(rollout.slots) == 1,
         )
         with self._timers.stage("infer"):
             rows = self._policy.spec.executed_steps
             env_chunk = self._policy.postprocess(sampled.chunk)[: len(order), :rows].cpu()
         actions = self._env.to_env_actions(env_chunk.numpy())
-        results = self._env.step_chunk({i: actions[row] for row, i in enumerate(order)})
-        for row, index in enumerate(order):
+        chunk = self._env.start_chunk({i: actions[row] for row, i in enumerate(order)})
+        return _Decided(order=order, sampled=sampled, actions=actions, chunk=chunk)
+
+    def _receive(self, rollout: _Rollout, decided: _Decided) -> dict[int, ChunkResult]:
+        """What came of it in each of its slots."""
+        results = decided.chunk.results()
+        sampled, rows = decided.sampled, self._policy.spec.executed_steps
+        for row, index in enumerate(decided.order):
+            slot = rollout.slots[index]
             info = {name: value[row : row + 1].cpu() for name, value in sampled.fields.items()}
             action = sampled.chunk[row : row + 1, :rows].cpu()
-            paid = self._paid(slots[index], results[index], actions[row])
+            paid = self._paid(slot, results[index], decided.actions[row])
             self._append(
-                slots[index], results[index], paid, action=action, info=info, version=version
+                slot, results[index], paid, action=action, info=info, version=rollout.version
             )
         return results
 
-    def _decide(self, observations: list[Observation], *, seeds: list[int]) -> SampledChunk:
+    def _decide(
+        self, observations: list[Observation], *, seeds: list[int], alone: bool
+    ) -> SampledChunk:
         """One chunk per observation, and perhaps a copy of the only one at the end.
 
         A batch of one row takes other matrix kernels than a larger batch, with other last bits. Without noise
-        a row must not depend on how many slots are still active, so a single row is computed twice.
+        a row must not depend on how many slots are still active, so a single row is computed twice; so is one
+        that is the last of its group and not `alone` in the round.
         """
-        if len(observations) == 1 and not self._stochastic:
+        if len(observations) == 1 and not (self._stochastic and alone):
             observations, seeds = observations * 2, seeds * 2
         with self._timers.stage("preprocess"):
             observation = Observation.cat(observations)

@@ -36,7 +36,8 @@ class RolloutCollector:
     """Runs a vector environment under a policy, one version at a time.
 
     Every random draw of the policy is a function of (seed, policy version, rank, episode, chunk), so the
-    result depends neither on what ran before nor on how slots were batched in time.
+    result depends neither on what ran before nor on how slots were batched in time. With `pipeline=2` half of
+    the slots simulate while the other half decide; the episodes and their order are the same.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RolloutCollector:
         pirl: PiRLConfig,
         placement: Placement,
         timers: StageTimers | None = None,
+        pipeline: int = 1,
         reward: BoundedReward | None = None,
         on_broken_off: Callable[[BrokenOffEpisode], None] = lambda _: None,
     ) -> None:
@@ -58,6 +60,7 @@ class RolloutCollector:
             pirl=pirl,
             timers=timers or StageTimers(),
             stochastic=True,
+            groups=pipeline,
             reward=reward,
             on_broken_off=on_broken_off,
         )
@@ -77,8 +80,8 @@ class RolloutCollector:
     ) -> Generator[FinishedEpisode]:
         """Yield complete episodes until at least `min_decisions` decisions were executed.
 
-        All slots advance together and a slot starts another episode only while too few decisions have
-        been executed, so the set of episodes does not depend on timing. With GRPO all slots start
+        All slots advance by one decision in a round and a slot starts another episode only while too few
+        decisions have been executed, so the set of episodes does not depend on timing. With GRPO all slots start
         together, which keeps groups complete. A second call with the same version goes on to the
         version's next episodes; with `anew` it repeats them from the first. `give_up` is asked before every
         chunk; episodes under way are then left unfinished.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from env_toys import EXITS, HANGS, INFO, KILLED, RAISES, REFUSES, ToySettings
+from env_toys import EXITS, HANGS, INFO, KILLED, LARGE, RAISES, REFUSES, SLOW, ToySettings
 
 from pirl.envs.host import Deadlines, ProcessHost, worker_environment
 from pirl.envs.split import StateRule, StateSplit
@@ -98,6 +98,89 @@ def test_results_do_not_depend_on_where_slots_live():
             assert len(worker_pids(env)) == workers
     assert all(outcome == outcomes[0] for outcome in outcomes)
     assert outcomes[0][1][3] == [3.0, 24.0]
+
+
+# Two groups of slots
+
+
+def totals(results):
+    return {slot: float(result.observation.state[1]) for slot, result in results.items()}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+def test_a_group_can_be_reset_and_started_while_another_one_is_at_work(workers):
+    with build(4, workers) as env:
+        env.reset({0: plan(1), 1: plan(2)})
+        first = env.start_chunk({1: rows(2), 0: rows(1)})
+        assert list(env.reset({2: plan(3), 3: plan(4)})) == [2, 3]
+        second = env.start_chunk({2: rows(3), 3: rows(4)})
+        # Whoever is asked first, and asked twice.
+        assert totals(second.results()) == {2: 18.0, 3: 24.0}
+        assert list(first.results()) == [1, 0]
+        assert totals(first.results()) == {1: 12.0, 0: 6.0}
+        assert totals(env.step_chunk({i: rows(0) for i in range(4)})) == {0: 6, 1: 12, 2: 18, 3: 24}
+
+
+def test_results_that_nobody_asked_for_are_nobody_elses():
+    with build(2, 1) as env:
+        env.reset({0: plan(1), 1: plan(2)})
+        env.start_chunk({0: rows(1), 1: rows(1)})
+        env.reset({0: plan(3)})
+        assert totals(env.step_chunk({0: rows(2), 1: rows(2)})) == {0: 12.0, 1: 18.0}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("victim", [1, 2])
+def test_the_death_of_a_worker_in_either_group_names_its_slots(workers, victim):
+    env = build(4, workers)
+    pids = worker_pids(env)
+    env.reset({i: plan(KILLED if i == victim else i) for i in range(4)})
+    group = (0, 1) if victim == 1 else (2, 3)
+
+    def step_both():
+        pending = [env.start_chunk({i: rows(1) for i in chosen}) for chosen in ((0, 1), (2, 3))]
+        return [chunk.results() for chunk in pending]
+
+    with pytest.raises(EnvError, match=rf"died while stepping .*seed {KILLED}") as caught:
+        step_both()
+    assert caught.value.slots == (group if workers == 1 else (victim,))
+    assert gone(pids)
+
+
+def test_a_worker_of_one_group_that_dies_is_not_waited_for_behind_the_other():
+    env = build(4, 4)
+    env.reset({i: plan({0: HANGS, 2: KILLED}.get(i, i)) for i in range(4)})
+    started = time.monotonic()
+    first = env.start_chunk({0: rows(1), 1: rows(1)})
+    env.start_chunk({2: rows(1), 3: rows(1)})
+    with pytest.raises(EnvError, match="worker 2 died"):
+        first.results()
+    assert time.monotonic() - started < 8
+
+
+def test_the_time_limit_of_a_chunk_begins_when_its_turn_comes():
+    with build(2, 1, step_s=1.2) as env:
+        env.reset({0: plan(SLOW), 1: plan(SLOW)})
+        pending = [env.start_chunk({slot: rows(1)}) for slot in range(2)]
+        assert [totals(chunk.results()) for chunk in pending] == [{0: 6.0}, {1: 6.0}]
+        env.reset({1: plan(HANGS)})
+        pending = [env.start_chunk({slot: rows(1)}) for slot in range(2)]
+        assert totals(pending[0].results()) == {0: 12.0}
+        with pytest.raises(EnvError, match=rf"within 1.2 s .*seed {HANGS}") as caught:
+            pending[1].results()
+        assert caught.value.slots == (1,)
+
+
+@pytest.mark.timeout(60)
+def test_large_requests_do_not_block_behind_large_answers():
+    many = np.ones((100_000, 2), np.float32)
+    with build(2, 1) as env:
+        env.reset({0: plan(LARGE), 1: plan(LARGE)})
+        pending = [env.start_chunk({slot: many}) for slot in (0, 1, 0)]
+        assert [len(chunk.results()) for chunk in pending] == [1, 1, 1]
+
+
+# Ends
 
 
 def test_close_leaves_no_process_and_may_be_repeated():

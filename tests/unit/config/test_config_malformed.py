@@ -32,7 +32,9 @@ CHOICES = {
     if isinstance(bound, Words) and not bound.has_rule
 }
 PATHS = [name for name, (bound, _) in bounds().items() if isinstance(bound, FilledPath)]
-FREE_TEXT = {f"runtime.{n}" for n in ("host", "token", "learner_device", "actor_device")}
+FREE_TEXT = {
+    f"runtime.{n}" for n in ("host", "token", "learner_device", "actor_device", "actor_devices")
+}
 """Text without a bound; a rule judges each."""
 
 

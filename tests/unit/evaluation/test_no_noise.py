@@ -49,7 +49,7 @@ def test_what_was_asked_for_reaches_the_sampler(monkeypatch, stochastic):
             "domain_id": torch.zeros(1, dtype=torch.int64),
         },
     )
-    runner._decide([observation], seeds=[3])
+    runner._decide([observation], seeds=[3], alone=True)
     (options,) = calls
     assert options["stochastic"] is stochastic
     # Without noise a row must not depend on how many share its batch.

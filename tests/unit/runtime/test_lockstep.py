@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rollout_toys import EXECUTED, INPUTS, CountingEnv, StatePolicy, a_recipe
+from rollout_toys import EXECUTED, INPUTS, CountingEnv, LonePolicy, StatePolicy, a_recipe
 
 from pirl.envs.schedule import plan_episode
 from pirl.envs.split import StateRule, StateSplit
@@ -64,14 +64,26 @@ def run(
     return {one.record.episode_id: one for one in runner.run(next_plans, **options)}
 
 
-def a_collector(env, *, rank=0, seed=5, num_actors=2, **recipe):
+def a_collector(
+    env,
+    *,
+    rank=0,
+    seed=5,
+    num_actors=2,
+    policy=None,
+    pipeline=1,
+    on_broken_off=lambda _: None,
+    **recipe,
+):
     return RolloutCollector(
-        policy=StatePolicy(),
+        policy=policy or StatePolicy(),
         noise_head=None,
         env=env,
         pirl=a_recipe(**recipe),
         placement=Placement(seed=seed, rank=rank, num_actors=num_actors, split=SPLIT),
         timers=StageTimers(),
+        pipeline=pipeline,
+        on_broken_off=on_broken_off,
     )
 
 
@@ -311,6 +323,100 @@ def test_giving_up_reaches_the_rollout():
     env = CountingEnv(2)
     assert ids(a_collector(env).collect(version=0, min_decisions=4, give_up=lambda: True)) == []
     assert env.steps == []
+
+
+# Two groups of slots
+
+
+def rollouts(pipeline, *, num_envs, min_decisions, lengths, **options):
+    """Two rollouts under a policy that shows which rows were decided alone; plans by slot in their order."""
+    env = CountingEnv(num_envs, lengths=lengths, truncates=range(0, 200, 7))
+    collector = a_collector(env, policy=LonePolicy(), pipeline=pipeline, **options)
+    episodes = []
+    for version in (0, 1):
+        episodes += collector.collect(version=version, min_decisions=min_decisions)
+        episodes += collector.collect(version=version, min_decisions=min_decisions // 3)
+    plans = [[r[slot] for r in env.resets if slot in r] for slot in range(num_envs)]
+    return episodes, plans
+
+
+def assert_same_episodes(ours, theirs):
+    assert [one.record for one in ours] == [one.record for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for mine, its in zip(one.transitions, other.transitions, strict=True):
+            assert mine.keys() == its.keys()
+            torch.testing.assert_close(mine, its, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", [{}, {"adv_type": "grpo", "group_size": 2}])
+@pytest.mark.parametrize("num_envs", [4, 6])
+@pytest.mark.parametrize("case", range(5))
+def test_two_groups_make_the_rollout_of_one_to_the_last_bit(recipe, num_envs, case):
+    rng = np.random.default_rng([case, num_envs])
+    lengths = {
+        episode + (version << 16): int(rng.integers(1, 6))
+        for version in (0, 1)
+        for episode in range(200)
+    }
+    options = {
+        "num_envs": num_envs,
+        "min_decisions": int(rng.integers(1, 40)),
+        "lengths": lengths,
+        **recipe,
+    }
+    (ours, our_plans), (theirs, their_plans) = rollouts(2, **options), rollouts(1, **options)
+    assert our_plans == their_plans
+    assert_same_episodes(ours, theirs)
+
+
+def test_one_group_simulates_while_the_other_decides_and_starts():
+    env = CountingEnv(4, lengths={0: 1, 2: 1})
+    list(a_collector(env, pipeline=2).collect(version=0, min_decisions=6))
+    assert env.log == [
+        ("reset", 0, 1),
+        ("start", 0, 1),
+        ("reset", 2, 3),
+        ("start", 2, 3),
+        ("results", 0, 1),
+        ("reset", 0),
+        ("start", 0, 1),
+        ("results", 2, 3),
+        ("reset", 2),
+        ("start", 2, 3),
+        # Eight decisions are enough. Slot 0 is the last of its group: who else goes on has to be known.
+        ("results", 0, 1),
+        ("results", 2, 3),
+        ("start", 0),
+        ("start", 2),
+        ("results", 0),
+        ("results", 2),
+    ]
+
+
+@pytest.mark.parametrize("slot", [1, 2])
+def test_a_simulator_that_dies_in_either_group_breaks_off_the_episodes_of_both(slot):
+    class Dying(CountingEnv):
+        def step_chunk(self, actions):
+            if slot in actions and self.decisions[slot] == 1:
+                raise EnvError("worker died", slots=(slot,))
+            return super().step_chunk(actions)
+
+    env, broken = Dying(4, lengths=3), []
+    collector = a_collector(env, pipeline=2, on_broken_off=broken.append)
+    with pytest.raises(EnvError) as caught:
+        list(collector.collect(version=0, min_decisions=30))
+    assert caught.value.slots == (slot,)
+    assert [(b.episode_id, b.end) for b in broken] == [(i, "env-error") for i in range(4)]
+    # What a group was told to execute and nobody saw is no decision.
+    assert [b.decisions for b in broken] == ([1, 1, 1, 1] if slot == 1 else [2, 2, 1, 1])
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_giving_up_is_asked_before_the_decision_of_either_group(calls):
+    env, answers = CountingEnv(4, lengths=3), iter([False] * calls + [True])
+    collector = a_collector(env, pipeline=2)
+    assert not list(collector.collect(version=0, min_decisions=9, give_up=lambda: next(answers)))
+    assert sum(entry[0] == "start" for entry in env.log) == calls
 
 
 # Episodes that are not finished
