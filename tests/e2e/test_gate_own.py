@@ -1,4 +1,5 @@
-"""The gate on a policy and an environment that are both somebody else's: SmolVLA on `pointreach`, as plug-ins."""
+"""The gate on a policy and an environment that are both somebody else's, SmolVLA on `pointreach` as plug-ins,
+with a learner of two processes."""
 
 from __future__ import annotations
 
@@ -41,9 +42,20 @@ def pirl(*argv, env):
 
 @pytest.fixture(scope="module")
 def gate(plugged, tmp_path_factory):
-    """The bundle of `pirl gate --config examples/second_policy/gate.json`, and the answer."""
+    """The bundle of `pirl gate --config examples/second_policy/gate.json --learner-processes 2`, and the answer."""
     out = tmp_path_factory.mktemp("gate") / "bundle"
-    argv = ["--config", CONFIG, "--launched-by", "test", "--no-mlflow", "--json", "--out", out]
+    argv = [
+        "--config",
+        CONFIG,
+        "--learner-processes",
+        "2",
+        "--launched-by",
+        "test",
+        "--no-mlflow",
+        "--json",
+        "--out",
+        out,
+    ]
     done = pirl("gate", *argv, env=plugged)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return out, json.loads(done.stdout)
@@ -55,6 +67,9 @@ def test_it_passes_as_a_config_of_ones_own(gate):
     assert answer["criteria_passed"] == answer["criteria_total"]
     profile = json.loads((bundle / "raw/validate-config/profile.json").read_text())
     assert (profile["env_type"], profile["suite"]) == ("pointreach", "reach-red")
+    table = (bundle / "raw/smoke-run/processes.jsonl").read_text().splitlines()
+    roles = [json.loads(line)["role"] for line in table]
+    assert [role for role in roles if role.startswith("learner")] == ["learner", "learner-1"]
 
 
 def test_the_bundle_names_file_and_distributions_and_no_folder_of_this_machine(gate):
