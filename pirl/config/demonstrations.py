@@ -73,6 +73,14 @@ def content_digest(root: Path) -> str:
 
 
 def _errors(cfg: Any) -> Iterator[FieldError]:
+    if cfg.dataset.root is None:
+        yield FieldError(
+            field="dataset.root",
+            value=None,
+            expected="the folder of a LeRobotDataset with pirl.bc_weight > 0: nothing is fetched from a hub",
+            fix=f"download {cfg.dataset.repo_id} once and set dataset.root to its folder",
+        )
+        return
     root = Path(cfg.dataset.root)
     found = _read(root)
     if isinstance(found, FieldError):

@@ -217,13 +217,6 @@ def check_demonstrations(view: View) -> Iterator[FieldError]:
             fix="set dataset.repo_id=local/demos and dataset.root to the folder of a LeRobotDataset"
             " (`pirl bench demos` makes one), or pirl.bc_weight=0",
         )
-    elif view.is_null("dataset.root"):
-        yield FieldError(
-            field="dataset.root",
-            value=None,
-            expected="the folder of a LeRobotDataset with pirl.bc_weight > 0: nothing is fetched from a hub",
-            fix=f"download {view.text('dataset.repo_id')} once and set dataset.root to its folder",
-        )
     for name, allowed, why in _READ_AS_IT_IS:
         value = view.get(name)
         if value not in (allowed, ABSENT, WRONG):

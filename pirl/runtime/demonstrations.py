@@ -28,7 +28,7 @@ from pirl.config.demonstrations import (
 from pirl.config.load import LoadedConfig
 from pirl.contract.flow_policy import Array, FlowPolicy
 from pirl.envs import EnvObservation
-from pirl.errors import ConfigError, FieldError
+from pirl.errors import ConfigError, FieldError, PirlError
 from pirl.foreign import machine_error
 from pirl.records import Observation
 
@@ -81,17 +81,8 @@ def open_demonstrations(
             delta_timestamps={ACTION: rows},
             video_backend=data.video_backend,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        unable = machine_error(error)
-        if unable is not None:
-            raise unable from error
-        wrong = FieldError(
-            field="dataset.root",
-            value=str(data.root),
-            expected=f"a data set that LeRobot can read: {type(error).__name__}: {error}",
-            fix="open it with lerobot.datasets.LeRobotDataset to see what is wrong with it",
-        )
-        raise ConfigError([wrong], source=loaded.identity.path) from error
+    except Exception as error:
+        raise _unreadable(data.root, error) from error
     found = LeRobotDemonstrations(dataset, policy, digest=facts["demonstrations"])
     logger.info("demonstrations: %s", ", ".join(f"{n} {v}" for n, v in found.facts.items()))
     return found
@@ -155,7 +146,10 @@ class LeRobotDemonstrations:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        item = cast("dict[str, Any]", self._dataset[index])
+        try:
+            item = cast("dict[str, Any]", self._dataset[index])
+        except Exception as error:
+            raise _unreadable(self._dataset.root, error) from error
         seen = EnvObservation(
             images={name: as_picture(item[name]) for name in self._policy.cameras},
             state=item[OBS_STATE].numpy().astype(np.float32),
@@ -168,6 +162,17 @@ class LeRobotDemonstrations:
             self._kept[index] = row
             self._room -= row.num_bytes
         return row
+
+
+def _unreadable(root: object, error: Exception) -> PirlError:
+    """LeRobot reads through several libraries, each of which has errors of its own."""
+    wrong = FieldError(
+        field="dataset.root",
+        value=str(root),
+        expected=f"a data set that LeRobot can read: {type(error).__name__}: {error}",
+        fix="open it with lerobot.datasets.LeRobotDataset to see what is wrong with it",
+    )
+    return machine_error(error) or ConfigError([wrong])
 
 
 def as_picture(read: Tensor) -> Array:

@@ -93,6 +93,11 @@ def test_episodes_that_hold_no_chunk_are_refused(tmp_path, more, lengths, field,
     assert part in errors[field].expected
 
 
+def test_a_data_set_without_a_folder_is_refused_because_nothing_is_fetched():
+    errors = refused_by_command(EMBEDDED, imitating(Path("x"))[:2])
+    assert "fetched" in errors["dataset.root"].expected
+
+
 def damaged(folder: Path, how: str) -> Path:
     if how == "absent":
         return folder
