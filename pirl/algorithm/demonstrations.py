@@ -26,6 +26,11 @@ class Demonstrations(Protocol):
         """What a resumed run must find again: the digest of the content, and its counts."""
         ...
 
+    @property
+    def most_bytes(self) -> int:
+        """What it holds in main memory at most."""
+        ...
+
     def __len__(self) -> int:
         """N."""
         ...

@@ -120,7 +120,7 @@ class LeRobotDemonstrations:
         self._dataset, self._policy = dataset, policy
         self._digest = digest
         self._kept: dict[int, _Row] = {}
-        self._room = kept_bytes
+        self._room = self._most = kept_bytes
 
     @property
     def facts(self) -> Mapping[str, str | int]:
@@ -133,6 +133,11 @@ class LeRobotDemonstrations:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    @property
+    def most_bytes(self) -> int:
+        """What stays in memory at most: all rows, if they fit into the room that is left for them."""
+        return min(self._most, len(self) * self._row(0).num_bytes)
 
     def batch(self, rows: Int64[Tensor, " m"]) -> Mapping[str, Tensor]:
         """`FlowPolicy.demo_batch` of these rows."""

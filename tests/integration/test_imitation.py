@@ -83,6 +83,9 @@ def test_what_stays_in_memory_changes_no_bit(data: Path):
         kept, read = demos.batch(rows), without.batch(rows)
         assert [name for name in read if not torch.equal(kept[name], read[name])] == []
     assert (len(demos._kept), len(without._kept)) == (2, 0)
+    # A picture of 64 by 64, a state, and a chunk of four rows.
+    assert demos.most_bytes == len(demos) * (3 * 64 * 64 + 4 * 4 + 4 * 4 * 4)
+    assert without.most_bytes == 0
 
 
 def test_only_the_chosen_episodes_are_imitated(data: Path):

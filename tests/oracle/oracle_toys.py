@@ -365,6 +365,7 @@ class ShownTable:
     """`DEMOS` as pirl's learner asks for them."""
 
     facts: Mapping[str, str | int] = {}
+    most_bytes = 0
 
     def __len__(self) -> int:
         return len(DEMOS["action"])

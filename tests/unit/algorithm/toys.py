@@ -185,6 +185,7 @@ class Shown:
     table: Mapping[str, Tensor]
     facts: Mapping[str, str | int] = field(default_factory=lambda: {"sha256": "of toys"})
     asked: list[list[int]] = field(default_factory=list)
+    most_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.table["action"])
