@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from pirl.algorithm.critic import Critic, ValueBuffer
+from pirl.algorithm.demonstrations import Demonstrations, Imitation, bc_weight
 from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.flow_noise import NoiseHead
 from pirl.algorithm.networks import Networks, build_networks
@@ -27,7 +28,7 @@ from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_o
 from pirl.algorithm.prepare import Prepared, prepare
 from pirl.algorithm.replicas import ALONE, Replicas
 from pirl.algorithm.report import metric_row, training_stats
-from pirl.algorithm.update import DemoBatches, Limits, update
+from pirl.algorithm.update import Limits, update
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.precision import precision_of, tolerances
@@ -91,7 +92,7 @@ class PiRLAlgorithm(RLAlgorithm):
         *,
         parity_tol: float | None = None,
         ratio_tol: float | None = None,
-        demo_batches: DemoBatches | None = None,
+        demonstrations: Demonstrations | None = None,
     ) -> None:
         """Build critic and noise head from the config's seed.
 
@@ -99,11 +100,13 @@ class PiRLAlgorithm(RLAlgorithm):
             policy: what is trained; its VLM stays frozen.
             parity_tol: nats, see `RuntimeConfig.parity_tol`; None as there.
             ratio_tol: see `RuntimeConfig.ratio_tol`; None as there.
-            demo_batches: demonstrations for the BC term; read only with `bc_weight > 0`.
+            demonstrations: as the attribute.
         """
         self.config = config
         self.replicas: Replicas = ALONE
         """Who else computes the updates; whoever sets it gives each process its share of the batches."""
+        self.demonstrations = demonstrations
+        """What the actor imitates beside RL; looked at only with `bc_weight > 0`, and needed then."""
         self._pirl, self._seed = config.pirl, config.seed
         self.policy = policy
         allowed = tolerances(
@@ -114,7 +117,6 @@ class PiRLAlgorithm(RLAlgorithm):
             ratio=allowed.ratio if ratio_tol is None else ratio_tol,
         )
         """How far the live checks let an update's numbers lie apart."""
-        self._demos = demo_batches if config.pirl.bc_weight > 0 else None
         self._nets = build_networks(policy, config.pirl, seed=config.seed)
         self._reference: dict[str, Tensor] | None = None
         if config.pirl.kl_beta > 0:
@@ -185,14 +187,7 @@ class PiRLAlgorithm(RLAlgorithm):
             ContractError: a decision lacks a log-prob that the recipe needs.
             ConfigError: `bc_weight` is set but no demonstrations were given.
         """
-        if self._pirl.bc_weight > 0 and self._demos is None:
-            wrong = FieldError(
-                field="pirl.bc_weight",
-                value=self._pirl.bc_weight,
-                expected="0, or a learner that was given demonstration batches",
-                fix="pass demo_batches to PiRLAlgorithm, or set pirl.bc_weight to 0",
-            )
-            raise ConfigError([wrong])
+        imitation = self._imitation()
         batch: DecisionBatch = next(batch_iterator)
         if self._optimizer is None:
             self.make_optimizers_and_scheduler()
@@ -211,7 +206,7 @@ class PiRLAlgorithm(RLAlgorithm):
                 seed=self._seed,
                 limits=self.limits,
                 train_actor=train_actor,
-                demos=self._demos,
+                imitation=imitation,
                 replicas=self.replicas,
             )
         finally:
@@ -221,7 +216,29 @@ class PiRLAlgorithm(RLAlgorithm):
         self._schedule.adapt(stats.approx_kl)
         self._updates += 1
         self.optimization_step = self.optimization_step + stats.optimiser_steps
-        return training_stats(stats, prepared, batch, rates=rates)
+        return training_stats(stats, prepared, batch, rates=rates, imitation=imitation)
+
+    def _imitation(self) -> Imitation | None:
+        """The demonstration term of the next update; None where it has none.
+
+        Raises:
+            ConfigError: as `update`.
+        """
+        weight = bc_weight(
+            self._pirl, update=self._updates, total_updates=self._schedule.total_updates
+        )
+        if weight == 0:
+            return None
+        if self.demonstrations is None:
+            wrong = FieldError(
+                field="pirl.bc_weight",
+                value=self._pirl.bc_weight,
+                expected="0, or a learner that was given demonstrations",
+                fix="set demonstrations of PiRLAlgorithm (pirl.runtime.demonstrations reads a LeRobotDataset),"
+                " or set pirl.bc_weight to 0",
+            )
+            raise ConfigError([wrong])
+        return Imitation(demos=self.demonstrations, weight=weight)
 
     def forward_batch(self, batch: DecisionBatch) -> BatchLosses:
         """Losses and named metrics of a batch of transitions, for either variant; changes nothing.

@@ -9,13 +9,19 @@ from collections.abc import Mapping
 
 from lerobot.rl.algorithms.configs import TrainingStats
 
+from pirl.algorithm.demonstrations import Imitation
 from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.prepare import Prepared
 from pirl.records import DecisionBatch
 
 
 def training_stats(
-    stats: UpdateStats, prepared: Prepared, batch: DecisionBatch, *, rates: Mapping[str, float]
+    stats: UpdateStats,
+    prepared: Prepared,
+    batch: DecisionBatch,
+    *,
+    rates: Mapping[str, float],
+    imitation: Imitation | None,
 ) -> TrainingStats:
     """Metrics of an update; `metric_row` gives them the names of `docs/metrics.md`."""
     passes = max(1, stats.minibatches)
@@ -37,6 +43,8 @@ def training_stats(
     }
     if stats.noise_std:
         extra["noise_std_mean"] = sum(stats.noise_std) / len(stats.noise_std)
+    if imitation is not None:
+        extra["bc_weight"] = imitation.weight
     if stats.value_epoch_loss is not None:
         extra["value_epoch_loss"] = stats.value_epoch_loss
     return TrainingStats(

@@ -20,6 +20,7 @@ class Stream(IntEnum):
     MINIBATCH = 4
     VALUE_MINIBATCH = 5
     DEMO_NOISE = 6
+    DEMO_ROWS = 7
 
 
 def seeded_generator(seed: int, stream: Stream, *position: int) -> torch.Generator:

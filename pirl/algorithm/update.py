@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from torch.optim import AdamW
 
 from pirl.algorithm import checks
 from pirl.algorithm.critic import Critic, ValueBuffer, ValueTargets
+from pirl.algorithm.demonstrations import Imitation, demo_rows
 from pirl.algorithm.diagnostics import Parity, RatioStats, UpdateStats
 from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, micro_batches
@@ -35,8 +35,6 @@ from pirl.config.recipe import PiRLConfig
 from pirl.errors import NumericsError
 
 logger = logging.getLogger(__name__)
-
-DemoBatches = Iterator[Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +56,7 @@ def update(
     seed: int,
     limits: Limits,
     train_actor: bool,
-    demos: DemoBatches | None,
+    imitation: Imitation | None,
     replicas: Replicas,
 ) -> UpdateStats:
     """Train on one prepared batch, in place; the actor only if there is something to learn.
@@ -86,9 +84,9 @@ def update(
             len(prepared),
             prepared.metrics["advantage_std"],
             pirl.adv_std_floor,
-            "the actor takes no step" if demos is None else "demonstrations outweigh them",
+            "the actor takes no step" if imitation is None else "demonstrations outweigh them",
         )
-        train_actor = train_actor and demos is not None
+        train_actor = train_actor and imitation is not None
     if prepared.proximal is not None:
         replayed = prepared.proximal[prepared.own]
         parity = gathered(
@@ -109,17 +107,19 @@ def update(
         rng = seeded_generator(seed, Stream.MINIBATCH, prepared.version, epoch)
         stats.last_epoch = RatioStats()
         stop = False
-        for rows in minibatches(len(prepared), size=pirl.global_batch, generator=rng):
+        parts = minibatches(len(prepared), size=pirl.global_batch, generator=rng)
+        for number, rows in enumerate(parts):
             optimizer.zero_grad(set_to_none=True)
-            if train_actor and demos is not None:
+            if train_actor and imitation is not None:
                 _backward_demos(
                     nets,
-                    demos,
+                    imitation,
                     optimizer,
                     len(rows),
-                    pirl=pirl,
+                    micro=pirl.micro_batch,
                     stats=stats,
-                    seed=(seed, prepared.version),
+                    seed=seed,
+                    position=(prepared.version, epoch, number),
                     replicas=replicas,
                 )
             ratio = _backward_minibatch(
@@ -137,7 +137,7 @@ def update(
             if stop:
                 break
             moved: tuple[str, ...] = (*ACTOR_GROUPS, "critic")
-            if not train_actor or (ratio.samples == 0 and demos is None):
+            if not train_actor or (ratio.samples == 0 and imitation is None):
                 drop_gradients(group_parameters(optimizer, ACTOR_GROUPS))
                 moved = ("critic",)
             replicas.sum_gradients(group_parameters(optimizer, moved))
@@ -263,34 +263,41 @@ def _backward_own(
 
 def _backward_demos(
     nets: Networks,
-    demos: DemoBatches,
+    imitation: Imitation,
     optimizer: AdamW,
     count: int,
     *,
-    pirl: PiRLConfig,
-    seed: tuple[int, int],
+    micro: int,
+    seed: int,
+    position: tuple[int, int, int],
     stats: UpdateStats,
     replicas: Replicas,
 ) -> None:
-    """Gradient of bc_weight L_bc, one demonstration batch per micro-batch (`algorithm.md` 10.5).
+    """Gradient of weight L_bc, over as many demonstration rows as the minibatch has decisions (10.5).
 
-    Every process draws every batch, from the same demonstrations, and computes every W-th.
+    In batches of at most `micro` rows, of which each process reads and computes every W-th: what is drawn does not
+    depend on W.
+
+    Args:
+        position: version, epoch, minibatch of the epoch; with `seed` all that the draws depend on.
     """
-    batches = math.ceil(count / pirl.micro_batch)
+    version, epoch, minibatch = position
+    chosen = demo_rows(
+        len(imitation.demos), count, seed=seed, version=version, epoch=epoch, minibatch=minibatch
+    )
 
     def work() -> None:
-        for index in range(batches):
-            demo = next(demos)
+        for index, rows in enumerate(chosen.split(micro)):
             if index % replicas.size != replicas.rank:
                 continue
-            position = stats.minibatches * batches + index
-            rng = seeded_generator(seed[0], Stream.DEMO_NOISE, seed[1], position)
-            loss = nets.policy.demo_loss(demo, rng=rng) / batches
+            rng = seeded_generator(seed, Stream.DEMO_NOISE, *position, index)
+            batch = imitation.demos.batch(rows)
+            loss = nets.policy.demo_loss(batch, rng=rng) * (len(rows) / count)
             checks.require_finite({"bc_loss": loss}, what="loss")
-            for name, weight in (("bc_loss", 1.0), ("total_loss", pirl.bc_weight)):
+            for name, weight in (("bc_loss", 1.0), ("total_loss", imitation.weight)):
                 term = weight * float(loss.detach())
                 stats.losses[name] = stats.losses.get(name, 0.0) + term
-            (pirl.bc_weight * loss).backward()
+            (imitation.weight * loss).backward()
 
     agreed(replicas, work)
     actor = group_parameters(optimizer, ACTOR_GROUPS)

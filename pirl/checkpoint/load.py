@@ -26,7 +26,7 @@ from pirl.checkpoint.layout import (
     missing_parts,
 )
 from pirl.checkpoint.manifest import MANIFEST_KINDS, verify_manifest
-from pirl.checkpoint.record import compare_run, log_resume, read_record
+from pirl.checkpoint.record import DEMONSTRATIONS, compare_run, log_resume, read_record
 from pirl.checkpoint.rng import restore_rng
 from pirl.checkpoint.state import RunState
 from pirl.config.train import PiRLTrainConfig
@@ -67,9 +67,16 @@ def load_checkpoint(
     """
     verify_files(step_dir)
     record = read_record(step_dir)
-    differences = compare_run(record, cfg=cfg, flow_policy=flow_policy)
+    differences = compare_run(
+        record, cfg=cfg, flow_policy=flow_policy, demonstrations=algorithm.demonstrations
+    )
     if differences.forbidden:
-        raise MismatchError(_what(step_dir), differences.forbidden, sides=_SIDES)
+        where = _what(step_dir)
+        if any(field.field.startswith(DEMONSTRATIONS) for field in differences.forbidden):
+            where += (
+                ": a run imitates the same demonstrations to its end, set dataset.root to theirs"
+            )
+        raise MismatchError(where, differences.forbidden, sides=_SIDES)
     for field in differences.allowed:
         _logger.warning("resume changes %s from %r to %r", field.field, field.theirs, field.ours)
     generators = _restore(step_dir, flow_policy=flow_policy, algorithm=algorithm)

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 
 from pirl import __version__
+from pirl.algorithm.demonstrations import Demonstrations
 from pirl.checkpoint.layout import RUN_STATE
 from pirl.checkpoint.manifest import canonical
 from pirl.checkpoint.state import RunState
@@ -38,6 +39,9 @@ LIBRARIES = ("lerobot", "numpy", "transformers", "safetensors")
 """Their versions decide the bits of a run, so a resume needs the same ones."""
 
 RESUME_LOG = "resume_log.jsonl"
+
+DEMONSTRATIONS = "demonstrations"
+"""What a run imitates, by its content: in the record of a run that imitates, and in no other."""
 
 _FIELDS: Mapping[str, type] = {
     "run_id": str,
@@ -99,10 +103,16 @@ def library_versions() -> Mapping[str, str]:
 
 
 def describe_run(
-    state: RunState, *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy, digests: Mapping[str, str]
+    state: RunState,
+    *,
+    cfg: PiRLTrainConfig,
+    flow_policy: FlowPolicy,
+    demonstrations: Demonstrations | None,
+    digests: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of `run_state.json`."""
     config = config_tree(cfg)
+    shown = {} if demonstrations is None else {DEMONSTRATIONS: dict(demonstrations.facts)}
     return {
         "record_version": RECORD_VERSION,
         "run_id": state.run_id,
@@ -115,6 +125,7 @@ def describe_run(
         "policy": _describe_policy(flow_policy),
         "versions": dict(library_versions()),
         "digests": dict(digests),
+        **shown,
     }
 
 
@@ -146,12 +157,17 @@ def read_record(step_dir: Path) -> dict[str, Any]:
 
 
 def compare_run(
-    record: Mapping[str, Any], *, cfg: PiRLTrainConfig, flow_policy: FlowPolicy
+    record: Mapping[str, Any],
+    *,
+    cfg: PiRLTrainConfig,
+    flow_policy: FlowPolicy,
+    demonstrations: Demonstrations | None,
 ) -> ResumeDifferences:
     """In what this process differs from the run that wrote `record`.
 
     Compared: every config field, recipe, variant and config hash as recorded beside the config (an
-    edited record contradicts itself), the policy's architecture and action space, library versions.
+    edited record contradicts itself), the policy's architecture and action space, library versions, the
+    content of the demonstrations.
     """
     now = config_tree(cfg)
     config = _differences(record["config"], now)
@@ -165,6 +181,11 @@ def compare_run(
         ("identity", identity, _identity(now) | fitting),
         ("policy", record["policy"], _describe_policy(flow_policy)),
         ("versions", record["versions"], dict(library_versions())),
+        (
+            DEMONSTRATIONS,
+            record.get(DEMONSTRATIONS),
+            None if demonstrations is None else dict(demonstrations.facts),
+        ),
     )
     rest = [field for name, old, new in pairs for field in _compare(old, new, prefix=name)]
     return ResumeDifferences(allowed=config.allowed, forbidden=(*config.forbidden, *rest))

@@ -95,7 +95,13 @@ def save_checkpoint(
         _write_policy(folder, cfg=cfg, flow_policy=flow_policy)
         algorithm.save_pretrained(folder / ALGORITHM_DIR)
         _write_training_state(folder, algorithm=algorithm, state=state)
-        record = describe_run(state, cfg=cfg, flow_policy=flow_policy, digests=digests)
+        record = describe_run(
+            state,
+            cfg=cfg,
+            flow_policy=flow_policy,
+            demonstrations=algorithm.demonstrations,
+            digests=digests,
+        )
         write_json(folder / RUN_STATE, record, sort_keys=False)
         forgotten = missing_parts(folder)
         if forgotten:

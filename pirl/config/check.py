@@ -17,6 +17,7 @@ from typing import Any, NoReturn, cast, get_type_hints
 import draccus
 from draccus.utils import DecodingError, DraccusException
 
+from pirl.config.demonstrations import require_demonstrations
 from pirl.config.identity import ConfigIdentity, config_hash, config_path_identity
 from pirl.config.jsonfile import (
     JsonObject,
@@ -88,7 +89,9 @@ def check_config(path: str | Path, overrides: Sequence[str] = ()) -> CheckedConf
             hub repository that cannot be reached.
         CheckpointError: a file of the starting checkpoint is damaged.
     """
-    return check_draft(read_draft(path, overrides))
+    checked = check_draft(read_draft(path, overrides))
+    require_demonstrations(checked.cfg, source=checked.identity.path)
+    return checked
 
 
 def read_draft(path: str | Path, overrides: Sequence[str] = ()) -> Draft:

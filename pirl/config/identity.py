@@ -19,6 +19,7 @@ from pirl.config.sections import encode_config
 
 HOST_LOCAL_FIELDS = (
     "output_dir",
+    "dataset.root",
     "runtime.host",
     "runtime.port",
     "runtime.token",

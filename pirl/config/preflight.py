@@ -60,6 +60,9 @@ def preflight_summary(loaded: Valid) -> str:
             f"{_count(pirl.update_epochs, 'epoch')}",
         ),
     ]
+    if pirl.bc_weight > 0 and cfg.dataset is not None:
+        end = ", falling to 0" if pirl.bc_schedule == "linear" else ""
+        lines.append(("imitation", f"{cfg.dataset.repo_id}, weight {pirl.bc_weight:g}{end}"))
     if cfg.policy is not None and cfg.policy.pretrained_path is not None:
         table = policy_facts(cfg.policy.type).start_table(cfg.policy)
         lines += [(f"start: {name}", text) for name, text in table.items()]

@@ -171,7 +171,9 @@ class PiRLConfig:
     target_kl: float | None = bounded(None, Range(0, 100, "nats", low_open=True))
     """k3 estimate in nats above which the epoch loop stops; the set point of `kl_adaptive`."""
     bc_weight: float = bounded(0.0, _AT_LEAST_ZERO)
-    """Weight of a supervised loss on demonstrations; 0 is off, and anything else is refused today."""
+    """Weight of the policy's supervised loss on the demonstrations of `dataset`; 0 is off."""
+    bc_schedule: str = bounded("constant", Words(("constant", "linear")))
+    """`constant`, or `linear`: the weight falls to zero over `runtime.total_updates`."""
 
     actor_lr: float = bounded(5e-6, _RATE)
     """Learning rate of the policy."""

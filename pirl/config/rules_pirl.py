@@ -5,6 +5,7 @@ Owns what one knob of the algorithm demands of another. Ranges are at the fields
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from pirl.config.kinds import facts_of_policy
@@ -14,6 +15,11 @@ from pirl.config.spelling import variant_error
 from pirl.config.view import ABSENT, WRONG, View
 from pirl.errors import FieldError
 
+_READ_AS_IT_IS = (
+    ("dataset.streaming", False, "batches are drawn from the whole data set by number"),
+    ("dataset.image_transforms.enable", False, "pictures are what the policy sees when it acts"),
+    ("dataset.eval_split", 0.0, "held-out episodes are those of the environment"),
+)
 _SECTION = {"flow-sde": "flow_sde", "flow-noise": "flow_noise"}
 
 
@@ -192,15 +198,34 @@ def check_advantage(view: View) -> Iterator[FieldError]:
 
 
 def check_demonstrations(view: View) -> Iterator[FieldError]:
-    """The demonstration term needs demonstrations."""
-    weight = view.number("pirl.bc_weight")
-    if weight is not None and weight > 0 and view.is_null("dataset"):
+    """The demonstration term has a local data set, which is read whole and as it is."""
+    weight, schedule = view.number("pirl.bc_weight"), view.text("pirl.bc_schedule")
+    if weight == 0 and schedule == "linear":
+        yield FieldError(
+            field="pirl.bc_schedule",
+            value=schedule,
+            expected="constant with pirl.bc_weight=0: there is no term whose weight could fall",
+            fix="remove it, or set pirl.bc_weight=0.1",
+        )
+    if weight is None or weight <= 0:
+        return
+    if view.is_null("dataset"):
         yield FieldError(
             field="pirl.bc_weight",
             value=weight,
             expected="0 without a data set of demonstrations",
-            fix="set dataset.repo_id (and dataset.root), or pirl.bc_weight=0",
+            fix="set dataset.repo_id=local/demos and dataset.root to the folder of a LeRobotDataset"
+            " (`pirl bench demos` makes one), or pirl.bc_weight=0",
         )
+    for name, allowed, why in _READ_AS_IT_IS:
+        value = view.get(name)
+        if value not in (allowed, ABSENT, WRONG):
+            yield FieldError(
+                field=name,
+                value=value,
+                expected=f"{json.dumps(allowed)} with pirl.bc_weight > 0: {why}",
+                fix=f"remove {name}, or set pirl.bc_weight=0",
+            )
 
 
 def check_modes(view: View) -> Iterator[FieldError]:

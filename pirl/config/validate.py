@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
 def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     # Only now: neither the usage text nor a missing argument needs the tables.
     from pirl.config.check import check_draft, no_recipe, read_draft
+    from pirl.config.demonstrations import require_demonstrations
     from pirl.config.kinds import policy_facts
     from pirl.config.preflight import preflight_summary
     from pirl.config.sections import encode_config
@@ -56,6 +57,7 @@ def _valid(config_path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], 
     draft = read_draft(config_path, overrides)
     if draft.has_recipe:
         valid = check_draft(draft)
+        require_demonstrations(valid.cfg, source=valid.identity.path)
     elif supervised_training(draft.raw) is not None:
         raise ConfigError([no_recipe(draft)], source=draft.name)
     else:

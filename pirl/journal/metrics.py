@@ -67,6 +67,7 @@ _ROWS: tuple[tuple[str, str, float, float, str, str], ...] = (
     ("update/total_loss", "1", -_INF, _INF, "the sum that is differentiated (`algorithm.md` 10.4)", ""),
     ("update/entropy", "nats", -_INF, _INF, "entropy of the sampled transition", ""),
     ("update/bc_loss", "1", 0, _INF, "the policy's supervised loss on demonstrations", ""),
+    ("update/bc_weight", "1", 0, _INF, "weight of that loss in this update (`pirl.bc_schedule`)", ""),
     ("update/approx_kl", "nats", 0, 0.1, "k3 estimate of KL(proximal, current)", _RATE),
     ("update/kl_reference", "nats", 0, _INF, "exact KL to the reference policy", ""),
     ("update/ratio_mean", "1", 0.9, 1.1, "mean ratio of the update", _RATE),

@@ -21,6 +21,7 @@ from pirl.envs.base import Array
 from pirl.envs.demos import Demo
 from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
+from pirl.runtime.demonstrations import as_picture
 
 REPO_ID = "local/demos"
 """A data set has a hub name; this one is never looked up."""
@@ -120,8 +121,7 @@ def _demo(episode: _Episode, frames: Sequence[Mapping[str, Any]]) -> Demo:
         instruction=str(frames[0]["task"]),
         init_state_id=int(frames[0][PLAN][0]),
         seed=int(frames[0][PLAN][1]),
-        # LeRobot hands out floats in [0, 1]; 255 times such a float is the byte it came from.
-        images={key: np.rint(stacked(key) * 255).astype(np.uint8) for key in cameras},
+        images={key: np.stack([as_picture(frame[key]) for frame in frames]) for key in cameras},
         states=stacked(OBS_STATE),
         actions=stacked(ACTION),
         executed=stacked(EXECUTED),

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pirl.checkpoint.locate import resolve_checkpoint, step_folders
+from pirl.config.demonstrations import require_demonstrations
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import PiRLTrainConfig, env_of
 from pirl.envs import describe_env
@@ -115,6 +116,8 @@ def run_learning(settings: LearnSettings, *, folder: LearnFolder) -> LearningRun
         EnvError: the simulator failed.
     """
     loaded = load_config(settings.config_path, settings.all_overrides)
+    # Before the start is evaluated: the learner would say so minutes later.
+    require_demonstrations(loaded.cfg, source=loaded.identity.path)
     clock = _Clock()
     with clock.part("warm_start"):
         policy = _starting_policy(settings, loaded, folder)

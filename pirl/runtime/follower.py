@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from pirl.checkpoint.record import library_versions
 from pirl.config.load import LoadedConfig
 from pirl.errors import ExitCode, FieldMismatch, MismatchError, ParityError
 from pirl.ownership import owned
+from pirl.runtime.demonstrations import demonstration_facts, open_demonstrations
 from pirl.runtime.layout import RunFolder, run_root
 from pirl.runtime.mark import leave_mark
 from pirl.runtime.memory import require_memory
@@ -31,11 +32,17 @@ logger = logging.getLogger(__name__)
 
 
 def meet(
-    seat: Seat, loaded: LoadedConfig, *, stop: threading.Event, run_id: str = ""
+    seat: Seat,
+    loaded: LoadedConfig,
+    *,
+    stop: threading.Event,
+    facts: Mapping[str, str],
+    run_id: str = "",
 ) -> tuple[Team, str]:
-    """Join the processes of this learner, which must have the same config and libraries.
+    """Join the processes of this learner, which must have the same config, libraries and demonstrations.
 
     Args:
+        facts: of `demonstration_facts`.
         run_id: of the first process.
 
     Returns:
@@ -43,7 +50,7 @@ def meet(
 
     Raises:
         LinkClosedError: they did not all come within `runtime.replica_timeout_s`.
-        MismatchError: another process has another config or other libraries.
+        MismatchError: another process has another config, other libraries or other demonstrations.
     """
     runtime = loaded.cfg.runtime
     team = Team(
@@ -53,7 +60,7 @@ def meet(
         device=device_of(seat, runtime.learner_device),
         stop=stop,
     )
-    own = {"config_hash": loaded.identity.hash, **library_versions()}
+    own = {"config_hash": loaded.identity.hash, **library_versions(), **facts}
     told = team.exchange({"run_id": run_id, "same": own})
     first: dict[str, Any] = told[0]["same"]
     for rank, one in enumerate(told):
@@ -80,7 +87,8 @@ def run_follower(
         NumericsError: as the update of all of them.
     """
     cfg = loaded.cfg
-    team, run_id = meet(seat, loaded, stop=stop)
+    facts = demonstration_facts(loaded)
+    team, run_id = meet(seat, loaded, stop=stop, facts=facts)
     folder = RunFolder(run_root(cfg.output_dir, run_id))
     path = folder.process_record(seat.role)
     with (
@@ -89,6 +97,7 @@ def run_follower(
     ):
         leave_mark(folder.marks(seat.role), seat.role)
         session = build(loaded, device=device_of(seat, cfg.runtime.learner_device), run_id=run_id)
+        session.algorithm.demonstrations = open_demonstrations(loaded, session.policy, facts)
         record.facts |= {"identity": asdict(session.identity), "rank": seat.rank, "of": seat.size}
         session.algorithm.make_optimizers_and_scheduler()
         session.algorithm.replicas = team

@@ -44,6 +44,7 @@ from pirl.files import Appender, human_bytes, require_space, write_bytes
 from pirl.journal.metric_log import JsonLines, MetricLog
 from pirl.ownership import disown
 from pirl.runtime.batch import build_batch
+from pirl.runtime.demonstrations import demonstration_facts, open_demonstrations
 from pirl.runtime.entry import configure_logging, stop_on_signals
 from pirl.runtime.follower import meet, run_follower
 from pirl.runtime.layout import RunFolder, open_run_folder
@@ -479,9 +480,16 @@ def run_learner(
         with RunRecord(folder.run_record, role="learner", keep_earlier=True) as record:
             run_id = read_origin(loaded).run_id or new_id
             seat = seat or Seat()
-            team = None if seat.size == 1 else meet(seat, loaded, stop=stop, run_id=run_id)[0]
+            facts = demonstration_facts(loaded)
+            team = None
+            if seat.size > 1:
+                team, _ = meet(seat, loaded, stop=stop, run_id=run_id, facts=facts)
             device = device_of(seat, loaded.cfg.runtime.learner_device)
             session = build(loaded, device=device, run_id=run_id)
+            shown = open_demonstrations(loaded, session.policy, facts)
+            session.algorithm.demonstrations = shown
+            if shown is not None:
+                record.facts["demonstrations"] = dict(shown.facts)
             learner = Learner(
                 session, folder=folder, record=record, stop=stop, watched_by=watched_by, team=team
             )

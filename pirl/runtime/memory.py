@@ -37,6 +37,8 @@ class LearnerMemory:
     """Of one micro-batch."""
     batch: int
     """Decisions in main memory: as they came, and as one batch."""
+    demonstrations: int
+    """Rows that stay prepared; other than the rest kept from one update to the next."""
     published: int
     """A copy of the trained weights, and its message; after the gradients are gone."""
     saved: int
@@ -50,13 +52,14 @@ class LearnerMemory:
     @property
     def host(self) -> int:
         """In main memory at the peak, with the networks on an accelerator."""
-        return self.batch + max(self.published, self.saved)
+        return self.demonstrations + self.batch + max(self.published, self.saved)
 
     @property
     def together(self) -> int:
         """In main memory at the peak, with the networks there too."""
         update = self.gradients + self.contexts + self.activations + self.batch
-        return self.moments + max(update, self.batch + self.published, self.saved)
+        kept = self.moments + self.demonstrations
+        return kept + max(update, self.batch + self.published, self.saved)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {human_bytes(size)}" for name, size in asdict(self).items())
@@ -83,6 +86,7 @@ def learner_memory(session: Session, *, rows: int, processes: int) -> LearnerMem
     published = sum(t.numel() * t.element_size() for t in algorithm.published_like().values())
     weights = sum(t.numel() * t.element_size() for t in session.policy.module.state_dict().values())
     own = -(-rows // processes)
+    shown = algorithm.demonstrations
     predictions = min(pirl.micro_batch, rows) * row.predictions
     held = min(predictions, pirl.recompute_activations or predictions)
     seen = sum(spec.num_bytes for spec in schema.state.values())
@@ -94,6 +98,7 @@ def learner_memory(session: Session, *, rows: int, processes: int) -> LearnerMem
         activations=held * row.activations // row.predictions,
         # A store holds each picture once, a batch as what was seen and as what came next.
         batch=rows * (schema.bytes_per_transition + schema.bytes_per_transition + seen),
+        demonstrations=0 if shown is None else shown.most_bytes,
         published=3 * published,
         saved=max(weights, 2 * trained),
     )

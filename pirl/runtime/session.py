@@ -24,7 +24,6 @@ from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.precision import TF32, switch_tf32
 from pirl.contract.registry import build_flow_policy
 from pirl.envs import describe_env, load_split
-from pirl.errors import ConfigError, FieldError
 from pirl.files import write_text
 from pirl.runtime.door import RolloutBounds, bounds_of
 from pirl.runtime.identity import identity_of
@@ -78,7 +77,7 @@ def read_origin(loaded: LoadedConfig) -> Origin:
 
 
 def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
-    """Policy and algorithm from a validated config, deterministic in `cfg.seed`.
+    """Policy and algorithm from a validated config, deterministic in `cfg.seed`; demonstrations are the learner's.
 
     Args:
         device: the role's own device (`runtime.learner_device` or `runtime.actor_device`).
@@ -86,19 +85,9 @@ def build_session(loaded: LoadedConfig, *, device: str, run_id: str) -> Session:
             its config is a checkpoint's: then it waits for that run only.
 
     Raises:
-        ConfigError: the run would need demonstrations, which learner and actors do not read.
         EnvironmentNotReadyError: the policy's weights cannot be had.
     """
     cfg = loaded.cfg
-    if cfg.pirl.bc_weight > 0:
-        # Refused now and not after the first rollout, when the algorithm would miss them.
-        wrong = FieldError(
-            field="pirl.bc_weight",
-            value=cfg.pirl.bc_weight,
-            expected="0: learner and actors read no demonstrations",
-            fix="set it to 0, or pass demo_batches to PiRLAlgorithm in a loop of your own",
-        )
-        raise ConfigError([wrong], source=loaded.identity.path)
     origin = read_origin(loaded)
     torch.set_num_threads(cfg.runtime.torch_threads)
     switch_tf32(cfg.pirl.precision)

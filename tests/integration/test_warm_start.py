@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_demos import a_demo
 
 from pirl.config.load import load_config
 from pirl.config.train import policy_of
@@ -21,8 +22,6 @@ from pirl.policies.xvla.build import build_policy
 from pirl.policies.xvla.policy import XVLAFlowPolicy
 
 CONFIG = "configs/train_config_pirl_learn_flow_sde.json"
-INSTRUCTION = "Press a button from the top"
-KEY = "observation.images.image"
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +31,6 @@ def cfg():
 
 def a_policy(cfg, seed: int = 0) -> XVLAFlowPolicy:
     return build_policy(policy_of(cfg), executed_dims=None, device="cpu", seed=seed)
-
-
-def a_demo(length: int = 6, seed: int = 0, every: int = 1) -> Demo:
-    rng = np.random.default_rng(seed)
-    return Demo(
-        task_id=0,
-        task="button-press-topdown-v3",
-        instruction=INSTRUCTION,
-        init_state_id=seed,
-        seed=seed,
-        looked=np.arange(0, length, every),
-        images={KEY: rng.integers(0, 256, (-(-length // every), 3, 64, 64), dtype=np.uint8)},
-        states=rng.random((length, 4), dtype=np.float32),
-        actions=rng.random((length, 4), dtype=np.float32),
-        executed=rng.random((length, 4), dtype=np.float32),
-        sim_steps=5 * length,
-    )
 
 
 def test_a_demo_set_has_one_row_per_control_step_and_repeats_the_last_action(cfg):

@@ -162,6 +162,9 @@ CASES: dict[str, Case] = {
     "kl-noise": replace(noise(kl_beta=2.0), updates=2),
     "target-kl": sde(target_kl=0.01, **FAST),
     "demonstrations": sde(bc_weight=0.7, global_batch=6, micro_batch=2),
+    "demonstrations-fading": replace(
+        sde(bc_weight=0.7, bc_schedule="linear", global_batch=5, micro_batch=3), updates=3
+    ),
     # Optimiser and loop.
     "adaptive-rate-down": replace(
         sde(lr_schedule="kl_adaptive", target_kl=0.01, **FAST), updates=2

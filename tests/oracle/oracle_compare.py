@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,9 +54,7 @@ def compare(case: Case) -> None:
     pirl = a_recipe(case.variant, **case.knobs)
     spec = a_spec(steps=case.steps, executed_dims=case.executed_dims)
     policy = OraclePolicy(spec, trains_encoder=pirl.train_scope == "all", seed=case.seed)
-    algorithm = an_algorithm(
-        policy, pirl, demos=itertools.cycle(DEMOS), total_updates=TOTAL_UPDATES
-    )
+    algorithm = an_algorithm(policy, pirl, total_updates=TOTAL_UPDATES)
     oracle = PlainLearner(
         policy.network,
         spec,
@@ -67,7 +64,7 @@ def compare(case: Case) -> None:
         total_updates=TOTAL_UPDATES,
         seed=SEED,
         demo_loss=policy.network.demo_loss,
-        demos=itertools.cycle(DEMOS) if pirl.bc_weight > 0 else None,
+        demos=DEMOS if pirl.bc_weight > 0 else None,
     )
     old = algorithm.get_weights()
     for version in range(case.updates):

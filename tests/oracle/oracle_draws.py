@@ -29,6 +29,7 @@ OUTER = {
     "entropy_bonus": (0.0, 0.1),
     "kl_beta": (0.0, 1.0),
     "bc_weight": (0.0, 0.5),
+    "bc_schedule": ("constant", "linear"),
     "actor_lr": (0.02, 0.06),
     "betas": ((0.9, 0.95), (0.5, 0.8)),
     "weight_decay": (0.1, 0.0),

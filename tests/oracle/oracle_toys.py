@@ -216,15 +216,13 @@ def a_recipe(variant: str, **knobs: object) -> PiRLConfig:
     return PiRLConfig(variant=variant, **{section: kind(**inner)}, **(small | outer))
 
 
-def an_algorithm(
-    policy: OraclePolicy, pirl: PiRLConfig, *, demos: object, total_updates: int
-) -> PiRLAlgorithm:
+def an_algorithm(policy: OraclePolicy, pirl: PiRLConfig, *, total_updates: int) -> PiRLAlgorithm:
     """pirl's learner in fp64, with a value head away from zero.
 
     The last rounding to fp32 is that of the trajectory weights, which `Prepared` holds.
     """
     config = PiRLAlgorithmConfig(pirl=pirl, total_updates=total_updates, seed=SEED)
-    algorithm = PiRLAlgorithm(policy, config, parity_tol=1e-4, demo_batches=demos)
+    algorithm = PiRLAlgorithm(policy, config, parity_tol=1e-4, demonstrations=ShownTable())
     if algorithm.noise_head is not None:
         algorithm.noise_head.double()
     if algorithm.critic is not None:
@@ -355,10 +353,22 @@ def sampled_fields(
     return {n: v.double() if v.is_floating_point() else v for n, v in sampled.fields.items()}
 
 
-DEMOS = [
-    {
-        "action": torch.randn(4, 3, len(GROUPS), generator=rng, dtype=torch.float64),
-        "state": torch.randn(4, STATE, generator=rng, dtype=torch.float64),
-    }
-    for rng in (torch.Generator().manual_seed(seed) for seed in (1, 2, 3))
-]
+_RNG = torch.Generator().manual_seed(1)
+DEMOS = {
+    "action": torch.randn(7, 3, len(GROUPS), generator=_RNG, dtype=torch.float64),
+    "state": torch.randn(7, STATE, generator=_RNG, dtype=torch.float64),
+}
+"""Seven rows to imitate."""
+
+
+class ShownTable:
+    """`DEMOS` as pirl's learner asks for them."""
+
+    facts: Mapping[str, str | int] = {}
+    most_bytes = 0
+
+    def __len__(self) -> int:
+        return len(DEMOS["action"])
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: values[rows] for name, values in DEMOS.items()}

@@ -8,7 +8,7 @@ nothing else. Micro-batches do not appear: in exact arithmetic they change nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -45,7 +45,7 @@ from torch import Tensor
 from pirl.config.recipe import PiRLConfig
 from pirl.records import ActionSpec, DecisionBatch
 
-SHUFFLE, MINIBATCH, VALUE_MINIBATCH, DEMO = 3, 4, 5, 6
+SHUFFLE, MINIBATCH, VALUE_MINIBATCH, DEMO, DEMO_ROWS = 3, 4, 5, 6, 7
 """Numbers of the random streams, part of their seeds."""
 NO_DECAY = ("soft_prompt_hub", "action_encoder", "action_decoder")
 CLIP_EPS = 1e-6
@@ -135,7 +135,7 @@ class PlainLearner:
         total_updates: int,
         seed: int,
         demo_loss: DemoLoss,
-        demos: Iterator[Demo] | None,
+        demos: Demo | None,
     ) -> None:
         self.network, self.spec, self.pirl, self.seed = network, spec, pirl, seed
         self.weights = {n: w.detach().double().clone() for n, w in weights.items()}
@@ -191,8 +191,8 @@ class PlainLearner:
             rng = stream(self.seed, MINIBATCH, fixed.version, epoch)
             order = torch.randperm(len(fixed.lag), generator=rng).tolist()
             last_epoch, stop = Sums(), False
-            for rows in parts_of(order, pirl.global_batch):
-                demo = self.demo_term(len(rows), minibatches, fixed, totals, train_actor)
+            for number, rows in enumerate(parts_of(order, pirl.global_batch)):
+                demo = self.demo_term(len(rows), (epoch, number), fixed, totals, train_actor)
                 terms = self.loss(fixed, rows)
                 first = terms.sums if first is None else first
                 add(totals, "value_loss", terms.value)
@@ -229,6 +229,8 @@ class PlainLearner:
             decaying = [n for n in member if not any(part in n for part in NO_DECAY)]
             if decaying:
                 report[f"lr_{group}"] = self.rate_and_decay(decaying[0])[0]
+        if self.demos is not None:
+            report["bc_weight"] = self.demo_weight()
         report |= {
             **fixed.numbers,
             "approx_kl": moved or 0.0,
@@ -441,25 +443,34 @@ class PlainLearner:
     def demo_term(
         self,
         count: int,
-        minibatches: int,
+        position: tuple[int, int],
         fixed: Fixed,
         totals: dict[str, float],
         train_actor: bool,
     ) -> Tensor | None:
-        """10.5: one demonstration batch per micro-batch, averaged."""
+        """10.5: as many demonstration rows as decisions, in batches of `micro_batch`; the mean over rows."""
         if self.demos is None or not train_actor:
             return None
-        for weight in self.weights.values():
-            weight.requires_grad_(True)
-        batches = math.ceil(count / self.pirl.micro_batch)
+        for tensor in self.weights.values():
+            tensor.requires_grad_(True)
+        number = len(next(iter(self.demos.values())))
+        rng = stream(self.seed, DEMO_ROWS, fixed.version, *position)
+        rows = torch.randint(number, (count,), generator=rng).tolist()
         total = torch.zeros((), dtype=torch.float64)
-        for index in range(batches):
-            position = minibatches * batches + index
-            rng = stream(self.seed, DEMO, fixed.version, position)
-            total = total + self.demo_loss(self.weights, next(self.demos), rng) / batches
+        for index, start in enumerate(range(0, count, self.pirl.micro_batch)):
+            part = rows[start : start + self.pirl.micro_batch]
+            rng = stream(self.seed, DEMO, fixed.version, *position, index)
+            shown = {name: values[part] for name, values in self.demos.items()}
+            total = total + len(part) * self.demo_loss(self.weights, shown, rng) / count
+        weight = self.demo_weight()
         add(totals, "bc_loss", total)
-        add(totals, "total_loss", self.pirl.bc_weight * total)
-        return self.pirl.bc_weight * total
+        add(totals, "total_loss", weight * total)
+        return weight * total
+
+    def demo_weight(self) -> float:
+        """10.5: constant, or a straight line to zero at the end of the run."""
+        left = 1.0 - self.updates / self.total_updates
+        return self.pirl.bc_weight * (left if self.pirl.bc_schedule == "linear" else 1.0)
 
     def beyond_target(self, sums: Sums) -> bool:
         """10.3: end the epoch loop before the step; `kl_adaptive` steers by the target instead."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import itertools
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from oracle_cases import CASES, EPISODES, STALE
 from oracle_compare import Case
 from oracle_toys import (
-    DEMOS,
     SEED,
     STATE,
     OraclePolicy,
@@ -55,7 +53,7 @@ def learner(case: Case):
     pirl = a_recipe(case.variant, **case.knobs)
     spec = a_spec(steps=case.steps, executed_dims=case.executed_dims)
     policy = OraclePolicy(spec, trains_encoder=pirl.train_scope == "all")
-    algorithm = an_algorithm(policy, pirl, demos=itertools.cycle(DEMOS), total_updates=5)
+    algorithm = an_algorithm(policy, pirl, total_updates=5)
     weights = dict(policy.module.named()) | dict(algorithm._nets.parameters())
     return algorithm, spec, pirl, {n: w.detach().clone() for n, w in weights.items()}
 

@@ -7,7 +7,6 @@ transitions and `build_batch`.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import pytest
 import torch
 from oracle_cases import at_last_step
 from oracle_sims import Bench, Diary, RawEpisode, RawLibero, RawMetaWorld, a_split
-from oracle_toys import DEMOS, OraclePolicy, a_recipe, a_spec, an_algorithm
+from oracle_toys import OraclePolicy, a_recipe, a_spec, an_algorithm
 from plain_chain import Seen, read_decision, recorded_samples, reduced, sample_elements
 from plain_credit import (
     Outcome,
@@ -89,9 +88,7 @@ class World:
         self.spec = a_spec(steps=3)
         seeded = kind is RawMetaWorld
         policy = OraclePolicy(self.spec, trains_encoder=False)
-        self.algorithm = an_algorithm(
-            policy, self.pirl, demos=itertools.cycle(DEMOS), total_updates=5
-        )
+        self.algorithm = an_algorithm(policy, self.pirl, total_updates=5)
         self.bench = Bench(
             diaries=[kind(goals, number=slot) for slot, goals in enumerate(GOALS)],
             repeat=repeat,

@@ -11,7 +11,7 @@ from lerobot.optim.optimizers import load_optimizer_state, save_optimizer_state
 from lerobot.rl.algorithms.configs import RLAlgorithmConfig, TrainingStats
 from lerobot.rl.algorithms.factory import make_algorithm_config
 from safetensors.torch import load_file, save_file
-from toys import Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
+from toys import Episode, Shown, ToyPolicy, a_batch, a_recipe, an_algorithm
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, PiRLAlgorithmConfig, metric_row
 from pirl.config.recipe import PiRLConfig
@@ -263,12 +263,16 @@ def test_update_counts_itself_and_its_optimiser_steps():
 def test_an_update_works_in_eval_mode_and_leaves_it_whatever_came_before_or_between():
     policy = a_policy(dropout=0.5)
 
-    def demos():
-        while True:
-            yield {"action": torch.zeros(2, 3, 3)}
-            policy.module.train()
+    class Disturbing(Shown):
+        def batch(self, rows):
+            found = super().batch(rows)
+            if len(self.asked) > 1:
+                policy.module.train()
+            return found
 
-    algorithm = an_algorithm(policy, a_recipe(bc_weight=0.1), demo_batches=demos())
+    shown = Disturbing(table={"action": torch.zeros(2, 3, 3)})
+    pirl = a_recipe(bc_weight=0.1, micro_batch=6)
+    algorithm = an_algorithm(policy, pirl, demonstrations=shown)
     batch = a_batch(algorithm)
     policy.module.train()
     with pytest.raises(NumericsError, match=r"dropout|ratio"):

@@ -18,6 +18,7 @@ def test_the_numbers_of_the_streams_never_change():
         "MINIBATCH": 4,
         "VALUE_MINIBATCH": 5,
         "DEMO_NOISE": 6,
+        "DEMO_ROWS": 7,
     }
 
 

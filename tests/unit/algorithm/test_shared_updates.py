@@ -179,7 +179,11 @@ def test_an_update_that_is_shared_is_the_update_of_one(name, size, updates):
         return run_case(case, algorithm, lambda batch: share(replicas, batch))
 
     first, *others = in_threads(size, work)
-    rows, tensors = run_case(case, an_algorithm_of(case), lambda batch: batch)
+    alone = an_algorithm_of(case)
+    rows, tensors = run_case(case, alone, lambda batch: batch)
+    # Each batch of demonstrations is read by one of the processes.
+    read = [rows for algorithm in algorithms for rows in algorithm.demonstrations.asked]
+    assert sorted(read) == sorted(alone.demonstrations.asked)
     for row, expected in zip(first[0], rows, strict=True):
         # A mean over micro-batches, which are other rows here.
         del row["update/noise_std_mean"]

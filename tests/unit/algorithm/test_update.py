@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
+from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm, shown_actions
 
+from pirl.algorithm.demonstrations import bc_weight, demo_rows
 from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.networks import micro_batches
 from pirl.algorithm.objective import Counts, Losses, minibatch_losses
@@ -358,13 +359,11 @@ def test_computing_the_reference_pass_leaves_the_weights_as_they_were():
 
 
 def demos():
-    rng = torch.Generator().manual_seed(0)
-    while True:
-        yield {"action": 2.0 + 0.1 * torch.randn(5, 3, 3, generator=rng)}
+    return shown_actions(at=2.0, spread=0.1)
 
 
 def test_demonstrations_add_their_gradient_and_are_reported():
-    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demo_batches=demos())
+    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demonstrations=demos())
     plain = an_update()
     batch = a_batch(plain)
     row = metric_row(algorithm.update(iter([batch])))
@@ -376,7 +375,7 @@ def test_demonstrations_add_their_gradient_and_are_reported():
 
 def test_demonstrations_alone_train_by_the_policys_own_loss():
     algorithm = an_algorithm(
-        a_policy(), a_recipe(bc_weight=1.0, actor_lr=1e-2), demo_batches=demos()
+        a_policy(), a_recipe(bc_weight=1.0, actor_lr=1e-2), demonstrations=demos()
     )
     human = torch.ones(11, dtype=torch.int64)
     rows = [
@@ -388,6 +387,45 @@ def test_demonstrations_alone_train_by_the_policys_own_loss():
         for v in range(6)
     ]
     assert rows[-1]["update/bc_loss"] < 0.9 * rows[0]["update/bc_loss"]
+
+
+def test_the_weight_of_demonstrations_falls_evenly_to_zero_or_stays():
+    falling = a_recipe(bc_weight=0.6, bc_schedule="linear")
+    weights_of_run = [bc_weight(falling, update=u, total_updates=4) for u in range(6)]
+    assert weights_of_run == pytest.approx([0.6, 0.45, 0.3, 0.15, 0.0, 0.0])
+    staying = a_recipe(bc_weight=0.6)
+    assert {bc_weight(staying, update=u, total_updates=4) for u in range(6)} == {0.6}
+
+
+def test_the_weight_of_every_update_is_reported_and_at_zero_nothing_is_imitated():
+    shown = demos()
+    pirl = a_recipe(bc_weight=1.0, bc_schedule="linear")
+    algorithm = an_algorithm(a_policy(), pirl, demonstrations=shown)
+    rows = [metric_row(algorithm.update(iter([a_batch(algorithm, version=v)]))) for v in range(11)]
+    assert [row.get("update/bc_weight") for row in rows] == pytest.approx(
+        [1 - v / 10 for v in range(10)] + [None]
+    )
+    assert "update/bc_loss" not in rows[-1]
+
+
+def test_a_minibatch_imitates_as_many_rows_as_it_has_decisions_and_others_than_the_next():
+    shown = demos()
+    pirl = a_recipe(bc_weight=0.1, global_batch=4, micro_batch=2, update_epochs=2)
+    algorithm = an_algorithm(a_policy(), pirl, demonstrations=shown)
+    algorithm.update(iter([a_batch(algorithm)]))
+    # Eleven decisions in minibatches of four, four and three, in pieces of two, twice.
+    assert [len(rows) for rows in shown.asked] == [2, 2, 2, 2, 2, 1] * 2
+    assert len({tuple(rows) for rows in shown.asked}) > 8
+
+
+def test_the_rows_to_imitate_depend_on_nothing_but_seed_version_epoch_and_minibatch():
+    place = {"seed": 3, "version": 5, "epoch": 1, "minibatch": 2}
+    rows = demo_rows(1000, 64, **place)
+    torch.manual_seed(99)
+    assert torch.equal(demo_rows(1000, 64, **place), rows)
+    assert 0 <= int(rows.min()) <= int(rows.max()) < 1000
+    for name in place:
+        assert not torch.equal(demo_rows(1000, 64, **place | {name: place[name] + 1}), rows)
 
 
 def test_a_demonstration_weight_without_demonstrations_is_refused():
@@ -570,7 +608,7 @@ def test_the_adaptive_rate_ignores_an_update_that_left_the_actor_out():
 
 
 def test_demonstrations_still_train_when_the_advantages_hold_nothing(caplog):
-    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demo_batches=demos())
+    algorithm = an_algorithm(a_policy(), a_recipe(bc_weight=0.1), demonstrations=demos())
     batch = a_batch(algorithm)
     before = algorithm.get_weights()
     algorithm.update(iter([replace(batch, reward=torch.zeros_like(batch.reward))]))

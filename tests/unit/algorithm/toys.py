@@ -6,7 +6,7 @@ Implements `FlowPolicy` with an MLP; knows no X-VLA. Read `test_toy_learning.py`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,29 @@ def an_algorithm(policy: ToyPolicy, pirl: PiRLConfig, **options: object) -> PiRL
     if algorithm.noise_head is not None:
         algorithm.noise_head.to(next(iter(policy.trained_parameters().values())).dtype)
     return algorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Rows to imitate, held as one table; every row that was asked for is written down."""
+
+    table: Mapping[str, Tensor]
+    facts: Mapping[str, str | int] = field(default_factory=lambda: {"sha256": "of toys"})
+    asked: list[list[int]] = field(default_factory=list)
+    most_bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.table["action"])
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        self.asked.append(rows.tolist())
+        return {name: values[rows] for name, values in self.table.items()}
+
+
+def shown_actions(count: int = 20, *, at: float = 0.0, spread: float = 1.0) -> Shown:
+    """Chunks of three rows and three dims around `at`."""
+    rng = torch.Generator().manual_seed(0)
+    return Shown(table={"action": at + spread * torch.randn(count, 3, 3, generator=rng)})
 
 
 @dataclass(frozen=True, kw_only=True)

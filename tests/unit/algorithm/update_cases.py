@@ -5,13 +5,12 @@ Every process makes the same batch, keeps its own rows' observations and returns
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm
+from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm, shown_actions
 
 from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
 from pirl.algorithm.replicas import ALONE, Replicas
@@ -63,17 +62,12 @@ CASES = {
 }
 
 
-def demonstrations():
-    rng = torch.Generator().manual_seed(0)
-    return itertools.cycle([{"action": torch.randn(4, 3, 3, generator=rng)} for _ in range(5)])
-
-
 def an_algorithm_of(case: Case, replicas: Replicas = ALONE) -> PiRLAlgorithm:
     policy = ToyPolicy(
         chunk_size=3, executed_steps=2, dims=3, denoising_steps=4, hidden=16, dtype=torch.float64
     )
     recipe = a_recipe(case.variant, **case.knobs)
-    algorithm = an_algorithm(policy, recipe, demo_batches=demonstrations())
+    algorithm = an_algorithm(policy, recipe, demonstrations=shown_actions())
     algorithm.replicas = replicas
     return algorithm
 

@@ -227,6 +227,29 @@ def test_another_library_version_is_refused(
     assert found["versions.torch"] == (torch.__version__, "2.0.0")
 
 
+class Shown:
+    """Demonstrations of which only the content counts here."""
+
+    def __init__(self, sha256: str) -> None:
+        self.facts = {"sha256": sha256, "frames": 3}
+
+
+def test_other_demonstrations_than_the_run_began_with_are_refused(
+    tmp_path: Path, other: Run
+) -> None:
+    run = a_run()
+    run.algorithm.demonstrations = Shown("a" * 64)
+    saved = save(run, tmp_path, 2)
+    run.algorithm.demonstrations = Shown("b" * 64)
+    error = refused(saved.path, run, MismatchError)
+    assert differing(error) == {"demonstrations.sha256": ("b" * 64, "a" * 64)}
+    assert "set dataset.root to theirs" in str(error)
+    found = differing(refused(saved.path, other, MismatchError))
+    assert found == {"demonstrations": (None, {"sha256": "a" * 64, "frames": 3})}
+    run.algorithm.demonstrations = Shown("a" * 64)
+    assert load(run, saved.path).step == 2
+
+
 @pytest.mark.parametrize(
     ("field", "edit"),
     [

@@ -38,6 +38,7 @@ SHARED = {
     "kl_beta": 0.0,
     "target_kl": None,
     "bc_weight": 0.0,
+    "bc_schedule": "constant",
     "actor_lr": 5e-6,
     "value_lr": 1e-4,
     "betas": (0.9, 0.95),

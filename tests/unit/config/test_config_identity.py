@@ -19,6 +19,7 @@ from pirl.config.load import load_config
 
 HOST_LOCAL = {
     "output_dir",
+    "dataset.root",
     "runtime.host",
     "runtime.port",
     "runtime.token",

@@ -20,12 +20,12 @@ from pirl.errors import ConfigError, EnvironmentNotReadyError
 from pirl.policies.xvla.unfit import unfit_fields
 
 HASHES = {
-    "embedded": "b0e92da3cb006149bc7329e2490191d1c49b9faf545332eab79eaf9186b426df",
-    "embedded_flow_noise": "d605145d8abb9f4effe978c045956c3e4f21af143dee49f5169efc098b899c6f",
-    "learn_flow_noise": "c59b98cfccdcecc8075146f64fb5b9d47ff7205959efbd788e5906fc9657c425",
-    "learn_flow_sde": "6270b34602d75fbfca1e1542e1a304a45d174c36cf598e1cd804f7c6bb1a12fa",
-    "learn_imprecise": "8774ac00de77f4b2fd128a599544322fcc5ca51881a5fad3c0bc007df863b5dc",
-    "libero_smoke": "21eb8e602e078f61e0dd9b495af70bca313c93a8a48d7e7fa0029161e4f6502e",
+    "embedded": "6acf8fec0d112de30859936890e4489d0a88e41418953552b1d3ae1006b9deb3",
+    "embedded_flow_noise": "207230640f3da3d2ec95806af3ad9eb655f551ebd83a12932529739cf702ccfe",
+    "learn_flow_noise": "8cdd4f6d4f972258adf99a4c7f7e813702b3a5769ee6938592b481bb07d00b2c",
+    "learn_flow_sde": "791dbfe3d699992394b866cd9a0ff94cdc2099aa87832a7359ed12f9c6a545ff",
+    "learn_imprecise": "67c5ed6cc8a22edcf8ee3d6ecef3b13f3aa21b78211e0306ce0e6a92e3579c73",
+    "libero_smoke": "d087d3ba8caa220868c23bde4b034c11c3708c80b3e897a26d4270a28c6e53d8",
 }
 """What learner, actors, evidence and checkpoints of these configs compare; a change is a line of CHANGELOG.md."""
 

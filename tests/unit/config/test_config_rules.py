@@ -22,6 +22,7 @@ from pirl.policies.xvla.rules import ACTION_MODES
 
 FILES = {"embedded": EMBEDDED, "noise": FLOW_NOISE, "libero": LIBERO}
 
+IMITATED = ["--pirl.bc_weight=0.1", "--dataset.repo_id=a/b", "--dataset.root=somewhere"]
 BROKEN = [
     # file, overrides, field, part of the fix or of what is expected
     ("embedded", ["--pirl.micro_batch=3"], "pirl.micro_batch", "pirl.micro_batch=2"),
@@ -149,6 +150,15 @@ BROKEN = [
     ("embedded", ["--pirl.reward_filter=[0.9,0.1]"], "pirl.reward_filter", "increasing"),
     ("embedded", ["--pirl.value_hidden=[]"], "pirl.value_hidden", "widths"),
     ("embedded", ["--pirl.bc_weight=0.1"], "pirl.bc_weight", "dataset"),
+    ("embedded", ["--pirl.bc_schedule=linear"], "pirl.bc_schedule", "constant"),
+    ("embedded", [*IMITATED, "--dataset.streaming=true"], "dataset.streaming", "by number"),
+    ("embedded", [*IMITATED, "--dataset.eval_split=0.1"], "dataset.eval_split", "held-out"),
+    (
+        "embedded",
+        [*IMITATED, '--dataset.image_transforms={"enable": true}'],
+        "dataset.image_transforms.enable",
+        "sees when it acts",
+    ),
     ("embedded", ["--pirl.gripper_mode=bernoulli"], "pirl.gripper_mode", "last_step"),
     ("embedded", ["--pirl.flow_sde=null"], "pirl.flow_sde", "pirl.flow_sde={}"),
     ("embedded", ["--policy.n_action_steps=5"], "policy.n_action_steps", "n_action_steps=4"),
@@ -270,6 +280,8 @@ ALLOWED = [
     ("embedded", ["--runtime.trackers=[]"]),
     ("embedded", ["--runtime.trackers=[tensorboard,mlflow]"]),
     ("embedded", ["--pirl.micro_batch=16"]),
+    # Where it lies is the learner's question: an actor on another machine has none.
+    ("embedded", [*IMITATED[:2], "--pirl.bc_schedule=linear"]),
     ("embedded", ["--pirl.gamma=1"]),
     ("embedded", ["--pirl.executed_dims=[0,2,3]"]),
     ("embedded", ["--pirl.flow_sde.step_sampling=weights", "--pirl.flow_sde.step_weights=[0,1]"]),
