@@ -42,7 +42,7 @@ def pirl(*argv, env):
 
 @pytest.fixture(scope="module")
 def gate(plugged, tmp_path_factory):
-    """The bundle of `pirl gate --config examples/second_policy/gate.json --learner-processes 2`, and the answer."""
+    """The bundle of `pirl gate --config CONFIG --learner-processes 2`, and the answer."""
     out = tmp_path_factory.mktemp("gate") / "bundle"
     argv = [
         "--config",
