@@ -380,8 +380,8 @@ def test_config_of_the_training_that_made_the_weights_says_what_to_pass(start, c
     (start / "train_config.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="LeRobot training") as caught:
         check_config(start)
-    assert f"--policy.path={start}" in str(caught.value)
+    assert f"pirl init --from {start}" in str(caught.value)
     with pytest.raises(ConfigError, match="LeRobot training"):
         evaluate(["--policy_path", str(start)])
     assert validate(["--config_path", str(start)]) == 0
-    assert f"--policy.path={start}" in capsys.readouterr().out
+    assert f"pirl init --from {start}" in capsys.readouterr().out

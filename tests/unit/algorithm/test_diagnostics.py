@@ -175,7 +175,7 @@ def test_each_process_adds_its_share_of_losses_and_of_noise(epochs, loss):
 def a_report(stats, *, rates=None, metrics=None):
     prepared = SimpleNamespace(metrics=metrics or {}, lag=torch.tensor([0, 0, 3]))
     batch = SimpleNamespace(reward=torch.tensor([1.0, 0.0, 2.0]))
-    return training_stats(stats, prepared, batch, rates=rates or {})
+    return training_stats(stats, prepared, batch, rates=rates or {}, imitation=None)
 
 
 def test_a_report_has_means_over_passes_and_steps():
