@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pirl.config.recipe import PRECISIONS
+from pirl.contract.clauses import broken
 
 FP32, TF32, BF16_FROZEN = PRECISIONS
 
@@ -77,3 +78,18 @@ def switch_tf32(precision: str) -> None:
 def tf32_is_on() -> bool:
     """Whether either switch is on."""
     return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+
+
+def require_tf32(device: torch.device, precision: str) -> None:
+    """Refuse a CUDA device whose switches are not those of the mode.
+
+    Raises:
+        ContractError: `precision`.
+    """
+    if device.type == "cuda" and tf32_is_on() != (precision == TF32):
+        raise broken(
+            "precision",
+            value=f"TF32 {'on' if tf32_is_on() else 'off'}",
+            expected=f"what pirl.precision={precision} says: recorded log-probs depend on it",
+            fix="call pirl.contract.precision.switch_tf32() after LeRobot turned it on",
+        )

@@ -21,9 +21,9 @@ from lerobot.policies.xvla.modeling_xvla import XVLAModel, XVLAPolicy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
-from pirl.contract.clauses import broken
+from pirl.contract.clauses import broken, require_eval_mode
 from pirl.contract.flow_policy import RawObservation
-from pirl.contract.precision import BF16_FROZEN, FP32, TF32, switch_tf32, tf32_is_on
+from pirl.contract.precision import BF16_FROZEN, FP32, require_tf32, switch_tf32
 from pirl.policies.xvla.action_modes import action_mode_of, make_action_spec
 from pirl.policies.xvla.domain import domain_id_of
 from pirl.policies.xvla.inputs import (
@@ -349,13 +349,7 @@ class XVLAFlowPolicy:
         return self._model.transformer.pos_emb.dtype
 
     def _guard(self) -> None:
-        if any(module.training for module in self._modules):
-            raise broken(
-                "eval-mode",
-                value="training",
-                expected="every module in eval mode: dropout 0.1 would ruin the ratio",
-                fix="call eval_mode() after anything that calls policy.train()",
-            )
+        require_eval_mode(self._modules)
         if self._dtype not in (torch.float32, torch.float64):
             raise broken(
                 "precision",
@@ -363,13 +357,7 @@ class XVLAFlowPolicy:
                 expected="torch.float32 parameters",
                 fix="load the policy with policy.dtype=float32 and do not cast it",
             )
-        if self.device.type == "cuda" and tf32_is_on() != (self.precision == TF32):
-            raise broken(
-                "precision",
-                value=f"TF32 {'on' if tf32_is_on() else 'off'}",
-                expected=f"what pirl.precision={self.precision} says: recorded log-probs depend on it",
-                fix="call pirl.contract.precision.switch_tf32() after LeRobot turned it on",
-            )
+        require_tf32(self.device, self.precision)
 
     def _pool(
         self, features: Mapping[str, Tensor], proprio: Tensor, input_ids: Tensor, *, views: int

@@ -27,11 +27,7 @@ def check_pointreach(view: View) -> Iterator[FieldError]:
         if isinstance(name, str) and name not in KNOWN:
             yield _wrong("env.task", name, f"one of {', '.join(KNOWN)}", "set env.task=reach-red")
     action = action_of(view)
-    if (
-        action is not None
-        and action.space is not None
-        and (action.space, action.width) != ("auto", 2)
-    ):
+    if action and action.space and (action.space, action.width) != ("auto", 2):
         found = f"{action.space} of width {action.width}"
         yield _wrong(action.field, found, "auto of width 2: x and y", "use a policy of 2 numbers")
 

@@ -27,9 +27,9 @@ from lerobot.utils.constants import (
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pirl.contract.clauses import broken
+from pirl.contract.clauses import broken, require_eval_mode
 from pirl.contract.flow_policy import RawObservation
-from pirl.contract.precision import FP32, switch_tf32, tf32_is_on
+from pirl.contract.precision import FP32, require_tf32, switch_tf32
 from pirl.errors import CheckpointError
 from pirl.records import ActionSpec, Context, Observation, Prediction, TensorSpec
 
@@ -219,18 +219,16 @@ class SmolVLAFlowPolicy:
         """Clean chunk from the predicted velocity, and what the last projection reads."""
         self._guard()
         cache = DynamicCache()
-        index = 0
-        while f"keys.{index}" in context.tensors:
-            cache.update(
-                context.tensors[f"keys.{index}"], context.tensors[f"values.{index}"], index
-            )
+        tensors, index = context.tensors, 0
+        while f"keys.{index}" in tensors:
+            cache.update(tensors[f"keys.{index}"], tensors[f"values.{index}"], index)
             index += 1
         read: list[Tensor] = []
         handle = self._model.action_out_proj.register_forward_pre_hook(
             lambda _, arguments: read.append(arguments[0])
         )
         try:
-            velocity = self._model.denoise_step(context.tensors["pads"], cache, x, t)
+            velocity = self._model.denoise_step(tensors["pads"], cache, x, t)
         finally:
             handle.remove()
         return Prediction(clean=x - t[:, None, None] * velocity, features=read[0])
@@ -269,17 +267,5 @@ class SmolVLAFlowPolicy:
         return folder
 
     def _guard(self) -> None:
-        if any(module.training for module in self.module.modules()):
-            raise broken(
-                "eval-mode",
-                value="training",
-                expected="every module in eval mode",
-                fix="call policy.module.eval() after anything that calls train()",
-            )
-        if self.device.type == "cuda" and tf32_is_on():
-            raise broken(
-                "precision",
-                value="TF32",
-                expected="full fp32 matrix products",
-                fix="call pirl.contract.precision.switch_tf32()",
-            )
+        require_eval_mode(self.module.modules())
+        require_tf32(self.device, FP32)
