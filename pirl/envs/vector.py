@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -240,12 +240,13 @@ class SlotVectorEnv:
             while self._open.get(host) and _size(request) > _SMALL_REQUEST:
                 self._take(host)
             self._open.setdefault(host, deque()).append(asked)
-            with self._closing_on_error(host):
-                self._hosts[host].ask(
-                    request,
-                    deadline_s=per_slot_s * len(mine[host]),
-                    doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine[host])}",
-                )
+            asking = partial(
+                self._hosts[host].ask,
+                request,
+                deadline_s=per_slot_s * len(mine[host]),
+                doing=f"{verb} {'; '.join(self._describe(slot) for slot in mine[host])}",
+            )
+            self._talk(host, asking)
         return asked
 
     def _answers(self, asked: _Asked) -> dict[int, Reply]:
@@ -259,18 +260,17 @@ class SlotVectorEnv:
 
     def _take(self, host: int) -> None:
         """Read the next reply of a worker, for whom it is."""
-        with self._closing_on_error(host):
-            reply = self._hosts[host].answer()
+        reply = self._talk(host, self._hosts[host].answer)
         waiting = self._open[host]
         waiting.popleft().replies[host] = reply
         if not waiting:
             del self._open[host]
 
-    @contextmanager
-    def _closing_on_error(self, host: int) -> Generator[None]:
-        """Close everything when a worker fails; to blame is a slot of what it was asked first."""
+    def _talk[T](self, host: int, act: Callable[[], T]) -> T:
+        """Ask a worker or hear it; its failure closes everything and is blamed on what it was asked first."""
+        # No context manager: its frame in the traceback crashed the collector of Python 3.12.1.
         try:
-            yield
+            return act()
         except EnvError as error:
             self._abandon()
             raise EnvError(str(error), slots=self._open[host][0].slots[host]) from error
