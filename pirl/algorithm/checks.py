@@ -16,7 +16,6 @@ from pirl.algorithm.log_prob import recorded_log_prob, reduce_log_prob
 from pirl.algorithm.loss import rows_like
 from pirl.algorithm.networks import Networks, replay
 from pirl.algorithm.prepare import Prepared
-from pirl.config.recipe import PiRLConfig
 from pirl.decision import CHUNK_INDEX, DENOISE_INDEX, EPISODE_ID, VERSION
 from pirl.errors import NumericsError, ParityError
 from pirl.hooks import disabled
@@ -28,7 +27,6 @@ def require_parity(
     replayed: Tensor,
     *,
     rows: Tensor,
-    pirl: PiRLConfig,
     tolerance: float,
 ) -> Parity:
     """Replayed log-prob equals the recorded one for every decision of the learner's own version.
@@ -58,10 +56,10 @@ def require_parity(
             f"(tolerance {tolerance:g})\n  {_describe(prepared, row)}\n"
             f"  recorded {_shown(behaviour[place])}, replayed {_shown(replayed[place])}\n  differs: "
         )
-        own = _own_fault(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)
+        own = _own_fault(nets, prepared, row=row, tolerance=tolerance)
         if own:
             raise NumericsError(said + own)
-        part = _altered_part(nets, prepared, row=row, pirl=pirl, tolerance=tolerance)
+        part = _altered_part(nets, prepared, row=row, tolerance=tolerance)
         raise ParityError(said + part, gaps=_gaps(prepared, rows, per_row, tolerance=tolerance))
     return Parity(
         max_abs=float(gap.max()),
@@ -124,9 +122,7 @@ def _gaps(
     return found
 
 
-def _own_fault(
-    nets: Networks, prepared: Prepared, *, row: int, pirl: PiRLConfig, tolerance: float
-) -> str:
+def _own_fault(nets: Networks, prepared: Prepared, *, row: int, tolerance: float) -> str:
     """What of this side makes a replay differ, found by replaying the worst decision alone; or nothing."""
     training = [name for name, m in nets.policy.module.named_modules() if m.training]
     if training:
@@ -134,13 +130,13 @@ def _own_fault(
         return f"dropout: {len(training)} modules are in train mode, first {first}"
     rows = torch.tensor([row], device=prepared.lag.device)
     fields = {name: value[rows] for name, value in prepared.fields.items()}
-    recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
+    recorded, mask = recorded_log_prob(nets.policy.spec, nets.pirl, fields)
     with torch.no_grad():
-        once = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
-        again = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+        once = replay(nets, prepared.context, prepared.fields, rows=rows)
+        again = replay(nets, prepared.context, prepared.fields, rows=rows)
     if not torch.equal(once.log_prob, again.log_prob):
         return "dropout or another random module: two replays of one decision disagree"
-    sample_gap = reduce_log_prob(once.log_prob - recorded, mask=mask, level=pirl.logprob_level)
+    sample_gap = reduce_log_prob(once.log_prob - recorded, mask=mask, level=nets.pirl.logprob_level)
     if bool((sample_gap.value.abs() <= tolerance).all()):
         return (
             "kernels: replayed alone the decision agrees, so the result depends on the batch size"
@@ -148,15 +144,13 @@ def _own_fault(
     return ""
 
 
-def _altered_part(
-    nets: Networks, prepared: Prepared, *, row: int, pirl: PiRLConfig, tolerance: float
-) -> str:
+def _altered_part(nets: Networks, prepared: Prepared, *, row: int, tolerance: float) -> str:
     """Which part of the worst decision differs from what its actor recorded."""
     rows = torch.tensor([row], device=prepared.lag.device)
     fields = {name: value[rows] for name, value in prepared.fields.items()}
-    recorded, mask = recorded_log_prob(nets.policy.spec, pirl, fields)
+    recorded, mask = recorded_log_prob(nets.policy.spec, nets.pirl, fields)
     with torch.no_grad():
-        once = replay(nets, prepared.context, prepared.fields, rows=rows, pirl=pirl)
+        once = replay(nets, prepared.context, prepared.fields, rows=rows)
     gap = (once.log_prob - recorded).abs()
     counted = int(mask.sum())
     off = int((gap > tolerance / max(1, counted)).sum())

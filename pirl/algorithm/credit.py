@@ -18,7 +18,6 @@ from pirl.algorithm.critic import Critic, critic_input
 from pirl.algorithm.networks import Networks, encode
 from pirl.algorithm.replicas import Replicas, own_rows, owned_among
 from pirl.config.recipe import PiRLConfig
-from pirl.contract.flow_policy import FlowPolicy
 from pirl.decision import CHAIN, CHUNK_INDEX, GROUP_ID, NOISE
 from pirl.records import Context, DecisionBatch
 
@@ -45,7 +44,6 @@ def assign_credit(
     context: Context,
     fields: Mapping[str, Tensor],
     valid: Bool[Tensor, " B"],
-    pirl: PiRLConfig,
     replicas: Replicas,
 ) -> Credit:
     """Advantages of `algorithm.md` 9 or 11, and the critic's inputs and targets; no gradient.
@@ -57,6 +55,7 @@ def assign_credit(
         fields: the batch's fields on the policy's device.
         valid: decisions with a policy log-prob; the others enter no advantage statistic.
     """
+    pirl = nets.pirl
     if nets.critic is None:
         return _group_credit(batch, layout=layout, fields=fields, valid=valid, pirl=pirl)
     start = first_state(fields)
@@ -72,14 +71,13 @@ def assign_credit(
         reward=batch.reward.to(value.device),
         value=value,
         next_value=_next_value(
-            nets.policy,
+            nets,
             nets.critic,
             batch,
             layout=layout,
             value=value,
             chunk_idx=chunk_idx,
             start=start,
-            pirl=pirl,
             replicas=replicas,
         ),
         terminated=batch.terminated.to(value.device),
@@ -116,7 +114,7 @@ def assign_credit(
 
 
 def _next_value(
-    policy: FlowPolicy,
+    nets: Networks,
     critic: Critic,
     batch: DecisionBatch,
     *,
@@ -124,7 +122,6 @@ def _next_value(
     value: Float[Tensor, " B"],
     chunk_idx: Int64[Tensor, " B"],
     start: Float[Tensor, "B C D"],
-    pirl: PiRLConfig,
     replicas: Replicas,
 ) -> Float[Tensor, " B"]:
     """V(next observation) where GAE may look at it, 0 elsewhere.
@@ -134,7 +131,7 @@ def _next_value(
     follower = layout.next_row.to(value.device)
     truncated = batch.truncated.to(value.device)
     done = batch.terminated.to(value.device)
-    if not pirl.bootstrap_on_truncation:
+    if not nets.pirl.bootstrap_on_truncation:
         done = done | truncated
     next_value = torch.where(follower >= 0, value[follower.clamp(min=0)], torch.zeros_like(value))
     rows = (((follower < 0) | truncated) & ~done).nonzero().reshape(-1)
@@ -144,10 +141,10 @@ def _next_value(
         if len(own):
             held = own // replicas.size
             observation = batch.next_observation.index(held)
-            size = min(pirl.micro_batch, len(rows))
-            context = encode(policy, observation, size=size)
+            size = min(nets.pirl.micro_batch, len(rows))
+            context = encode(nets.policy, observation, size=size)
             inputs = critic_input(
-                policy, context, pirl=pirl, chunk_idx=chunk_idx[own] + 1, start=start[own]
+                nets.policy, context, pirl=nets.pirl, chunk_idx=chunk_idx[own] + 1, start=start[own]
             )
             found[held] = critic(inputs)
         next_value[rows] = replicas.gather_rows(found, len(batch))[rows]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pirl.algorithm.networks import Networks, encode_rows, replay
 from pirl.algorithm.recording import read_steps
-from pirl.config.recipe import PiRLConfig
 from pirl.records import Context, Observation
 
 
@@ -31,7 +30,7 @@ class RowBytes:
 
 
 def row_bytes(
-    nets: Networks, pirl: PiRLConfig, *, observation: Observation, recorded: Mapping[str, Tensor]
+    nets: Networks, *, observation: Observation, recorded: Mapping[str, Tensor]
 ) -> RowBytes:
     """Bytes of the only row of `observation`, whose replay fields are `recorded`; changes nothing.
 
@@ -51,15 +50,14 @@ def row_bytes(
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    steps = read_steps(nets.policy.spec, pirl, recorded)
+    steps = read_steps(nets.policy.spec, nets.pirl, recorded)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
         # Held until all is counted: an address that was freed would be another tensor's.
         replayed = replay(
-            nets,
+            replace(nets, pirl=replace(nets.pirl, recompute_activations=0)),
             context,
             {name: value.to(nets.policy.device) for name, value in recorded.items()},
             rows=rows.to(nets.policy.device),
-            pirl=replace(pirl, recompute_activations=0),
             observation=observation,
         )
     total = sum(saved.values())

@@ -26,8 +26,9 @@ from pirl.records import Context, Observation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Networks:
-    """What trains: the policy, and the two modules that only training needs."""
+    """What trains: the policy, and the two modules that only training needs; and the recipe it trains by."""
 
+    pirl: PiRLConfig
     policy: FlowPolicy
     critic: Critic | None
     """None with GRPO."""
@@ -65,7 +66,7 @@ def build_networks(policy: FlowPolicy, pirl: PiRLConfig, *, seed: int) -> Networ
             settings=pirl.flow_noise,
             generator=seeded_generator(seed, Stream.NOISE_HEAD_INIT),
         ).to(policy.device)
-    return Networks(policy=policy, critic=critic, noise_head=noise_head)
+    return Networks(pirl=pirl, policy=policy, critic=critic, noise_head=noise_head)
 
 
 class Rows[T](Protocol):
@@ -144,7 +145,6 @@ def replay(
     fields: Mapping[str, Tensor],
     *,
     rows: Tensor,
-    pirl: PiRLConfig,
     observation: Rows[Observation] | None = None,
 ) -> ReplayedLogProb:
     """Log-prob of the recorded chains of `rows` under the current weights.
@@ -163,7 +163,7 @@ def replay(
         nets.policy,
         current,
         fields={name: value[rows] for name, value in fields.items()},
-        pirl=pirl,
+        pirl=nets.pirl,
         noise_head=nets.noise_head,
     )
 
@@ -174,8 +174,8 @@ def replayed_samples(
     fields: Mapping[str, Tensor],
     *,
     rows: Tensor,
-    pirl: PiRLConfig,
 ) -> Float[Tensor, "B ..."]:
     """`replay`, reduced to the samples of `logprob_level`."""
-    replayed = replay(nets, context, fields, rows=rows, pirl=pirl)
-    return reduce_log_prob(replayed.log_prob, mask=replayed.mask, level=pirl.logprob_level).value
+    replayed = replay(nets, context, fields, rows=rows)
+    level = nets.pirl.logprob_level
+    return reduce_log_prob(replayed.log_prob, mask=replayed.mask, level=level).value

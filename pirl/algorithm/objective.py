@@ -25,7 +25,6 @@ from pirl.algorithm.loss import (
 )
 from pirl.algorithm.networks import Networks, replay
 from pirl.algorithm.prepare import Prepared
-from pirl.config.recipe import PiRLConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +91,10 @@ def minibatch_losses(
     *,
     live: Bool[Tensor, " M"],
     counts: Counts,
-    pirl: PiRLConfig,
     with_actor: bool = True,
 ) -> Losses:
     """L_actor + value_coef L_V - entropy_bonus H + kl_beta KL (`algorithm.md` 10.4, without BC)."""
+    pirl = nets.pirl
     value = torch.zeros((), device=prepared.lag.device)
     if nets.critic is not None:
         per_decision = value_loss(
@@ -110,7 +109,7 @@ def minibatch_losses(
     total = pirl.value_coef * value
     if not with_actor:
         return Losses(value=value, total=total, actor=None)
-    actor = actor_terms(nets, prepared, rows, live=live, counts=counts, pirl=pirl)
+    actor = actor_terms(nets, prepared, rows, live=live, counts=counts)
     total = total + actor.policy - pirl.entropy_bonus * actor.entropy
     total = total + pirl.kl_beta * actor.kl_reference
     return Losses(value=value, total=total, actor=actor)
@@ -123,16 +122,11 @@ def actor_terms(
     *,
     live: Bool[Tensor, " M"],
     counts: Counts,
-    pirl: PiRLConfig,
 ) -> ActorTerms:
     """Surrogate, entropy and reference KL of `rows` (`algorithm.md` 10.1, 10.3, 12.1)."""
+    pirl = nets.pirl
     replayed = replay(
-        nets,
-        prepared.context,
-        prepared.fields,
-        rows=rows,
-        pirl=pirl,
-        observation=prepared.observation,
+        nets, prepared.context, prepared.fields, rows=rows, observation=prepared.observation
     )
     log_prob = reduce_log_prob(
         replayed.log_prob, mask=replayed.mask, level=pirl.logprob_level

@@ -28,7 +28,7 @@ from pirl.algorithm.optim import OPTIMIZER, RateSchedule, learning_rates, make_o
 from pirl.algorithm.prepare import Prepared, prepare
 from pirl.algorithm.replicas import ALONE, Replicas
 from pirl.algorithm.report import metric_row, training_stats
-from pirl.algorithm.update import Limits, update
+from pirl.algorithm.update import Iteration, Limits
 from pirl.config.recipe import PiRLConfig
 from pirl.contract.flow_policy import FlowPolicy
 from pirl.contract.precision import precision_of, tolerances
@@ -197,18 +197,17 @@ class PiRLAlgorithm(RLAlgorithm):
         self._schedule.apply(optimizer, update=self._updates)
         try:
             prepared = self._prepare(batch)
-            stats = update(
-                self._nets,
-                prepared,
+            stats = Iteration(
+                nets=self._nets,
+                prepared=prepared,
                 optimizer=optimizer,
                 buffer=self._buffer,
-                pirl=self._pirl,
                 seed=self._seed,
                 limits=self.limits,
                 train_actor=train_actor,
                 imitation=imitation,
                 replicas=self.replicas,
-            )
+            ).run()
         finally:
             # Acting, evaluation and saving all start from eval mode (section 14.3).
             self.policy.module.eval()
@@ -253,7 +252,6 @@ class PiRLAlgorithm(RLAlgorithm):
             rows,
             live=torch.ones_like(rows, dtype=torch.bool),
             counts=Counts.of(prepared, rows),
-            pirl=self._pirl,
         )
         stats = UpdateStats()
         if losses.actor is not None:
@@ -270,7 +268,6 @@ class PiRLAlgorithm(RLAlgorithm):
         return prepare(
             self._nets,
             batch,
-            pirl=self._pirl,
             seed=self._seed,
             reference=self._reference,
             replicas=self.replicas,

@@ -21,7 +21,6 @@ from pirl.algorithm.networks import Networks, encode, per_micro_batch, replay, r
 from pirl.algorithm.optim import swap_values
 from pirl.algorithm.replicas import Part, Replicas, agreed, own_rows, spread
 from pirl.algorithm.seeding import Stream, seeded_generator
-from pirl.config.recipe import PiRLConfig
 from pirl.decision import CHUNK_INDEX, EPISODE_ID, VERSION
 from pirl.errors import NumericsError
 from pirl.records import Context, DecisionBatch, Observation
@@ -75,7 +74,6 @@ def prepare(
     nets: Networks,
     batch: DecisionBatch,
     *,
-    pirl: PiRLConfig,
     seed: int,
     reference: Mapping[str, Tensor] | None,
     replicas: Replicas,
@@ -90,7 +88,7 @@ def prepare(
         NumericsError: the decisions of an episode are not consecutive, or come from the future.
         ContractError: the actor did not score what the recipe's mask counts.
     """
-    device = nets.policy.device
+    device, pirl = nets.policy.device, nets.pirl
     size = min(pirl.micro_batch, len(batch))
     lag = batch.policy_version - batch.fields[VERSION].reshape(-1)
     if bool((lag < 0).any()):
@@ -114,7 +112,6 @@ def prepare(
             context=encoded,
             fields=fields,
             valid=behaviour.mask.flatten(1).any(dim=1),
-            pirl=pirl,
             replicas=replicas,
         )
         proximal = None
@@ -122,7 +119,7 @@ def prepare(
             scored = agreed(
                 replicas,
                 lambda: per_micro_batch(
-                    lambda rows: replayed_samples(nets, context, fields, rows=rows, pirl=pirl),
+                    lambda rows: replayed_samples(nets, context, fields, rows=rows),
                     own,
                     size=size,
                 ),
@@ -134,7 +131,7 @@ def prepare(
             mean = agreed(
                 replicas,
                 lambda: _reference_mean(
-                    nets, observation, context, fields, own, size=size, pirl=pirl, reference=frozen
+                    nets, observation, context, fields, own, size=size, reference=frozen
                 ),
             )
             reference_mean = spread(mean, own, len(batch))
@@ -181,7 +178,6 @@ def _reference_mean(
     rows: Int64[Tensor, " n"],
     *,
     size: int,
-    pirl: PiRLConfig,
     reference: Mapping[str, Tensor],
 ) -> Float[Tensor, "n S E D"]:
     """Transition means of `rows` under the reference weights, which are swapped in for the pass."""
@@ -189,9 +185,7 @@ def _reference_mean(
     current = swap_values(trained, reference)
     try:
         return per_micro_batch(
-            lambda some: (
-                replay(nets, context, fields, rows=some, pirl=pirl, observation=observation).mean
-            ),
+            lambda some: replay(nets, context, fields, rows=some, observation=observation).mean,
             rows,
             size=size,
         )

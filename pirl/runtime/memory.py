@@ -81,7 +81,7 @@ def learner_memory(session: Session, *, rows: int, processes: int) -> LearnerMem
         state=state[STATE_KEY],
         inputs=inputs,
     )
-    row = row_bytes(algorithm.networks, pirl, observation=observation, recorded=zeros)
+    row = row_bytes(algorithm.networks, observation=observation, recorded=zeros)
     trained = sum(p.numel() * p.element_size() for p in algorithm.networks.parameters().values())
     published = sum(t.numel() * t.element_size() for t in algorithm.published_like().values())
     weights = sum(t.numel() * t.element_size() for t in session.policy.module.state_dict().values())

@@ -103,9 +103,7 @@ def test_later_epochs_see_the_vlm_of_now():
     algorithm = an_algorithm("all")
     batch = a_batch(algorithm)
     nets = algorithm._nets
-    prepared = prepare(
-        nets, batch, pirl=algorithm.config.pirl, seed=0, reference=None, replicas=ALONE
-    )
+    prepared = prepare(nets, batch, seed=0, reference=None, replicas=ALONE)
     at_start = algorithm.forward_batch(batch).metrics["update/approx_kl"]
     assert at_start == pytest.approx(0.0, abs=1e-6)
     disturb_the_vlm(algorithm)
@@ -116,7 +114,6 @@ def test_later_epochs_see_the_vlm_of_now():
         rows,
         live=torch.ones_like(rows, dtype=torch.bool),
         counts=Counts.of(prepared, rows),
-        pirl=algorithm.config.pirl,
     )
     assert float((losses.actor.replayed - prepared.proximal).abs().max()) > 1e-3
 

@@ -10,13 +10,12 @@ import torch
 from toys import EPISODES, Episode, ToyPolicy, a_batch, a_recipe, an_algorithm, shown_actions
 
 from pirl.algorithm.demonstrations import bc_weight, demo_rows
-from pirl.algorithm.diagnostics import UpdateStats
 from pirl.algorithm.networks import micro_batches
 from pirl.algorithm.objective import Counts, Losses, minibatch_losses
 from pirl.algorithm.pi_rl import PiRLAlgorithm, metric_row
 from pirl.algorithm.prepare import Prepared
 from pirl.algorithm.replicas import ALONE
-from pirl.algorithm.update import _backward_minibatch, minibatches
+from pirl.algorithm.update import Iteration, minibatches
 from pirl.errors import ConfigError, NumericsError, ParityError
 from pirl.records import DecisionBatch
 
@@ -45,7 +44,6 @@ def losses_of(algorithm: PiRLAlgorithm, batch: DecisionBatch) -> tuple[Prepared,
         rows,
         live=torch.ones_like(rows, dtype=torch.bool),
         counts=Counts.of(prepared, rows),
-        pirl=algorithm.config.pirl,
     )
     return prepared, losses
 
@@ -97,18 +95,18 @@ def test_micro_batches_accumulate_the_exact_minibatch_gradient(variant, micro):
     _, losses = losses_of(whole, batch)
     losses.total.backward()
 
-    pirl = parts.config.pirl
-    prepared = replace(parts._prepare(batch), micro_size=micro)
-    _backward_minibatch(
-        parts._nets,
-        prepared,
-        torch.randperm(11, generator=torch.Generator().manual_seed(3)),
-        pirl=pirl,
+    iteration = Iteration(
+        nets=parts._nets,
+        prepared=replace(parts._prepare(batch), micro_size=micro),
+        optimizer=parts._optimizer,
+        buffer=parts._buffer,
+        seed=0,
+        limits=parts.limits,
         train_actor=True,
-        limits=None,
-        stats=UpdateStats(),
+        imitation=None,
         replicas=ALONE,
     )
+    iteration._backward(torch.randperm(11, generator=torch.Generator().manual_seed(3)), check=False)
     for name, expected in gradient(whole).items():
         torch.testing.assert_close(gradient(parts)[name], expected, atol=1e-6, rtol=1e-5)
 

@@ -82,13 +82,7 @@ def test_a_pass_of_eight_rows_keeps_eight_times_what_is_measured_on_one(variant)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        replayed = replay(
-            session.algorithm.networks,
-            context,
-            info,
-            rows=torch.arange(8),
-            pirl=session.loaded.cfg.pirl,
-        )
+        replayed = replay(session.algorithm.networks, context, info, rows=torch.arange(8))
     total = sum(size for place, size in kept.items() if place not in own)
     assert replayed.log_prob.requires_grad
     assert account.activations == pytest.approx(total, rel=0.1)
