@@ -90,7 +90,8 @@ def main(argv: Sequence[str]) -> int:
 def _bare(token: str) -> str:
     """A field as a command line has it (`--pirl.gamma=0.9`) without the rest; other tokens as they are."""
     name = token.removeprefix("--").partition("=")[0]
-    return name if name in field_names() else token
+    # Options have no dot; every field's name costs LeRobot.
+    return name if "." in name and name in field_names() else token
 
 
 def fields_at(name: str) -> list[Field]:

@@ -138,6 +138,6 @@ def test_copies_in_the_argument_modules_are_what_they_copy():
 def test_every_command_has_its_arguments_described():
     for name, command in COMMANDS.items():
         parser = resolve(command.parser)()
-        assert parser.prog == ("pirl bench learn" if name == "demo" else f"pirl {name}")
+        assert parser.prog == f"pirl {name}"
         assert parser.description
         assert parser.example.partition(" ")[0] in ("pirl", "eval")
