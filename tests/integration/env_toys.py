@@ -125,12 +125,15 @@ class ShortSlot:
         self.seed, self.chunks, self.total = plan.seed, 0, np.zeros(4, np.float32)
         return self.observe()
 
+    def last_chunk(self):
+        return 1 + self.seed % 4
+
     def step_chunk(self, actions):
         self.chunks += 1
         if self.seed == self.settings.killed_seed:
             os.kill(os.getpid(), signal.SIGKILL)
         self.total = self.total + actions.sum(0)
-        ended = self.chunks == 1 + self.seed % 4
+        ended = self.chunks == self.last_chunk()
         success = ended and self.seed % 2 == 0
         rewards = np.zeros(len(actions), np.float32)
         rewards[-1] = float(success)

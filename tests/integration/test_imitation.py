@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_demos import a_demo
-from toy_run import CONFIG, DEADLINE_S, REPO, Run, a_run, wait_for
+from toy_run import CONFIG, DEADLINE_S, Run, a_run, wait_for
 
 from pirl.config.load import LoadedConfig, load_config
 from pirl.config.train import policy_of
@@ -32,14 +32,13 @@ from pirl.runtime.demonstrations import (
 )
 from pirl.runtime.seat import seats_here
 
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("in_repository"),
+]
+
 DEMOS = [a_demo(6), a_demo(9, seed=1), a_demo(5, seed=2)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_repository() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from skewed_learner import NAME
-from toy_run import DEADLINE_S, REPO, UPDATES, Run, a_run, overrides, wait_for
+from toy_run import DEADLINE_S, UPDATES, Run, a_run, overrides, wait_for
 
 from pirl.checkpoint.load import verify_files
 from pirl.checkpoint.locate import step_folders
 from pirl.errors import ExitCode
 from pirl.gate import forked
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("in_repository")]
 
 TWO = {
     "parallelism_dp_replicate": "2",
@@ -33,13 +33,6 @@ TWO = {
 }
 END_S = 20.0
 """A process whose other one is gone has ended by then; without noticing it would wait for half an hour."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_repository() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        yield
 
 
 @pytest.fixture(scope="module")

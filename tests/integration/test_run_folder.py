@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_run import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, wait_for
+from toy_run import CONFIG, DEADLINE_S, UPDATES, Run, a_run, wait_for
 
 from pirl.errors import ExitCode
 from pirl.gate import forked
@@ -27,14 +27,7 @@ from pirl.ownership import contents, owned
 from pirl.runtime.launch import LaunchResult, free_port, launch
 from pirl.runtime.layout import RunFolder
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_repository() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        yield
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("in_repository")]
 
 
 def second_learner(run: Run, *argv: str, log: str) -> Any:

@@ -18,21 +18,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_run import CONFIG, DEADLINE_S, REPO, UPDATES, Run, a_run, books_close, overrides, wait_for
+from toy_run import CONFIG, DEADLINE_S, UPDATES, Run, a_run, books_close, overrides, wait_for
 
 from pirl.contract.precision import tolerances
 from pirl.errors import ExitCode
 from pirl.gate import forked
 from pirl.journal.metric_log import read_metrics
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _in_repository() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        yield
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("in_repository")]
 
 
 # -- wrong peers, then a valid pair ----------------------------------------------------------------

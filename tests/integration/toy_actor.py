@@ -11,11 +11,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+from env_toys import ShortSettings, ShortSlot
 
 from pirl.algorithm.chain import LOG_PROB
 from pirl.envs import describe_env
-from pirl.envs.base import ChunkResult, EnvObservation, SlotPlan
 from pirl.envs.vector import IdentityCodec, SlotVectorEnv
 from pirl.runtime import actor, lockstep
 
@@ -25,65 +24,32 @@ HOLD_VARIABLE = "TOY_HOLD"
 SAMPLE_CHUNK = lockstep.sample_chunk
 
 
-@dataclass(frozen=True, slots=True)
-class PacedSettings:
-    shapes: dict
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacedSettings(ShortSettings):
     pace_s: float
 
     def make_slots(self, count):
         return [PacedSlot(self) for _ in range(count)]
 
 
-class PacedSlot:
-    """Pixels and state are a function of the seed and of all actions so far."""
+class PacedSlot(ShortSlot):
+    """Takes its time, and waits while it is held; episodes last two to four chunks."""
 
-    def __init__(self, settings):
-        self.settings = settings
-        self.seed, self.chunks, self.total = 0, 0, np.zeros(4, np.float32)
-
-    def reset(self, plan: SlotPlan):
-        self.seed, self.chunks, self.total = plan.seed, 0, np.zeros(4, np.float32)
-        return self.observe()
+    def last_chunk(self):
+        return 2 + self.seed % 3
 
     def step_chunk(self, actions):
         time.sleep(self.settings.pace_s)
         while Path(os.environ[HOLD_VARIABLE]).exists():
             time.sleep(0.02)
-        self.chunks += 1
-        self.total = self.total + actions.sum(0)
-        ended = self.chunks == 2 + self.seed % 3
-        success = ended and self.seed % 2 == 0
-        rewards = np.zeros(len(actions), np.float32)
-        rewards[-1] = float(success)
-        return ChunkResult(
-            observation=self.observe(),
-            step_rewards=rewards,
-            valid_steps=len(actions),
-            terminated=success,
-            truncated=ended and not success,
-            success=success,
-            sim_steps=len(actions),
-            timings={"step_s": self.settings.pace_s, "render_s": 0.0},
-        )
-
-    def observe(self):
-        rng = np.random.default_rng([self.seed, self.chunks])
-        shade = int(np.clip(128 + 100 * self.total.sum(), 0, 255))
-        images = {
-            key: (rng.integers(0, 256, shape) // 2 + shade // 2).astype(np.uint8)
-            for key, shape in self.settings.shapes.items()
-        }
-        return EnvObservation(images=images, state=np.tanh(self.total))
-
-    def close(self):
-        """Nothing to free."""
+        timings = {"step_s": self.settings.pace_s, "render_s": 0.0}
+        return replace(super().step_chunk(actions), timings=timings)
 
 
 def make_paced_env(env_cfg, *, num_envs, image_keys, split, **_):
     info = describe_env(env_cfg)
-    settings = PacedSettings(
-        {key: info.image_shapes[key] for key in image_keys}, float(os.environ[PACE_VARIABLE])
-    )
+    shapes = {key: info.image_shapes[key] for key in image_keys}
+    settings = PacedSettings(shapes=shapes, pace_s=float(os.environ[PACE_VARIABLE]))
     return SlotVectorEnv(
         settings, info=info, codec=IdentityCodec(), split=split, num_envs=num_envs, num_workers=0
     )
