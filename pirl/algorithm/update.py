@@ -113,8 +113,8 @@ class Iteration:
         if prepared.proximal is None:
             return
         replayed = prepared.proximal[prepared.own]
-        work = partial(self._parity, replayed, rows=prepared.own)
-        self.stats.parity = Parity.together(gathered(self.replicas, lambda: asdict(work())))
+        parity = gathered(self.replicas, lambda: asdict(self._parity(replayed, rows=prepared.own)))
+        self.stats.parity = Parity.together(parity)
 
     def _parity(self, replayed: Tensor, *, rows: Tensor) -> Parity:
         return checks.require_parity(
